@@ -1,0 +1,126 @@
+"""What a SPEED checkpoint says about itself: the `speed` object of its config.json.
+
+Owns the validation of that object. Must not import torch, transformers or sglang.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sglang_speed.errors import ConfigError
+
+ARCHITECTURE = "SpeedLlamaForCausalLM"
+MODEL_TYPE = "speed_llama"
+DEFAULT_ANCHOR_TOKENS = 1
+DEFAULT_TAIL_TOKENS = 16
+
+_KEYS = ("prefill_layers", "anchor_tokens", "tail_tokens")
+
+
+@dataclass(frozen=True)
+class SpeedConfig:
+    """The depth bands of a model and which prompt tokens reach the deep one.
+
+    num_layers: decoder layers of the model, `L`.
+    prefill_layers: layers that every prompt token passes, `Lc`; equal to `num_layers` it is the stock model.
+    anchor_tokens: first prompt positions that pass all layers, `k >= 0`.
+    tail_tokens: last prompt positions that pass all layers, `m >= 1`.
+
+    Raises ConfigError naming the key, the value, the rule and the fix.
+    """
+
+    num_layers: int
+    prefill_layers: int
+    anchor_tokens: int = DEFAULT_ANCHOR_TOKENS
+    tail_tokens: int = DEFAULT_TAIL_TOKENS
+
+    def __post_init__(self) -> None:
+        for key in ("num_layers", *_KEYS):
+            _require_int(key, getattr(self, key))
+        if self.num_layers < 1:
+            raise ConfigError(f"num_layers={self.num_layers} is below 1: a model has at least one decoder layer")
+        if not 1 <= self.prefill_layers <= self.num_layers:
+            raise ConfigError(
+                f"prefill_layers={self.prefill_layers} is not between 1 and {self.num_layers}: it is the number of "
+                f"layers that prompt tokens pass; 3/4 of the layers ({max(1, self.num_layers * 3 // 4)}) is the "
+                "usual choice"
+            )
+        if self.anchor_tokens < 0:
+            raise ConfigError(
+                f"anchor_tokens={self.anchor_tokens} is negative: it is the number of first prompt tokens that pass "
+                "all layers; 1 (the BoS token) is the usual choice"
+            )
+        if self.tail_tokens < 1:
+            raise ConfigError(
+                f"tail_tokens={self.tail_tokens} is below 1: the last prompt token must pass all layers, because the "
+                f"first output token comes from it; {DEFAULT_TAIL_TOKENS} is the usual choice"
+            )
+
+    @property
+    def num_deep_layers(self) -> int:
+        return self.num_layers - self.prefill_layers
+
+    @property
+    def is_stock(self) -> bool:
+        """True when every token passes every layer, so that there is no deep band."""
+        return self.num_deep_layers == 0
+
+    def to_dict(self) -> dict[str, int]:
+        """The `speed` object of config.json."""
+        return {key: getattr(self, key) for key in _KEYS}
+
+    @classmethod
+    def from_dict(cls, speed: Any, num_layers: int) -> SpeedConfig:
+        """Read the `speed` object of a config.json; ConfigError for a missing, unknown or wrong value."""
+        if not isinstance(speed, Mapping):
+            raise ConfigError(
+                f"speed={speed!r} is not an object: config.json needs a `speed` object with {', '.join(_KEYS)}; make "
+                "the checkpoint with `sglang-speed convert`"
+            )
+        unknown = sorted(set(speed) - set(_KEYS))
+        if unknown:
+            raise ConfigError(f"speed.{unknown[0]} is not known: the keys are {', '.join(_KEYS)}; remove it")
+        if "prefill_layers" not in speed:
+            raise ConfigError("speed.prefill_layers is missing: it is the number of layers that prompt tokens pass")
+        return cls(num_layers=num_layers, **speed)
+
+    @classmethod
+    def from_model_config(cls, config: Mapping[str, Any]) -> SpeedConfig:
+        """Read a whole config.json, given as a mapping."""
+        return cls.from_dict(config.get("speed"), config.get("num_hidden_layers", 0))
+
+    @classmethod
+    def from_checkpoint(cls, directory: Path) -> SpeedConfig | None:
+        """The SpeedConfig of a checkpoint directory, or None where it is not a SPEED checkpoint."""
+        config = read_model_config(directory)
+        if config is None or not is_speed_model(config):
+            return None
+        return cls.from_model_config(config)
+
+
+def read_model_config(directory: Path) -> dict[str, Any] | None:
+    """config.json of a checkpoint directory as a dict, or None where there is none."""
+    path = directory / "config.json"
+    if not path.is_file():
+        return None
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{path} is not valid JSON ({error}): make the checkpoint again") from error
+    if not isinstance(config, dict):
+        raise ConfigError(f"{path} is not a JSON object: make the checkpoint again")
+    return config
+
+
+def is_speed_model(config: Mapping[str, Any]) -> bool:
+    """Whether a config.json describes a SPEED checkpoint."""
+    return config.get("model_type") == MODEL_TYPE or ARCHITECTURE in (config.get("architectures") or [])
+
+
+def _require_int(key: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ConfigError(f"{key}={value!r} is not a whole number: write it as a JSON integer")

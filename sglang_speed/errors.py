@@ -1,0 +1,17 @@
+"""The errors that this package raises on purpose.
+
+Owns three names and nothing else: a user's mistake (`ConfigError`), a host that is not the tested one
+(`HostMismatch`) and a broken promise inside the pools (`IntegrityError`).
+"""
+
+
+class ConfigError(ValueError):
+    """A setting, flag or checkpoint value that cannot be served; the text names the value, the rule and the fix."""
+
+
+class HostMismatch(RuntimeError):
+    """The installed SGLang is not the one this package was tested with, or a change to it is not in place."""
+
+
+class IntegrityError(AssertionError):
+    """A pool, table or registry lost count; the text carries both sides of each sum."""

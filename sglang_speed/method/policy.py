@@ -1,0 +1,49 @@
+"""Depth policies: which rows a band computes, stores and shows for a request.
+
+A policy answers on the CPU and in counts, because the scheduler must know them before the forward; which
+rows they are may be decided later and on the device. SPEED knows both at once, from lengths alone.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from sglang_speed.config import SpeedConfig
+from sglang_speed.method.deep_tokens import DeepTokens
+
+
+class DepthPolicy(ABC):
+    """How one method fills the deep band of a request."""
+
+    @abstractmethod
+    def deep_tokens(self, prompt_len: int, scored_from: int | None = None) -> DeepTokens:
+        """The deep tokens of a request.
+
+        prompt_len: prompt tokens, at least 1.
+        scored_from: first position whose input log-probabilities were asked for, None where they were not.
+        """
+
+    @abstractmethod
+    def max_reusable_prefix(self, deep: DeepTokens, anchors_cached: bool) -> int:
+        """Longest prompt prefix that may come from the radix tree without losing deep rows."""
+
+
+class SpeedPolicy(DepthPolicy):
+    """Shallow prefill, deep decode: anchors, the tail, the scored span and what is generated are deep."""
+
+    def __init__(self, config: SpeedConfig) -> None:
+        self.config = config
+
+    def deep_tokens(self, prompt_len: int, scored_from: int | None = None) -> DeepTokens:
+        assert prompt_len >= 1, f"{prompt_len=}: a request has at least one prompt token"
+        deep_start = max(0, prompt_len - self.config.tail_tokens)
+        if scored_from is not None:
+            deep_start = min(deep_start, scored_from)
+        return DeepTokens(num_anchors=min(self.config.anchor_tokens, deep_start), deep_start=deep_start)
+
+    def max_reusable_prefix(self, deep: DeepTokens, anchors_cached: bool) -> int:
+        """The tree holds shallow KV only, so a hit ends where the decode phase begins, and at 0 where the
+        anchors' deep KV must be computed first."""
+        if deep.num_anchors and not anchors_cached:
+            return 0
+        return deep.deep_start
