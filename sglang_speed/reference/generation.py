@@ -1,0 +1,97 @@
+"""What the model says: greedy generation and log-probabilities of one request.
+
+Owns no model code. With or without a KV cache the tokens are the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, DynamicCache
+
+from sglang_speed.method import DeepTokens
+from sglang_speed.reference.modeling import SpeedLlamaForCausalLM
+
+
+@dataclass(frozen=True, eq=False)
+class GreedyStep:
+    """One generated token and the logits it was chosen from, [vocab]."""
+
+    token_id: int
+    logits: Tensor
+
+    @property
+    def margin(self) -> float:
+        """How far the chosen token is ahead of the second, in logits. Rounding can turn a step below it."""
+        first, second = self.logits.topk(2).values
+        return (first - second).item()
+
+
+def greedy_steps(
+    model: SpeedLlamaForCausalLM,
+    prompt_ids: Sequence[int],
+    max_new_tokens: int,
+    *,
+    scored_from: int | None = None,
+    eos_token_id: int | None = None,
+    use_cache: bool = True,
+) -> Iterator[GreedyStep]:
+    """Generate token by token; `eos_token_id` is the last token given.
+
+    scored_from: first position whose log-probabilities were asked for; the prompt is deep from there on.
+    use_cache: False computes the whole request again for every token.
+    """
+    deep_tokens = model.policy.deep_tokens(len(prompt_ids), scored_from)
+    cache = DynamicCache() if use_cache else None
+    tokens = list(prompt_ids)
+    for _ in range(max_new_tokens):
+        logits = _last_logits(model, tokens, deep_tokens, cache)
+        step = GreedyStep(int(logits.argmax()), logits)
+        yield step
+        if step.token_id == eos_token_id:
+            return
+        tokens.append(step.token_id)
+
+
+def generate_greedy(
+    model: SpeedLlamaForCausalLM,
+    prompt_ids: Sequence[int],
+    max_new_tokens: int,
+    *,
+    scored_from: int | None = None,
+    eos_token_id: int | None = None,
+    use_cache: bool = True,
+) -> list[int]:
+    """The generated token ids; the arguments are those of `greedy_steps`."""
+    steps = greedy_steps(
+        model, prompt_ids, max_new_tokens, scored_from=scored_from, eos_token_id=eos_token_id, use_cache=use_cache
+    )
+    return [step.token_id for step in steps]
+
+
+@torch.no_grad()
+def score(model: SpeedLlamaForCausalLM, input_ids: Sequence[int], scored_from: int) -> list[float]:
+    """Log-probabilities of the tokens at positions `scored_from + 1 .. n - 1`.
+
+    Each comes from the logits one position earlier, so positions from `scored_from` on are deep; this is SGLang's
+    `logprob_start_len = scored_from`, whose first entry has no value.
+    """
+    assert 0 <= scored_from < len(input_ids), f"{scored_from=} is not a position of {len(input_ids)} tokens"
+    deep_tokens = model.policy.deep_tokens(len(input_ids), scored_from)
+    ids = torch.tensor([input_ids], device=model.device)
+    first_row = deep_tokens.index_of(scored_from)
+    logprobs = model(ids, deep_tokens).logits[0, first_row:-1].float().log_softmax(-1)
+    return logprobs.gather(1, ids[0, scored_from + 1 :, None])[:, 0].tolist()
+
+
+@torch.no_grad()
+def _last_logits(
+    model: SpeedLlamaForCausalLM, tokens: list[int], deep_tokens: DeepTokens, cache: Cache | None
+) -> Tensor:
+    """Logits after the last token, [vocab]; computes what the cache lacks and puts it there."""
+    num_cached = 0 if cache is None else cache.get_seq_length()
+    ids = torch.tensor([tokens[num_cached:]], device=model.device)
+    return model(ids, deep_tokens, cache).logits[0, -1].float()

@@ -1,0 +1,132 @@
+"""The model: the shallow band runs over all tokens, the deep band over the deep tokens only.
+
+Owns the order of those two steps. Layers, rotary embedding, norms and weights' names are transformers' own.
+Importing it registers the model with AutoModelForCausalLM.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import AutoModelForCausalLM, LlamaForCausalLM
+from transformers.cache_utils import Cache
+from transformers.utils import ModelOutput
+
+from sglang_speed.method import DeepTokens, DepthBand, SpeedPolicy, depth_bands
+from sglang_speed.reference.configuration import SpeedLlamaConfig
+
+IGNORED_LABEL = -100
+
+
+@dataclass
+class SpeedOutput(ModelOutput):
+    """What a forward gives for its deep tokens.
+
+    logits: [batch, num_deep, vocab].
+    positions: [num_deep], the position of each row of `logits`; the anchors come first.
+    loss: mean cross-entropy, where labels were given.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    positions: Tensor | None = None
+
+
+class SpeedLlamaForCausalLM(LlamaForCausalLM):
+    """A Llama whose prompt tokens stop at the cutoff, except the anchors and the tail."""
+
+    config: SpeedLlamaConfig
+    config_class = SpeedLlamaConfig
+    # the causal mask of `run_band` is a matrix, which these kernels do not take
+    _supports_flash_attn = False
+    _supports_flex_attn = False
+
+    def __init__(self, config: SpeedLlamaConfig) -> None:
+        super().__init__(config)
+        self.policy = SpeedPolicy(config.speed_config)
+        self.bands = depth_bands(config.speed_config)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        deep_tokens: DeepTokens | None = None,
+        past_key_values: Cache | None = None,
+        labels: Tensor | None = None,
+    ) -> SpeedOutput:
+        """Logits of the deep tokens among `input_ids`.
+
+        input_ids: [batch, num_tokens], at the positions that follow those in the cache. The requests of a batch
+            share their lengths; run others one after the other.
+        deep_tokens: of these requests; without it all of `input_ids` is prompt and there is no cache.
+        past_key_values: extended in place. Shallow layers hold every token, deep layers the deep tokens.
+        labels: [batch, num_tokens], the token ids to learn, IGNORED_LABEL elsewhere; not shifted. Tokens that do
+            not follow a deep token are not learned.
+        """
+        assert deep_tokens or past_key_values is None, "input_ids alone do not say where a cached prompt ends"
+        start = 0 if past_key_values is None else past_key_values.get_seq_length()
+        end = start + input_ids.shape[1]
+        deep_tokens = deep_tokens or self.policy.deep_tokens(end)
+        positions = torch.arange(start, end, device=input_ids.device)
+        deep_rows = _rows_of(deep_tokens, start, end).to(input_ids.device)
+
+        shallow_band, *deep_bands = self.bands
+        hidden = self.model.embed_tokens(input_ids)
+        hidden = self.run_band(shallow_band, hidden, positions, past_key_values)
+        hidden, positions = hidden[:, deep_rows], positions[deep_rows]
+        for band in deep_bands:
+            hidden = self.run_band(band, hidden, positions, past_key_values)
+        logits = self.lm_head(self.model.norm(hidden))
+
+        loss = None if labels is None else _next_token_loss(logits, labels, deep_rows)
+        return SpeedOutput(loss=loss, logits=logits, positions=positions)
+
+    def run_band(self, band: DepthBand, hidden: Tensor, positions: Tensor, cache: Cache | None) -> Tensor:
+        """Run a band's layers over rows that see each other causally, after the rows in the cache.
+
+        hidden: [batch, num_rows, hidden_size], in position order. positions: [num_rows].
+        """
+        if not len(positions):
+            return hidden
+        num_cached = 0 if cache is None else cache.get_seq_length(band.first_layer)
+        attention_mask = _causal_mask(num_cached, hidden)
+        position_embeddings = self.model.rotary_emb(hidden, positions[None])
+        for layer in self.model.layers[band.first_layer : band.end_layer]:
+            hidden = layer(
+                hidden,
+                attention_mask=attention_mask,
+                position_embeddings=position_embeddings,
+                past_key_values=cache,
+            )
+        return hidden
+
+    def generate(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refused: transformers' generation does not tell prompt tokens from generated ones."""
+        raise NotImplementedError("generate with sglang_speed.reference.generation.generate_greedy")
+
+
+def _rows_of(deep_tokens: DeepTokens, start: int, end: int) -> Tensor:
+    """Rows of the deep tokens in a forward over positions `[start, end)`."""
+    anchors, decode_phase = deep_tokens.computed_in(start, end)
+    return torch.tensor([*anchors, *decode_phase], dtype=torch.long) - start
+
+
+def _causal_mask(num_cached: int, hidden: Tensor) -> Tensor:
+    """[1, 1, num_rows, num_cached + num_rows]: row i sees the cached rows and rows 0 .. i; 0 visible, -inf not."""
+    num_rows = hidden.shape[1]
+    mask = hidden.new_full((num_rows, num_cached + num_rows), float("-inf"))
+    return mask.triu(num_cached + 1)[None, None]
+
+
+def _next_token_loss(logits: Tensor, labels: Tensor, rows: Tensor) -> Tensor:
+    """Mean cross-entropy of the labels that follow `rows`, where there are any."""
+    labels = functional.pad(labels, (0, 1), value=IGNORED_LABEL)
+    return functional.cross_entropy(
+        logits.flatten(0, 1).float(), labels[:, rows + 1].flatten(), ignore_index=IGNORED_LABEL
+    )
+
+
+AutoModelForCausalLM.register(SpeedLlamaConfig, SpeedLlamaForCausalLM, exist_ok=True)
