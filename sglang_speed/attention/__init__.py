@@ -1,0 +1,1 @@
+"""Attention, one backend per depth band behind SGLang's single interface."""

@@ -1,0 +1,82 @@
+"""What SGLang does only on an accelerator and the CPU platform needs otherwise.
+
+Owns the functions and their declarations. Must not apply them: the plugin does, and only on the CPU platform.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+import xgrammar
+from sglang.srt.plugins.hook_registry import HookType
+
+from sglang_speed.platforms.cpu import MEM_FRACTION_STATIC
+from sglang_speed.serving.hook import Hook
+
+if TYPE_CHECKING:
+    from sglang.srt.mem_cache.kv_cache_configurator import KVCacheConfigurator
+
+KV_BUDGET_BYTES = 2 << 30
+KV_BUDGET_SHARE = 0.25
+
+
+def allocate_token_bitmask(vocab_size: int, batch_size: int) -> torch.Tensor:
+    """A bitmask that allows every token, in ordinary memory. Returns int32 [batch_size, ceil(vocab_size / 32)]."""
+    return xgrammar.allocate_token_bitmask(batch_size, vocab_size)
+
+
+def apply_vocab_mask(logits: torch.Tensor, vocab_mask: torch.Tensor) -> None:
+    """Set the logits of forbidden tokens to -inf, in place. logits: [batch_size, vocab_size]."""
+    xgrammar.apply_token_bitmask_inplace(logits, vocab_mask)
+
+
+def apply_vocab_mask_of_grammar(_grammar: object, logits: torch.Tensor, vocab_mask: torch.Tensor) -> None:
+    """The same as a method of a grammar object."""
+    apply_vocab_mask(logits, vocab_mask)
+
+
+def bound_kv_bytes(profiled_bytes: int, configurator: KVCacheConfigurator, pre_model_load_memory: float) -> int:
+    """Bytes of this rank's KV pool: SGLang's profile, bounded where the user chose neither tokens nor a memory share."""
+    args = configurator.server_args
+    if args.max_total_tokens is not None or not math.isclose(args.mem_fraction_static, MEM_FRACTION_STATIC):
+        return profiled_bytes
+    budget = min(KV_BUDGET_BYTES, int(profiled_bytes * KV_BUDGET_SHARE))
+    return budget // (args.tp_size * args.pp_size)
+
+
+HOOKS: tuple[Hook, ...] = (
+    Hook(
+        target="sglang.srt.constrained.xgrammar_backend._allocate_token_bitmask",
+        parameters=("vocab_size", "batch_size"),
+        kind=HookType.REPLACE,
+        function=allocate_token_bitmask,
+        reason="pinned memory needs a CUDA driver; one constrained request ends the server",
+        remove_when="SGLang asks the platform whether memory can be pinned",
+    ),
+    Hook(
+        target="sglang.srt.constrained.xgrammar_backend.XGrammarGrammar.apply_vocab_mask",
+        parameters=("self", "logits", "vocab_mask"),
+        kind=HookType.REPLACE,
+        function=apply_vocab_mask_of_grammar,
+        reason="raises for logits on a CPU",
+        remove_when="SGLang calls xgrammar's CPU kernel for logits on a CPU",
+    ),
+    Hook(
+        target="sglang.srt.constrained.xgrammar_backend.XGrammarGrammarBackend.apply_vocab_mask",
+        parameters=("logits", "vocab_mask"),
+        kind=HookType.REPLACE,
+        function=apply_vocab_mask,
+        reason="raises for logits on a CPU; the reasoning grammar calls it",
+        remove_when="SGLang calls xgrammar's CPU kernel for logits on a CPU",
+    ),
+    Hook(
+        target="sglang.srt.mem_cache.kv_cache_configurator.KVCacheConfigurator._profile_available_bytes",
+        parameters=("self", "pre_model_load_memory"),
+        kind=HookType.AFTER,
+        function=bound_kv_bytes,
+        reason="the memory of a CPU belongs to the whole machine; SGLang would take most of it",
+        remove_when="SGLang takes the KV pool's bytes from the platform or from a server argument",
+    ),
+)

@@ -1,0 +1,143 @@
+"""Real SGLang servers for end-to-end tests, each in its own process group on a free loopback port.
+
+Owns starting, waiting for, calling and stopping them. Asserts nothing about what they answer.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import requests
+
+START_SECONDS = 240.0
+STOP_SECONDS = 20.0
+LOG_TAIL_CHARS = 6000
+
+
+class ServerFailed(RuntimeError):
+    """The server ended, or was not ready in time; the text carries the end of its log."""
+
+
+@dataclass
+class RunningServer:
+    """One server process group and its log file."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+    log_path: Path
+
+    @property
+    def log(self) -> str:
+        """All that the server has printed so far, from all of its processes."""
+        return self.log_path.read_text(encoding="utf-8", errors="replace")
+
+    @property
+    def is_alive(self) -> bool:
+        return self.process.poll() is None
+
+    def post(self, path: str, payload: Mapping[str, Any] | None = None, *, timeout: float = 120.0) -> Any:
+        """POST a JSON payload; the decoded answer, or `requests.HTTPError` with the server's words."""
+        response = requests.post(self.url + path, json=payload or {}, timeout=timeout)
+        if not response.ok:
+            raise requests.HTTPError(f"{path} answered {response.status_code}: {response.text}", response=response)
+        is_json = response.headers.get("content-type", "").startswith("application/json")
+        return response.json() if is_json else response.text
+
+    def generate(self, *, timeout: float = 120.0, **payload: Any) -> Any:
+        """POST to /generate, e.g. `generate(input_ids=[0, 5], sampling_params={"temperature": 0})`."""
+        return self.post("/generate", payload, timeout=timeout)
+
+    def flush_cache(self) -> None:
+        """Empty the radix tree. The health check leaves token id 0 in it, so counts of cached tokens start here."""
+        self.post("/flush_cache?timeout=30")
+
+    def stop(self) -> None:
+        """End every process of the server. SGLang kills its own process tree at SIGTERM: no exit code is expected."""
+        for sent in (signal.SIGTERM, signal.SIGKILL):
+            _signal_group(self.process.pid, sent)
+            try:
+                self.process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                continue
+            _signal_group(self.process.pid, signal.SIGKILL)
+            return
+
+
+@contextmanager
+def running_server(
+    model_path: Path | str,
+    *flags: str,
+    env: Mapping[str, str] | None = None,
+    start_seconds: float = START_SECONDS,
+) -> Iterator[RunningServer]:
+    """Serve `model_path` on 127.0.0.1 until the block ends; the server is ready and its cache empty when it starts.
+
+    flags: further flags of sglang.launch_server. env: additions to this process's environment.
+    Raises ServerFailed where the server ends, or is not ready after `start_seconds`.
+    """
+    with tempfile.TemporaryDirectory(prefix="sglang-server-") as directory:
+        server = _launch(model_path, flags, env or {}, Path(directory) / "server.log")
+        try:
+            _wait_until_ready(server, time.monotonic() + start_seconds)
+            yield server
+        finally:
+            server.stop()
+
+
+def free_port() -> int:
+    """A loopback port that nothing listens on at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _launch(model_path: Path | str, flags: tuple[str, ...], env: Mapping[str, str], log_path: Path) -> RunningServer:
+    port = free_port()
+    command = [sys.executable, "-m", "sglang.launch_server", "--model-path", str(model_path)]
+    command += ["--host", "127.0.0.1", "--port", str(port), *flags]
+    with log_path.open("wb") as log:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={"HF_HUB_OFFLINE": "1", **os.environ, **env},
+            start_new_session=True,
+        )
+    return RunningServer(f"http://127.0.0.1:{port}", process, log_path)
+
+
+def _wait_until_ready(server: RunningServer, deadline: float) -> None:
+    while time.monotonic() < deadline:
+        if not server.is_alive:
+            raise ServerFailed(f"the server ended with {server.process.returncode}\n{server.log[-LOG_TAIL_CHARS:]}")
+        if _is_healthy(server.url):
+            server.flush_cache()
+            return
+        time.sleep(0.5)
+    raise ServerFailed(f"the server was not ready in time\n{server.log[-LOG_TAIL_CHARS:]}")
+
+
+def _is_healthy(url: str) -> bool:
+    try:
+        return requests.get(f"{url}/health", timeout=30).ok
+    except requests.RequestException:
+        return False
+
+
+def _signal_group(group_id: int, sent: signal.Signals) -> None:
+    try:
+        os.killpg(group_id, sent)
+    except ProcessLookupError:
+        return
