@@ -1,0 +1,63 @@
+"""Two attention backends behind one: the shallow band's over SGLang's pool, the deep band's over its own.
+
+Both are the backend that SGLang resolved, built twice. This wrapper plans both once per batch; the model
+picks the band. It owns no KV.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from sglang.srt.layers.attention.base_attn_backend import AttentionBackend
+from sglang.srt.mem_cache.memory_pool import KVCache
+from sglang.srt.model_executor.forward_batch_info import ForwardBatch
+from torch import Tensor
+
+from sglang_speed.attention.deep_batch import DeepBatch, build_deep_batch
+from sglang_speed.kv_pool.deep_band import DeepBand
+
+
+class BandedAttnBackend(AttentionBackend):
+    """Seen from outside it is the shallow band's backend; `deep` and `deep_batch` serve the deep layers."""
+
+    def __init__(self, shallow: AttentionBackend, deep: AttentionBackend, band: DeepBand) -> None:
+        super().__init__()
+        self.shallow = shallow
+        self.deep = deep
+        self.band = band
+        self.deep_batch = DeepBatch(rows=None, forward_batch=None)
+        self.forward_metadata = None
+        self.token_to_kv_pool = shallow.token_to_kv_pool
+        self.req_to_token_pool = shallow.req_to_token_pool
+        self.needs_cpu_seq_lens = shallow.needs_cpu_seq_lens
+
+    def init_forward_metadata(self, forward_batch: ForwardBatch) -> None:
+        self.shallow.init_forward_metadata(forward_batch)
+        self.deep_batch = build_deep_batch(forward_batch, self.band)
+        if self.deep_batch.forward_batch is not None:
+            self.deep.init_forward_metadata(self.deep_batch.forward_batch)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        return self.shallow.forward(*args, **kwargs)
+
+    def support_triton(self) -> bool:
+        supported: bool = self.shallow.support_triton()
+        return supported
+
+
+class DeepRunnerView:
+    """A model runner as the deep band's backend sees it: another table, another pool, page size 1."""
+
+    def __init__(self, model_runner: Any, band: DeepBand, kv_pool: KVCache) -> None:
+        num_rows, width = band.table.shape
+        self._model_runner = model_runner
+        self.page_size = 1
+        self.token_to_kv_pool = kv_pool
+        self.token_to_kv_pool_allocator = band.allocator
+        self.req_to_token_pool = SimpleNamespace(
+            req_to_token=band.table, size=num_rows - 1, max_context_len=width, device=model_runner.device
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model_runner, name)

@@ -1,0 +1,135 @@
+"""The deep band's view of a batch: the same requests as shorter sequences.
+
+Builds, from a ForwardBatch and the deep band's table, the child ForwardBatch that a second instance of the
+same attention backend runs on. Reads the deep band's bookkeeping, changes nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from sglang.srt.model_executor.forward_batch_info import ForwardBatch
+from torch import Tensor
+
+from sglang_speed.kv_pool.deep_band import DeepBand
+
+REQUEST_ROWS = "speed_request_rows"
+"""Key in `ForwardBatch.model_specific_states`: request rows of the batch, [batch_size], int64, on the CPU."""
+
+
+@dataclass(frozen=True)
+class DeepBatch:
+    """What the deep band runs on.
+
+    rows: [num_deep_rows], int64: lines of the batch's hidden states that are deep; None where all are.
+    forward_batch: the child batch; None where no row is deep.
+    """
+
+    rows: Tensor | None
+    forward_batch: ForwardBatch | None
+
+
+@dataclass(frozen=True)
+class DeepExtent:
+    """One request's part in an extend: `length` new deep rows after `prefix_len` deep tokens."""
+
+    batch_index: int
+    row: int
+    prefix_len: int
+    token_rows: np.ndarray
+
+    @property
+    def length(self) -> int:
+        return len(self.token_rows)
+
+
+def request_rows(forward_batch: ForwardBatch) -> list[int]:
+    """Request rows of a batch, known on the CPU without asking the device."""
+    states = forward_batch.model_specific_states or {}
+    assert REQUEST_ROWS in states, "the batch carries no request rows: it was not built by ForwardBatch.init_new"
+    rows: list[int] = states[REQUEST_ROWS].tolist()
+    return rows
+
+
+def build_deep_batch(forward_batch: ForwardBatch, deep: DeepBand) -> DeepBatch:
+    """The deep view of a batch in any forward mode."""
+    rows = request_rows(forward_batch)
+    if forward_batch.forward_mode.is_decode():
+        return DeepBatch(rows=None, forward_batch=_decode_view(forward_batch, deep, rows))
+    extents = _deep_extents(forward_batch, deep, rows)
+    token_rows = np.concatenate([np.empty(0, dtype=np.int64), *(extent.token_rows for extent in extents)])
+    index = _to_device(token_rows, forward_batch.seq_lens.device)
+    if not extents:
+        return DeepBatch(rows=index, forward_batch=None)
+    return DeepBatch(rows=index, forward_batch=_extend_view(forward_batch, deep, extents, index))
+
+
+def _decode_view(forward_batch: ForwardBatch, deep: DeepBand, rows: Sequence[int]) -> ForwardBatch:
+    """Every row is deep; the deep length is the length less the gap, computed where each copy lives."""
+    table_rows = forward_batch.req_pool_indices
+    seq_lens = forward_batch.seq_lens - deep.gap[table_rows]
+    seq_lens_cpu = forward_batch.seq_lens_cpu - deep.gap_cpu[list(rows)]
+    return dataclasses.replace(
+        forward_batch,
+        seq_lens=seq_lens,
+        seq_lens_cpu=seq_lens_cpu,
+        seq_lens_sum=int(seq_lens_cpu.sum()),
+        orig_seq_lens=seq_lens.to(torch.int32),
+        out_cache_loc=deep.table[table_rows, seq_lens - 1].long(),
+    )
+
+
+def _deep_extents(forward_batch: ForwardBatch, deep: DeepBand, rows: Sequence[int]) -> list[DeepExtent]:
+    """Which token rows of an extend are deep, request by request; requests without any are left out."""
+    extents, offset = [], 0
+    lengths = zip(forward_batch.extend_prefix_lens_cpu, forward_batch.extend_seq_lens_cpu, strict=True)
+    for batch_index, (row, (start, length)) in enumerate(zip(rows, lengths, strict=True)):
+        state = deep.rows[row]
+        anchors, decode_phase = state.deep.computed_in(start, start + length, state.anchors_cached)
+        positions = np.concatenate([np.arange(r.start, r.stop) for r in (anchors, decode_phase)])
+        extent = DeepExtent(batch_index, row, state.num_before(start), offset + positions - start)
+        end = state.num_before(start + length)
+        assert extent.prefix_len + extent.length == end <= state.length, f"{extent} of {state} must end at {end}"
+        if extent.length:
+            extents.append(extent)
+        offset += length
+    return extents
+
+
+def _extend_view(
+    forward_batch: ForwardBatch, deep: DeepBand, extents: Sequence[DeepExtent], index: Tensor
+) -> ForwardBatch:
+    device = index.device
+    prefix_lens, lengths = [e.prefix_len for e in extents], [e.length for e in extents]
+    seq_lens_cpu = torch.tensor([p + n for p, n in zip(prefix_lens, lengths, strict=True)], dtype=torch.int64)
+    slots = [deep.table[e.row, e.prefix_len : e.prefix_len + e.length] for e in extents]
+    input_ids = forward_batch.input_ids
+    return dataclasses.replace(
+        forward_batch,
+        batch_size=len(extents),
+        input_ids=input_ids if input_ids is None else input_ids[index],
+        req_pool_indices=_to_device([e.row for e in extents], device),
+        seq_lens=seq_lens_cpu.to(device, non_blocking=True),
+        seq_lens_cpu=seq_lens_cpu,
+        seq_lens_sum=int(seq_lens_cpu.sum()),
+        orig_seq_lens=seq_lens_cpu.to(device, torch.int32, non_blocking=True),
+        out_cache_loc=torch.cat(slots).long(),
+        positions=forward_batch.positions[index],
+        extend_num_tokens=sum(lengths),
+        extend_seq_lens=_to_device(lengths, device, torch.int32),
+        extend_prefix_lens=_to_device(prefix_lens, device, torch.int32),
+        extend_start_loc=_to_device(np.cumsum([0, *lengths[:-1]]), device, torch.int32),
+        extend_prefix_lens_cpu=prefix_lens,
+        extend_seq_lens_cpu=lengths,
+        num_token_non_padded_cpu=sum(lengths),
+    )
+
+
+def _to_device(
+    values: Sequence[int] | np.ndarray, device: torch.device, dtype: torch.dtype = torch.int64
+) -> Tensor:
+    return torch.as_tensor(values, dtype=dtype).to(device, non_blocking=True)

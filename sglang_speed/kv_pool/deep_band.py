@@ -1,0 +1,228 @@
+"""The deep band's bookkeeping: which request owns which slots, and where a deep token stands.
+
+Every live request row owns the slots of its deep tokens; those of its whole prompt are taken when it is
+admitted, so that a prompt prefilled in chunks can never find the pool empty half-way. Decode takes one more
+per step. Everything goes back when the row is released, whatever the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from sglang_speed.errors import IntegrityError
+from sglang_speed.kv_pool.anchors import AnchorEntry, AnchorRegistry
+from sglang_speed.method.deep_tokens import DeepTokens
+
+# Anchors may fill at most this part of the pool: a workload whose prompts share no first token must not
+# crowd out the requests themselves.
+MAX_ANCHOR_SHARE = 8
+
+
+class SlotAllocator(Protocol):
+    """What the deep band needs of an allocator; SGLang's page-size-1 allocator is one. Slot 0 is padding."""
+
+    size: int
+
+    def alloc(self, need_size: int) -> Tensor | None: ...
+
+    def free(self, free_index: Tensor) -> None: ...
+
+    def available_size(self) -> int: ...
+
+    def clear(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Admission:
+    """A request that enters the deep band.
+
+    row: its line in the request table.
+    deep: its deep tokens.
+    num_tokens: tokens to prefill, prompt and (after a retraction) generated ones.
+    first_chunk_end: where its first forward ends.
+    anchor_key: what its anchors depend on, None where they must not be shared.
+    """
+
+    row: int
+    deep: DeepTokens
+    num_tokens: int
+    first_chunk_end: int
+    anchor_key: Hashable | None
+
+
+@dataclass
+class RowState:
+    """A live row. Its slots are `table[row, first_owned:length]`; those before belong to `anchors`."""
+
+    deep: DeepTokens
+    length: int
+    first_owned: int = 0
+    anchors: AnchorEntry | None = None
+    anchors_cached: bool = False
+
+    @property
+    def num_owned(self) -> int:
+        return self.length - self.first_owned
+
+    def num_before(self, position: int) -> int:
+        return self.deep.num_before(position, self.anchors_cached)
+
+
+class DeepBand:
+    """Slots, request table and anchors of the deep band.
+
+    table: [num_rows, width], int32, on the device: slot of the j-th deep token of a row.
+    gap: [num_rows], int64, on the device; `gap_cpu` is its copy. In decode the deep length is `n - gap`.
+    """
+
+    def __init__(
+        self, allocator: SlotAllocator, num_rows: int, width: int, device: str, anchor_tokens: int = 1
+    ) -> None:
+        self.allocator = allocator
+        self.width = width
+        self.table = torch.zeros((num_rows, width), dtype=torch.int32, device=device)
+        self.gap = torch.zeros(num_rows, dtype=torch.int64, device=device)
+        self.gap_cpu = torch.zeros(num_rows, dtype=torch.int64)
+        self.rows: dict[int, RowState] = {}
+        self.anchors = AnchorRegistry(max_slots=max(anchor_tokens, allocator.size // MAX_ANCHOR_SHARE))
+
+    @property
+    def capacity(self) -> int:
+        return self.allocator.size
+
+    @property
+    def num_used(self) -> int:
+        return self.capacity - self.allocator.available_size()
+
+    @property
+    def num_available(self) -> int:
+        """Slots that can be had now: free ones and those of anchors that nobody reads."""
+        return self.allocator.available_size() + self.anchors.num_evictable
+
+    @property
+    def max_request_len(self) -> int:
+        """Deep tokens that one request can have at most."""
+        return min(self.width, self.capacity)
+
+    def admit(self, admissions: Sequence[Admission]) -> None:
+        """Give each request its row: anchors, then slots for all of its prompt's deep tokens.
+
+        Anchors are pinned for the whole batch before any slot is taken, and published after: two requests
+        that start cold in one batch each compute their own.
+        """
+        for admission in admissions:
+            self.rows[admission.row] = self._new_row(admission)
+        for admission in admissions:
+            self._fill_row(admission)
+        for admission in admissions:
+            self._publish_anchors(admission)
+
+    def _new_row(self, admission: Admission) -> RowState:
+        assert admission.row not in self.rows, f"row {admission.row} is already in use"
+        state = RowState(admission.deep, length=0)
+        if admission.anchor_key is not None and admission.anchor_key in self.anchors:
+            state.anchors = self.anchors.acquire(admission.anchor_key)
+            state.anchors_cached = True
+            state.first_owned = admission.deep.num_anchors
+        return state
+
+    def _fill_row(self, admission: Admission) -> None:
+        row, state = admission.row, self.rows[admission.row]
+        state.length = state.num_before(admission.num_tokens)
+        assert state.length <= self.width, f"row {row} wants {state.length} deep tokens, the table holds {self.width}"
+        if state.anchors is not None:
+            self.table[row, : state.first_owned] = state.anchors.slots.to(torch.int32)
+        self.table[row, state.first_owned : state.length] = self._take(state.num_owned).to(torch.int32)
+        self.gap_cpu[row] = state.deep.gap
+        self.gap[row] = state.deep.gap
+
+    def _publish_anchors(self, admission: Admission) -> None:
+        """Share anchors that this forward computes to the end; a chunk that ends among them keeps them."""
+        state, num_anchors = self.rows[admission.row], admission.deep.num_anchors
+        key = admission.anchor_key
+        if key is None or state.anchors is not None or admission.first_chunk_end < num_anchors:
+            return
+        if not self.anchors.can_publish(key, num_anchors):
+            self._free_all(self.anchors.evict(num_anchors) if key not in self.anchors else [])
+        if self.anchors.can_publish(key, num_anchors):
+            state.anchors = self.anchors.publish(key, self.table[admission.row, :num_anchors].long())
+            state.first_owned = num_anchors
+
+    def extend_by_one(self, rows: Sequence[int], rows_device: Tensor, seq_lens: Tensor) -> None:
+        """Take a slot for the next token of each row.
+
+        rows_device: [batch], the same rows on the device. seq_lens: [batch], tokens so far, on the device.
+        """
+        for row in rows:
+            self.rows[row].length += 1
+            assert self.rows[row].length <= self.width, f"row {row} outgrew the deep table of {self.width} columns"
+        slots = self._take(len(rows))
+        self.table[rows_device, seq_lens - self.gap[rows_device]] = slots.to(torch.int32)
+
+    def release(self, row: int) -> None:
+        """Give back everything that a row owns; nothing happens for a row that was never admitted."""
+        state = self.rows.pop(row, None)
+        if state is None:
+            return
+        if state.anchors is not None:
+            self.anchors.release(state.anchors)
+        self.allocator.free(self.table[row, state.first_owned : state.length].long())
+
+    def reclaim(self, num_slots: int) -> bool:
+        """Make `num_slots` slots free, by dropping unused anchors if need be. Returns whether they are."""
+        self._free_all(self.anchors.evict(num_slots - self.allocator.available_size()))
+        return self.allocator.available_size() >= num_slots
+
+    def clear(self) -> None:
+        """Forget every row and every anchor."""
+        self.rows.clear()
+        self.anchors.clear()
+        self.allocator.clear()
+
+    def _take(self, num_slots: int) -> Tensor:
+        self.reclaim(num_slots)
+        slots = self.allocator.alloc(num_slots)
+        if slots is None:
+            raise IntegrityError(
+                f"the deep band has {self.allocator.available_size()} free slots of {self.capacity} and {num_slots} are "
+                f"wanted by rows that were admitted; {len(self.rows)} rows own {self._num_owned_by_rows()}"
+            )
+        return slots
+
+    def _free_all(self, slots: list[Tensor]) -> None:
+        for some in slots:
+            self.allocator.free(some)
+
+    def _num_owned_by_rows(self) -> int:
+        return sum(state.num_owned for state in self.rows.values())
+
+    def check_integrity(self) -> None:
+        """Raise IntegrityError with every violated sum: slots owned once, users counted right."""
+        free, owned, shared = self.allocator.available_size(), self._num_owned_by_rows(), self.anchors.num_slots
+        violations = []
+        if free + owned + shared != self.capacity:
+            violations.append(f"{free=} + {owned=} by rows + {shared=} by anchors != capacity {self.capacity}")
+        held = [self.table[row, s.first_owned : s.length].long() for row, s in self.rows.items()]
+        held += [entry.slots for entry in self.anchors.entries.values()]
+        slots = torch.cat([*held, torch.empty(0, dtype=torch.int64, device=self.table.device)])
+        if slots.unique().numel() != slots.numel():
+            violations.append(f"{slots.numel()} owned slots, only {slots.unique().numel()} of them distinct")
+        if slots.numel() and not 1 <= int(slots.min()) <= int(slots.max()) <= self.capacity:
+            violations.append(f"slots {int(slots.min())}..{int(slots.max())} are not within 1..{self.capacity}")
+        for key, entry in self.anchors.entries.items():
+            users = sum(state.anchors is entry for state in self.rows.values())
+            if users != entry.num_users:
+                violations.append(f"anchors {key}: num_users {entry.num_users} != {users} rows that read them")
+        if violations:
+            raise IntegrityError("deep band: " + "; ".join(violations))
+
+    def check_idle(self) -> None:
+        """Raise IntegrityError unless the deep band holds anchors only."""
+        self.check_integrity()
+        if self.rows:
+            raise IntegrityError(f"deep band: idle, but rows {sorted(self.rows)} own {self._num_owned_by_rows()} slots")

@@ -1,0 +1,93 @@
+"""SGLang's request table with the deep band beside it.
+
+A request row is where the deep band's slots live and die: taken when SGLang gives a request its row, given
+back when SGLang frees it, which covers finish, abort, retraction, preemption and flush in one place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import TYPE_CHECKING
+
+from sglang.srt.mem_cache.memory_pool import KVCache, ReqToTokenPool
+
+from sglang_speed.kv_pool.deep_band import Admission, DeepBand
+from sglang_speed.method.deep_tokens import DeepTokens
+from sglang_speed.method.policy import SpeedPolicy
+
+if TYPE_CHECKING:
+    from sglang.srt.managers.schedule_batch import Req
+
+
+class BandedReqToTokenPool(ReqToTokenPool):
+    """A request table whose rows own deep slots. `attach` comes before the first request."""
+
+    deep: DeepBand
+    policy: SpeedPolicy
+    deep_kv_pool: KVCache
+
+    @classmethod
+    def adopt(cls, pool: ReqToTokenPool) -> BandedReqToTokenPool:
+        """The same table under this class; `pool` must not be used any more."""
+        adopted = cls.__new__(cls)
+        adopted.__dict__.update(pool.__dict__)
+        return adopted
+
+    def attach(self, deep: DeepBand, policy: SpeedPolicy, deep_kv_pool: KVCache) -> None:
+        self.deep = deep
+        self.policy = policy
+        self.deep_kv_pool = deep_kv_pool
+
+    def deep_tokens_of(self, req: Req) -> DeepTokens:
+        """The deep tokens of a request, from its prompt's length and its scored span alone."""
+        scored_from = req.logprob_start_len if req.return_logprob and req.logprob_start_len >= 0 else None
+        return self.policy.deep_tokens(len(req.origin_input_ids), scored_from)
+
+    def anchor_key_of(self, req: Req, deep: DeepTokens) -> Hashable | None:
+        """What the anchors' deep KV depends on: the namespace and the anchor tokens.
+
+        None where anchors must not be shared: there are none, the decode phase begins among them, or the
+        embeddings do not come from the token ids.
+        """
+        num_anchors = self.policy.config.anchor_tokens
+        embedded = req.input_embeds is not None or req.positional_embed_overrides is not None
+        if num_anchors == 0 or deep.num_anchors < num_anchors or embedded:
+            return None
+        return req.extra_key, tuple(req.origin_input_ids[:num_anchors])
+
+    def max_reusable_prefix(self, req: Req) -> int:
+        """Longest prefix of a request that may come from the radix tree."""
+        deep = self.deep_tokens_of(req)
+        key = self.anchor_key_of(req, deep)
+        return self.policy.max_reusable_prefix(deep, anchors_cached=key is not None and key in self.deep.anchors)
+
+    def num_deep_to_prefill(self, req: Req) -> int:
+        """Deep tokens of a request's prompt and of what it has generated so far (all of it is prefilled again
+        after a retraction)."""
+        return self.deep_tokens_of(req).num_before(len(req.origin_input_ids) + len(req.output_ids))
+
+    def alloc(self, reqs: list[Req]) -> list[int] | None:
+        new = [req for req in reqs if req.req_pool_idx is None]
+        rows = super().alloc(reqs)
+        if rows is not None:
+            self.deep.admit([self._admission(req) for req in new])
+        return rows
+
+    def free(self, req: Req) -> None:
+        self.deep.release(req.req_pool_idx)
+        super().free(req)
+
+    def clear(self) -> None:
+        super().clear()
+        self.deep.clear()
+
+    def _admission(self, req: Req) -> Admission:
+        deep = self.deep_tokens_of(req)
+        key = self.anchor_key_of(req, deep)
+        prefix_len = len(req.prefix_indices)
+        cached = key is not None and key in self.deep.anchors
+        # A longer hit would leave deep rows uncomputed: garbage, so it must never pass.
+        assert prefix_len <= self.policy.max_reusable_prefix(deep, cached), (
+            f"request {req.rid} reuses {prefix_len} tokens, {deep} with {cached=} anchors allows fewer"
+        )
+        return Admission(req.req_pool_idx, deep, len(req.full_untruncated_fill_ids), req.extend_range.end, key)

@@ -1,0 +1,1 @@
+"""Model files. SGLang's model registry scans this package."""

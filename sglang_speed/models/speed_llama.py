@@ -1,0 +1,94 @@
+"""Llama in two depth bands, on SGLang's layers.
+
+Owns the order of the computation: every row through the shallow band, deep rows through the deep band,
+and back into place. Which rows are deep, and where their KV lives, is decided before the forward.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from sglang.srt.model_executor.forward_batch_info import ForwardBatch
+from sglang.srt.model_executor.forward_context import ForwardContext, forward_context, get_attn_backend
+from sglang.srt.models.llama import LlamaForCausalLM, LlamaModel
+from torch import Tensor
+
+from sglang_speed.attention.banded import BandedAttnBackend
+from sglang_speed.config import SpeedConfig
+from sglang_speed.method.bands import DepthBand, depth_bands
+from sglang_speed.serving.host import require_host
+
+Stream = tuple[Tensor, Tensor | None]
+"""Hidden states and residual of some rows: [num_rows, hidden_size] each; no residual before the first layer."""
+
+
+class SpeedLlamaModel(LlamaModel):
+    """The decoder: LlamaModel's parameters, run band by band."""
+
+    def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(config, *args, **kwargs)
+        self.speed: SpeedConfig = config.speed_config
+        self.bands = depth_bands(self.speed)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        positions: Tensor,
+        forward_batch: ForwardBatch,
+        input_embeds: Tensor | None = None,
+        pp_proxy_tensors: None = None,
+    ) -> Tensor:
+        """Hidden states after the last norm, [num_tokens, hidden_size]; zero in rows that are not deep."""
+        assert pp_proxy_tensors is None, "sglang_speed refuses pipeline parallelism at start-up"
+        hidden = self.embed_tokens(input_ids) if input_embeds is None else input_embeds
+        shallow, *deep = self.bands
+        stream = self._run(shallow, positions, (hidden, None), forward_batch)
+        if not deep:
+            return self._normed(stream)
+        return self._run_deep(deep[0], positions, stream)
+
+    def _run_deep(self, band: DepthBand, positions: Tensor, stream: Stream) -> Tensor:
+        backend = get_attn_backend()
+        assert isinstance(backend, BandedAttnBackend), f"{type(backend).__name__} has no deep band"
+        batch = backend.deep_batch
+        if batch.rows is None:
+            with forward_context(ForwardContext(attn_backend=backend.deep)):
+                return self._normed(self._run(band, positions, stream, batch.forward_batch))
+        hidden, residual = stream
+        out = torch.zeros_like(hidden)
+        if batch.rows.numel() == 0:
+            return out
+        selected = (hidden[batch.rows], residual[batch.rows])
+        with forward_context(ForwardContext(attn_backend=backend.deep)):
+            deep = self._run(band, positions[batch.rows], selected, batch.forward_batch)
+        return out.index_copy_(0, batch.rows, self._normed(deep))
+
+    def _run(self, band: DepthBand, positions: Tensor, stream: Stream, forward_batch: ForwardBatch) -> Stream:
+        hidden, residual = stream
+        for layer in self.layers[band.first_layer : band.end_layer]:
+            hidden, residual = layer(positions, hidden, forward_batch, residual)
+        return hidden, residual
+
+    def _normed(self, stream: Stream) -> Tensor:
+        hidden, _ = self.norm(*stream)
+        return hidden
+
+
+class SpeedLlamaForCausalLM(LlamaForCausalLM):
+    """A served SPEED checkpoint. SGLang sizes the main KV pool from `end_layer`, hence the cutoff there."""
+
+    def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
+        require_host()
+        super().__init__(config, *args, **kwargs)
+        self.speed: SpeedConfig = config.speed_config
+
+    def _init_model(self, config: Any, quant_config: Any = None, prefix: str = "") -> SpeedLlamaModel:
+        return SpeedLlamaModel(config, quant_config=quant_config, prefix=prefix)
+
+    @property
+    def end_layer(self) -> int:
+        return self.speed.prefill_layers
+
+
+EntryClass = SpeedLlamaForCausalLM

@@ -1,0 +1,114 @@
+"""Admission: what the deep band lets the scheduler do.
+
+Hooks on the scheduler's side: how much of a prefix may be reused, which request may start, whether the next
+decode step fits, and which request can never fit. All of it on the CPU, in counts.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from sglang.srt.managers.schedule_batch import Req, ScheduleBatch
+from sglang.srt.managers.schedule_policy import CLIP_MAX_NEW_TOKENS, AddReqResult, PrefillAdder
+
+from sglang_speed.kv_pool.capacity import DEEP_TOKENS_VARIABLE
+from sglang_speed.kv_pool.request_pool import BandedReqToTokenPool
+from sglang_speed.serving.state import active_pool
+
+logger = logging.getLogger(__name__)
+
+
+def banded(pool: Any) -> BandedReqToTokenPool | None:
+    return pool if isinstance(pool, BandedReqToTokenPool) else None
+
+
+def limit_reuse(max_prefix_len: int, req: Req, input_len: int) -> int | None:
+    """Hook after Req._compute_max_prefix_len: rows that must be deep are computed, never taken from the tree."""
+    pool = active_pool()
+    return None if pool is None else min(max_prefix_len, pool.max_reusable_prefix(req))
+
+
+def take_decode_slots(_: Any, batch: ScheduleBatch, token_per_req: int) -> None:
+    """Hook after alloc_for_decode: one deep slot for the next token of each request.
+
+    `batch.seq_lens` still counts the tokens before this step.
+    """
+    pool = banded(batch.req_to_token_pool)
+    if pool is None:
+        return
+    assert token_per_req == 1, f"{token_per_req=}: speculative decoding is refused at start-up"
+    pool.deep.extend_by_one(batch.req_pool_indices_cpu.tolist(), batch.req_pool_indices, batch.seq_lens)
+
+
+def check_deep_decode(fits: bool, batch: ScheduleBatch, selected_indices: list[int] | None = None) -> bool:
+    """Hook after ScheduleBatch.check_decode_mem: the next step fits only if it fits in the deep band too."""
+    pool = banded(batch.req_to_token_pool)
+    if pool is None:
+        return fits
+    num_rows = len(batch.reqs if selected_indices is None else selected_indices)
+    return fits and pool.deep.reclaim(num_rows)
+
+
+def _tokens_to_come(req: Req) -> int:
+    """Tokens that a request may still generate, clipped as SGLang clips its own estimate."""
+    return min(max(req.sampling_params.max_new_tokens - len(req.output_ids), 0), CLIP_MAX_NEW_TOKENS)
+
+
+def _deep_room(adder: PrefillAdder, pool: BandedReqToTokenPool) -> float:
+    """Deep slots that are neither held, nor promised in this pass, nor expected by running requests."""
+    running = adder.running_batch.reqs if adder.running_batch is not None else []
+    expected = sum(adder._get_running_request_total_token_offset(req) for req in running)
+    return pool.deep.num_available - expected - getattr(adder, "deep_promised", 0)
+
+
+def _promise(adder: PrefillAdder, num_slots: int) -> None:
+    adder.deep_promised = getattr(adder, "deep_promised", 0) + num_slots
+
+
+def add_within_deep_room(
+    original: Callable[..., AddReqResult], adder: PrefillAdder, req: Req, *args: Any, **kwargs: Any
+) -> AddReqResult:
+    """Hook around PrefillAdder.add_one_req: a request starts when its prompt's deep tokens and what it may
+    generate fit beside what runs."""
+    pool = banded(adder.tree_cache.req_to_token_pool)
+    if pool is None:
+        return original(adder, req, *args, **kwargs)
+    needed = pool.num_deep_to_prefill(req) + _tokens_to_come(req)
+    if needed > _deep_room(adder, pool):
+        return AddReqResult.NO_TOKEN
+    num_added = len(adder.can_run_list)
+    result = original(adder, req, *args, **kwargs)
+    if len(adder.can_run_list) > num_added:
+        _promise(adder, needed)
+    return result
+
+
+def keep_room_for_chunked(_: Any, adder: PrefillAdder, req: Req) -> None:
+    """Hook after PrefillAdder.add_chunked_req: a request in mid-prefill holds its prompt's deep slots already;
+    what it may generate is promised again in every pass, because it is not in the running batch."""
+    if banded(adder.tree_cache.req_to_token_pool) is not None:
+        _promise(adder, _tokens_to_come(req))
+
+
+def fit_to_deep_band(scheduler: Any, req: Req, is_retracted: bool = False) -> None:
+    """Hook before Scheduler._add_request_to_queue: refuse what can never fit, clip what would outgrow it."""
+    pool = banded(scheduler.req_to_token_pool)
+    if pool is None or is_retracted or req.to_finish is not None or req.finished():
+        return
+    limit, needed = pool.deep.max_request_len, pool.num_deep_to_prefill(req)
+    room, params = limit - needed, req.sampling_params
+    if room < min(1, params.max_new_tokens):
+        req.set_finish_with_abort(
+            f"sglang_speed: the request needs {needed} deep tokens for its prompt (anchors, tail and the span whose "
+            f"log-probabilities it asks for), and the deep band holds {limit}; raise logprob_start_len, or start the "
+            f"server with a larger {DEEP_TOKENS_VARIABLE}"
+        )
+    elif params.max_new_tokens > room:
+        logger.warning(
+            f"sglang_speed: max_new_tokens of {req.rid} is cut from {params.max_new_tokens} to {room}, which is what "
+            f"the deep band can hold of one request; {DEEP_TOKENS_VARIABLE} raises it"
+        )
+        params.max_new_tokens = room
+        params.min_new_tokens = min(params.min_new_tokens, room)

@@ -1,0 +1,29 @@
+"""Forward: what a batch and the attention backend need to know of the deep band."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from sglang.srt.layers.attention.base_attn_backend import AttentionBackend
+from sglang.srt.model_executor.forward_batch_info import ForwardBatch
+
+from sglang_speed.attention.banded import BandedAttnBackend, DeepRunnerView
+from sglang_speed.attention.deep_batch import REQUEST_ROWS
+from sglang_speed.serving.admission import banded
+
+
+def carry_request_rows(forward_batch: ForwardBatch, cls: type, batch: Any, model_runner: Any, **_: Any) -> None:
+    """Hook after ForwardBatch.init_new: the request rows travel on the CPU as well."""
+    if banded(model_runner.req_to_token_pool) is not None:
+        forward_batch.model_specific_states = {REQUEST_ROWS: batch.req_pool_indices_cpu}
+
+
+def build_per_band(original: Callable[..., AttentionBackend], *, model_runner: Any, **kwargs: Any) -> AttentionBackend:
+    """Hook around _build_resolved_backend: build the resolved backend once per band."""
+    shallow = original(model_runner=model_runner, **kwargs)
+    pool = banded(model_runner.req_to_token_pool)
+    if pool is None:
+        return shallow
+    view = DeepRunnerView(model_runner, pool.deep, pool.deep_kv_pool)
+    return BandedAttnBackend(shallow, original(model_runner=view, **kwargs), pool.deep)

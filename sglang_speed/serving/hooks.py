@@ -1,0 +1,181 @@
+"""Every change to SGLang that serving a SPEED model needs, in one list.
+
+An entry says what is changed, why no registry or platform method does it, and when it can go. The plugin
+installs the list, the model refuses to load unless all of it is in place, and a test resolves each target
+against the pinned SGLang.
+"""
+
+from __future__ import annotations
+
+from sglang.srt.platforms import current_platform
+from sglang.srt.plugins.hook_registry import HookType
+
+from sglang_speed.serving import admission, forward, memory, naming, observe, refusals
+from sglang_speed.serving.hook import Hook
+
+_MANAGERS = "sglang.srt.managers"
+_COMPONENTS = "sglang.srt.managers.scheduler_components"
+
+START_UP_HOOKS = (
+    Hook(
+        target="sglang.srt.server_args.ServerArgs.__post_init__",
+        parameters=("self",),
+        kind=HookType.BEFORE,
+        function=naming.resolve_model_path,
+        reason="the name speed-llama stands for a checkpoint that is built on first use",
+        remove_when="SGLang lets a plugin resolve model names",
+    ),
+    Hook(
+        target="sglang.srt.server_args.ServerArgs.check_server_args",
+        parameters=("self",),
+        kind=HookType.AFTER,
+        function=refusals.refuse_unsupported,
+        reason="flags whose paths know one depth only must not be combined with a SPEED model",
+        remove_when="SGLang asks the model class which features it supports",
+    ),
+)
+
+MEMORY_HOOKS = (
+    Hook(
+        target="sglang.srt.model_executor.pool_configurator.create_memory_pool_configurator",
+        parameters=("kvc",),
+        kind=HookType.AROUND,
+        function=memory.split_budget,
+        reason="the KV budget is shared by two pools",
+        remove_when="SGLang has a registry of pool configurators",
+    ),
+    Hook(
+        target="sglang.srt.mem_cache.kv_cache_configurator.KVCacheConfigurator._init_pools",
+        parameters=("self", "sizes", "req_to_token_pool", "token_to_kv_pool_allocator"),
+        kind=HookType.AFTER,
+        function=memory.build_deep_band,
+        reason="the deep band's pool and table stand beside the main ones",
+        remove_when="SGLang has a registry of request pools",
+    ),
+)
+
+SCHEDULER_HOOKS = (
+    Hook(
+        target=f"{_MANAGERS}.schedule_batch.Req._compute_max_prefix_len",
+        parameters=("self", "input_len"),
+        kind=HookType.AFTER,
+        function=admission.limit_reuse,
+        reason="a radix hit must end where the decode phase begins",
+        remove_when="prefix caches can cap a match per request",
+    ),
+    Hook(
+        target=f"{_MANAGERS}.scheduler.Scheduler._add_request_to_queue",
+        parameters=("self", "req", "is_retracted"),
+        kind=HookType.BEFORE,
+        function=admission.fit_to_deep_band,
+        reason="a request that can never fit in the deep band must be refused before it waits",
+        remove_when="SGLang lets a request pool validate requests",
+    ),
+    Hook(
+        target=f"{_MANAGERS}.schedule_policy.PrefillAdder.add_one_req",
+        parameters=("self", "req", "has_chunked_req", "truncation_align_size"),
+        kind=HookType.AROUND,
+        function=admission.add_within_deep_room,
+        reason="the prefill budget counts one pool",
+        remove_when="SGLang lets a request pool take part in the prefill budget",
+    ),
+    Hook(
+        target=f"{_MANAGERS}.schedule_policy.PrefillAdder.add_chunked_req",
+        parameters=("self", "req"),
+        kind=HookType.AFTER,
+        function=admission.keep_room_for_chunked,
+        reason="a request in mid-prefill is not in the running batch, whose growth the budget counts",
+        remove_when="SGLang lets a request pool take part in the prefill budget",
+    ),
+    Hook(
+        target=f"{_MANAGERS}.schedule_batch.ScheduleBatch.check_decode_mem",
+        parameters=("self", "selected_indices"),
+        kind=HookType.AFTER,
+        function=admission.check_deep_decode,
+        reason="a decode step needs a slot in each band; without it requests are retracted",
+        remove_when="SGLang lets a request pool take part in the decode check",
+    ),
+    Hook(
+        target="sglang.srt.mem_cache.allocation.alloc_for_decode",
+        parameters=("batch", "token_per_req"),
+        kind=HookType.AFTER,
+        function=admission.take_decode_slots,
+        reason="each decode step takes a deep slot per request",
+        remove_when="SGLang tells the request pool of decode steps",
+    ),
+)
+
+FORWARD_HOOKS = (
+    Hook(
+        target="sglang.srt.model_executor.forward_batch_info.ForwardBatch.init_new",
+        parameters=("cls", "batch", "model_runner", "capture_hidden_mode", "return_hidden_states_before_norm"),
+        kind=HookType.AFTER,
+        function=forward.carry_request_rows,
+        reason="the deep batch is planned on the CPU from request rows, which a forward batch has on the device only",
+        remove_when="ForwardBatch carries req_pool_indices_cpu",
+    ),
+    Hook(
+        target="sglang.srt.model_executor.model_runner_components.attention_backend_setup._build_resolved_backend",
+        parameters=("model_runner", "resolved", "init_new_workspace"),
+        kind=HookType.AROUND,
+        function=forward.build_per_band,
+        reason="each band has an attention backend of its own",
+        remove_when="SGLang lets a model wrap its attention backend",
+    ),
+)
+
+OBSERVER_HOOKS = (
+    Hook(
+        target=f"{_COMPONENTS}.pool_stats_observer.SchedulerPoolStatsObserver.get_pool_stats",
+        parameters=("self",),
+        kind=HookType.AFTER,
+        function=observe.add_deep_stats,
+        reason="log lines and usage must show both pools",
+        remove_when="pool statistics are open to request pools",
+    ),
+    Hook(
+        target=f"{_COMPONENTS}.invariant_checker.SchedulerInvariantChecker._check_all_pools",
+        parameters=("self", "ps", "uncached"),
+        kind=HookType.AFTER,
+        function=observe.check_when_idle,
+        reason="the deep band is checked when SGLang checks its own pools",
+        remove_when="SGLang calls a check of the request pool",
+    ),
+    Hook(
+        target=f"{_COMPONENTS}.invariant_checker.SchedulerInvariantChecker.self_check_during_busy",
+        parameters=("self",),
+        kind=HookType.AFTER,
+        function=observe.check_when_busy,
+        reason="SGLang's strict mode covers the deep band too",
+        remove_when="SGLang calls a check of the request pool",
+    ),
+    Hook(
+        target=f"{_MANAGERS}.scheduler.Scheduler.get_internal_state",
+        parameters=("self", "recv_req"),
+        kind=HookType.AFTER,
+        function=observe.report_speed_state,
+        reason="/server_info shows what the model is and what the deep band holds",
+        remove_when="SGLang lets plugins add to the internal state",
+    ),
+    Hook(
+        target="sglang.srt.observability.metrics_collector.SchedulerMetricsCollector.log_stats",
+        parameters=("self", "stats"),
+        kind=HookType.AFTER,
+        function=observe.export_speed_state,
+        reason="the same in Prometheus metrics, at SGLang's own rate",
+        remove_when="SGLang lets plugins add scheduler metrics",
+    ),
+)
+
+SERVING_HOOKS = START_UP_HOOKS + MEMORY_HOOKS + SCHEDULER_HOOKS + FORWARD_HOOKS + OBSERVER_HOOKS
+
+
+def declared_hooks() -> tuple[Hook, ...]:
+    """The hooks of this machine: those of serving, and the CPU platform's where it is active."""
+    from sglang_speed.platforms.cpu import CpuPlatform
+
+    if not isinstance(current_platform, CpuPlatform):
+        return SERVING_HOOKS
+    from sglang_speed.platforms.cpu_hooks import HOOKS
+
+    return SERVING_HOOKS + HOOKS

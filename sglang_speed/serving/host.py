@@ -1,0 +1,91 @@
+"""The host: is it the SGLang that was tested, and is every declared change to it in place?
+
+SGLang logs and swallows a plugin's errors, so a half-applied plugin would serve a checkpoint at another depth
+without a word. The plugin checks before it installs, the model checks before it loads; both stop the process.
+"""
+
+from __future__ import annotations
+
+import inspect
+import pkgutil
+import sys
+from collections.abc import Iterator
+from importlib.metadata import version
+from typing import Any
+
+from sglang_speed import TESTED_SGLANG
+from sglang_speed.errors import HostMismatch
+from sglang_speed.serving.hook import Hook
+
+
+def check_version() -> None:
+    """Raise HostMismatch unless the tested SGLang is installed."""
+    found = version("sglang")
+    if found != TESTED_SGLANG:
+        raise HostMismatch(
+            f"sglang_speed is tested with sglang=={TESTED_SGLANG} and changes parts of it; {found} is installed; install "
+            f"sglang=={TESTED_SGLANG}, or uninstall sglang-speed to serve other models with this one"
+        )
+
+
+def check_target(hook: Hook) -> None:
+    """Raise HostMismatch unless a hook's target exists and takes the expected parameters."""
+    try:
+        target = pkgutil.resolve_name(hook.target)
+    except (ImportError, AttributeError) as error:
+        raise HostMismatch(f"sglang_speed: {hook.target} is not in this SGLang ({error})") from error
+    found = tuple(inspect.signature(_plain(target)).parameters)
+    if found != hook.parameters:
+        raise HostMismatch(f"sglang_speed: {hook.target} takes {found}, expected {hook.parameters}")
+
+
+def require_host(hooks: tuple[Hook, ...] | None = None) -> None:
+    """Raise HostMismatch unless the version is right and every hook is in place."""
+    if hooks is None:
+        from sglang_speed.serving.hooks import declared_hooks
+
+        hooks = declared_hooks()
+    check_version()
+    missing = [hook.target for hook in hooks if not is_in_place(hook)]
+    if missing:
+        raise HostMismatch(
+            f"sglang_speed: {len(missing)} of its {len(hooks)} changes to SGLang are not in place: {', '.join(missing)}; "
+            "look for the first error in the log above (SGLANG_PLUGINS must not leave out sglang_speed)"
+        )
+
+
+def is_in_place(hook: Hook) -> bool:
+    """Whether calling the target runs the hook, under every name that a module has for the target."""
+    chain = list(_chain(_plain(pkgutil.resolve_name(hook.target))))
+    if not any(_holds(function, hook.function) for function in chain):
+        return False
+    return not _stale_names(chain)
+
+
+def _chain(function: Any) -> Iterator[Any]:
+    """A function and all that it wraps, outermost first."""
+    while function is not None:
+        yield function
+        function = getattr(function, "__wrapped__", None)
+
+
+def _holds(function: Any, hook_function: Any) -> bool:
+    cells = getattr(function, "__closure__", None) or ()
+    return function is hook_function or any(cell.cell_contents is hook_function for cell in cells)
+
+
+def _stale_names(chain: list[Any]) -> list[str]:
+    """Modules that imported the target by name before it was changed and still call it as it was."""
+    inner = {id(function) for function in chain[1:]}
+    return [
+        f"{name}.{key}"
+        for name, module in list(sys.modules.items())
+        if name.startswith("sglang.")
+        for key, value in list(vars(module).items())
+        if id(value) in inner
+    ]
+
+
+def _plain(target: Any) -> Any:
+    """A class method as the function that it is."""
+    return getattr(target, "__func__", target)

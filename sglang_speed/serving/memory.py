@@ -1,0 +1,121 @@
+"""Pools: the KV budget split between the bands, and the deep band built beside SGLang's pools."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from sglang.srt.mem_cache.allocator.token import TokenToKVPoolAllocator
+from sglang.srt.mem_cache.kv_cache_configurator import KVCacheConfigurator
+from sglang.srt.mem_cache.memory_pool import KVCache, ReqToTokenPool
+from sglang.srt.model_executor.model_runner_components.layer_setup import ModelLayerInfo
+from sglang.srt.model_executor.pool_configurator import (
+    DefaultPoolConfigurator,
+    MemoryPoolConfig,
+    MemoryPoolConfigurator,
+)
+
+from sglang_speed.config import SpeedConfig
+from sglang_speed.errors import ConfigError
+from sglang_speed.kv_pool.capacity import cap_deep_tokens, deep_tokens_beside, split_kv_bytes
+from sglang_speed.kv_pool.deep_band import DeepBand
+from sglang_speed.kv_pool.request_pool import BandedReqToTokenPool
+from sglang_speed.method.policy import SpeedPolicy
+from sglang_speed.serving.settings import Settings
+from sglang_speed.serving.state import Served, set_served
+
+logger = logging.getLogger(__name__)
+
+
+def speed_config_of(model: Any) -> SpeedConfig | None:
+    """The SpeedConfig of a served model, None for any other model."""
+    speed = getattr(model, "speed", None)
+    return speed if isinstance(speed, SpeedConfig) else None
+
+
+class BandedPoolConfigurator(DefaultPoolConfigurator):
+    """SGLang's configurator, with a share of the budget kept for the deep band."""
+
+    def __init__(self, configurator: KVCacheConfigurator, config: SpeedConfig, settings: Settings) -> None:
+        super().__init__(configurator)
+        self._config = config
+        self._settings = settings
+
+    def calculate_pool_sizes(self, available_bytes: int, page_size: int) -> MemoryPoolConfig:
+        bytes_per_layer = self._cell_size // self._config.prefill_layers
+        override = self._settings.deep_tokens
+        split = split_kv_bytes(self._config, available_bytes, bytes_per_layer, page_size, override)
+        return MemoryPoolConfig(max_total_num_tokens=split.prompt_tokens)
+
+
+def split_budget(
+    original: Callable[[KVCacheConfigurator], MemoryPoolConfigurator], kvc: KVCacheConfigurator
+) -> MemoryPoolConfigurator:
+    """Hook around create_memory_pool_configurator."""
+    config = speed_config_of(kvc.model)
+    if config is None or config.is_stock:
+        return original(kvc)
+    return BandedPoolConfigurator(kvc, config, Settings.from_environment())
+
+
+def build_deep_band(pools: Any, kvc: KVCacheConfigurator, *, sizes: Any, **_: Any) -> Any:
+    """Hook after KVCacheConfigurator._init_pools: the same pools, with a deep band on the request pool."""
+    config = speed_config_of(kvc.model)
+    if config is None:
+        set_served(None)
+        return None
+    request_pool = None if config.is_stock else _banded_request_pool(kvc, config, sizes, pools.req_to_token_pool)
+    prompt_tokens = sizes.max_total_num_tokens
+    set_served(Served(config, pools.token_to_kv_pool, prompt_tokens, kvc.ps.tp_size, request_pool))
+    logger.info(_summary(config, prompt_tokens, request_pool))
+    return None if request_pool is None else msgspec.structs.replace(pools, req_to_token_pool=request_pool)
+
+
+def _banded_request_pool(
+    kvc: KVCacheConfigurator, config: SpeedConfig, sizes: Any, stock_pool: ReqToTokenPool
+) -> BandedReqToTokenPool:
+    if kvc.post_capture_kv_active:
+        raise ConfigError(
+            "sglang_speed: KV pools sized after CUDA graph capture are not supported; start with --disable-cuda-graph"
+        )
+    requested = deep_tokens_beside(config, sizes.max_total_num_tokens, Settings.from_environment().deep_tokens)
+    num_rows, context_len = stock_pool.req_to_token.shape
+    num_tokens = cap_deep_tokens(config, requested, sizes.max_running_requests, context_len)
+    kv_pool = _deep_kv_pool(kvc, config, sizes, num_tokens, stock_pool)
+    allocator = TokenToKVPoolAllocator(
+        num_tokens, dtype=kvc.kv_cache_dtype, device=kvc.device, kvcache=kv_pool, need_sort=False
+    )
+    deep = DeepBand(allocator, num_rows, min(context_len, num_tokens), kvc.device, config.anchor_tokens)
+    pool = BandedReqToTokenPool.adopt(stock_pool)
+    pool.attach(deep, SpeedPolicy(config), kv_pool)
+    return pool
+
+
+def _deep_kv_pool(
+    kvc: KVCacheConfigurator, config: SpeedConfig, sizes: Any, num_tokens: int, request_pool: ReqToTokenPool
+) -> KVCache:
+    """The pool class that SGLang chose for the main pool, for the deep layers."""
+    layers = ModelLayerInfo(
+        start_layer=config.prefill_layers, end_layer=config.num_layers, num_effective_layers=config.num_deep_layers
+    )
+    return dataclasses.replace(kvc, layer_info=layers)._build_token_to_kv_pool(
+        sizes=msgspec.structs.replace(sizes, max_total_num_tokens=num_tokens),
+        is_dsa_model=False,
+        is_dsv4_model=False,
+        req_to_token_pool=request_pool,
+    )
+
+
+def _summary(config: SpeedConfig, prompt_tokens: int, request_pool: BandedReqToTokenPool | None) -> str:
+    """The one start-up line that says what the model is."""
+    if request_pool is None:
+        return f"sglang_speed: all {config.num_layers} layers for every token (the stock model); {prompt_tokens} tokens"
+    saved = 100 * config.num_deep_layers / config.num_layers
+    return (
+        f"sglang_speed: prompt tokens pass {config.prefill_layers} of {config.num_layers} layers (anchor_tokens="
+        f"{config.anchor_tokens}, tail_tokens={config.tail_tokens}), {saved:.0f}% less KV per prompt token; room for "
+        f"{prompt_tokens} tokens in the shallow band and {request_pool.deep.capacity} in the deep band"
+    )

@@ -1,0 +1,122 @@
+"""What a SPEED model does not serve: flags of SGLang whose paths are not proven, refused at start-up.
+
+Each entry says why. A flag leaves this table together with the tests that prove its path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from sglang_speed.config import MODEL_TYPE, SpeedConfig
+from sglang_speed.errors import ConfigError
+
+ATTENTION_BACKENDS = ("torch_native",)
+"""Backends proven to give both bands what the reference gives."""
+
+KV_CACHE_DTYPES = ("auto", "bf16", "bfloat16")
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A setting that is refused: `flag` as the user writes it, when it counts as set, why."""
+
+    flag: str
+    is_set: Callable[[Any], bool]
+    reason: str
+
+
+def _on(name: str) -> Callable[[Any], bool]:
+    return lambda args: bool(getattr(args, name))
+
+
+def _above_one(name: str) -> Callable[[Any], bool]:
+    return lambda args: getattr(args, name) > 1
+
+
+def _is_not(name: str, *values: Any) -> Callable[[Any], bool]:
+    return lambda args: getattr(args, name) not in values
+
+
+REFUSALS = (
+    Refusal("--speculative-algorithm", _on("speculative_algorithm"), "draft tokens have no deep rows yet"),
+    Refusal("--enable-lora", _on("enable_lora"), "adapters change the anchors' deep KV"),
+    Refusal("--lora-paths", _on("lora_paths"), "adapters change the anchors' deep KV"),
+    Refusal("--disaggregation-mode", _is_not("disaggregation_mode", "null"), "deep KV would not travel"),
+    Refusal("--encoder-only", _on("encoder_only"), "there is no encoder"),
+    Refusal("--language-only", _on("language_only"), "there is no encoder"),
+    Refusal("--pp-size", _above_one("pp_size"), "the bands are not cut into stages"),
+    Refusal("--attn-cp-size", _above_one("attn_cp_size"), "deep rows are not split over ranks"),
+    Refusal("--dcp-size", _above_one("dcp_size"), "deep rows are not split over ranks"),
+    Refusal("--enable-prefill-cp", _on("enable_prefill_cp"), "deep rows are not split over ranks"),
+    Refusal("--enable-dp-attention", _on("enable_dp_attention"), "batches are padded across ranks"),
+    Refusal("--enable-hierarchical-cache", _on("enable_hierarchical_cache"), "not proven with the deep band"),
+    Refusal("--hicache-storage-backend", _on("hicache_storage_backend"), "not proven with the deep band"),
+    Refusal("--enable-lmcache", _on("enable_lmcache"), "another cache would not know the depth of what it holds"),
+    Refusal("--enable-flexkv", _on("enable_flexkv"), "another cache would not know the depth of what it holds"),
+    Refusal("--enable-hisparse", _on("enable_hisparse"), "it replaces the request table"),
+    Refusal("--enable-unified-memory", _on("enable_unified_memory"), "it replaces the pools"),
+    Refusal("--enable-page-major-kv-layout", _on("enable_page_major_kv_layout"), "not proven with the deep band"),
+    Refusal("--prefill-only-disable-kv-cache", _on("prefill_only_disable_kv_cache"), "it replaces the pools"),
+    Refusal("--enable-streaming-session", _on("enable_streaming_session"), "a session would keep its deep rows"),
+    Refusal("--enable-session-radix-cache", _on("enable_session_radix_cache"), "not proven with the deep band"),
+    Refusal("--is-embedding", _on("is_embedding"), "prompt tokens have no last hidden state"),
+    Refusal("--enable-return-hidden-states", _on("enable_return_hidden_states"), "prompt tokens have none"),
+    Refusal("--return-hidden-states-mode", _on("return_hidden_states_mode"), "prompt tokens have no last hidden state"),
+    Refusal("--enable-mis", _on("enable_mis"), "items in one prompt would need their own deep tokens"),
+    Refusal("--dllm-algorithm", _on("dllm_algorithm"), "a diffusion model has no decode phase"),
+    Refusal("--enable-pdmux", _on("enable_pdmux"), "it splits the forward by layers"),
+    Refusal("--enable-two-batch-overlap", _on("enable_two_batch_overlap"), "it splits the batch inside the forward"),
+    Refusal("--enable-single-batch-overlap", _on("enable_single_batch_overlap"), "not proven with the deep band"),
+    Refusal("--elastic-ep-backend", _on("elastic_ep_backend"), "it renames the radix tree's keys as it grows"),
+    Refusal("--enable-torch-compile", _on("enable_torch_compile"), "deep rows depend on the data"),
+    Refusal("--rl-quant-profile", _on("rl_quant_profile"), "its loader would skip the deep layers"),
+    Refusal("--quantization", _on("quantization"), "not proven with the deep band"),
+    Refusal("--kv-cache-dtype", _is_not("kv_cache_dtype", *KV_CACHE_DTYPES), "not proven with the deep band"),
+    Refusal("--model-impl", _is_not("model_impl", "auto", "sglang"), "it would serve the model at full depth"),
+    Refusal(
+        "--load-format",
+        _is_not("load_format", "auto", "safetensors", "dummy"),
+        "only safetensors are loaded into both bands",
+    ),
+    Refusal("--radix-cache-backend", _on("radix_cache_backend"), "another cache was not proven with the deep band"),
+    Refusal("--kv-canary", _is_not("kv_canary", "none"), "it expects one table and one pool"),
+)
+
+
+def refuse_unsupported(_: Any, args: Any) -> None:
+    """Hook after ServerArgs.check_server_args. Raises ConfigError naming the flag, the reason and the fix."""
+    config = _speed_config(args)
+    if config is None:
+        return
+    for refusal in REFUSALS:
+        if refusal.is_set(args):
+            raise ConfigError(
+                f"sglang_speed: {refusal.flag} is not supported with a SPEED model ({refusal.reason}); leave it out, or "
+                "serve the full-depth checkpoint"
+            )
+    if not config.is_stock:
+        _check_attention_backends(args)
+
+
+def _check_attention_backends(args: Any) -> None:
+    for backend in dict.fromkeys(args.get_attention_backends()):
+        if backend not in ATTENTION_BACKENDS:
+            raise ConfigError(
+                f"sglang_speed: --attention-backend {backend} is not verified for depth bands; start with "
+                f"--attention-backend {ATTENTION_BACKENDS[0]}"
+            )
+    graphs = args.cuda_graph_config
+    enabled = [phase for phase in ("decode", "prefill") if getattr(graphs, phase).backend != "disabled"]
+    if enabled and args.device == "cuda":
+        raise ConfigError(
+            f"sglang_speed: {' and '.join(enabled)} CUDA graphs are not supported with depth bands yet; start with "
+            "--disable-cuda-graph"
+        )
+
+
+def _speed_config(args: Any) -> SpeedConfig | None:
+    """The SpeedConfig of the model to be served; ConfigError for wrong values, None for any other model."""
+    hf_config = args.get_model_config().hf_config
+    return hf_config.speed_config if hf_config.model_type == MODEL_TYPE else None
