@@ -27,7 +27,7 @@ class GreedyStep:
     def margin(self) -> float:
         """How far the chosen token is ahead of the second, in logits. Rounding can turn a step below it."""
         first, second = self.logits.topk(2).values
-        return (first - second).item()
+        return float(first - second)
 
 
 def greedy_steps(
@@ -84,7 +84,8 @@ def score(model: SpeedLlamaForCausalLM, input_ids: Sequence[int], scored_from: i
     ids = torch.tensor([input_ids], device=model.device)
     first_row = deep_tokens.index_of(scored_from)
     logprobs = model(ids, deep_tokens).logits[0, first_row:-1].float().log_softmax(-1)
-    return logprobs.gather(1, ids[0, scored_from + 1 :, None])[:, 0].tolist()
+    scores: list[float] = logprobs.gather(1, ids[0, scored_from + 1 :, None])[:, 0].tolist()
+    return scores
 
 
 @torch.no_grad()
@@ -94,4 +95,5 @@ def _last_logits(
     """Logits after the last token, [vocab]; computes what the cache lacks and puts it there."""
     num_cached = 0 if cache is None else cache.get_seq_length()
     ids = torch.tensor([tokens[num_cached:]], device=model.device)
-    return model(ids, deep_tokens, cache).logits[0, -1].float()
+    logits: Tensor = model(ids, deep_tokens, cache).logits
+    return logits[0, -1].float()

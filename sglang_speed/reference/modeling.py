@@ -23,7 +23,7 @@ IGNORED_LABEL = -100
 
 
 @dataclass
-class SpeedOutput(ModelOutput):
+class SpeedOutput(ModelOutput):  # type: ignore[misc]
     """What a forward gives for its deep tokens.
 
     logits: [batch, num_deep, vocab].
@@ -36,7 +36,7 @@ class SpeedOutput(ModelOutput):
     positions: Tensor | None = None
 
 
-class SpeedLlamaForCausalLM(LlamaForCausalLM):
+class SpeedLlamaForCausalLM(LlamaForCausalLM):  # type: ignore[misc]
     """A Llama whose prompt tokens stop at the cutoff, except the anchors and the tail."""
 
     config: SpeedLlamaConfig

@@ -1,0 +1,89 @@
+"""Costs agree with sums over tokens and layers, and ceilings with the design's figures."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sglang_speed.config import SpeedConfig
+from sglang_speed.method import ModelShape
+from sglang_speed.method.cost import (
+    decode_ceiling,
+    kv_bytes_per_generated_token,
+    kv_bytes_per_prompt_token,
+    prefill_ceiling,
+    prefill_flops,
+    request_kv_bytes,
+)
+
+LLAMA_8B = ModelShape(
+    hidden_size=4096, intermediate_size=14336, num_heads=32, num_kv_heads=8, head_dim=128, vocab_size=128256
+)
+TINY = ModelShape(hidden_size=64, intermediate_size=128, num_heads=4, num_kv_heads=2, head_dim=16, vocab_size=258)
+THREE_QUARTERS = SpeedConfig(num_layers=32, prefill_layers=24)
+
+configs = st.integers(1, 12).flatmap(
+    lambda num_layers: st.builds(SpeedConfig, st.just(num_layers), st.integers(1, num_layers))
+)
+lengths = st.integers(0, 50)
+
+
+def test_a_layer_of_llama_8b_keeps_4_kib_per_token() -> None:
+    assert LLAMA_8B.kv_bytes_per_layer == 4096
+
+
+def test_llama_8b_has_7_billion_weights_in_its_layers() -> None:
+    assert 32 * LLAMA_8B.weights_per_layer == pytest.approx(6.98e9, rel=1e-3)
+
+
+def test_a_cutoff_at_three_quarters_keeps_exactly_three_quarters_of_the_prompt_kv() -> None:
+    full = kv_bytes_per_generated_token(LLAMA_8B, THREE_QUARTERS)
+    assert 4 * kv_bytes_per_prompt_token(LLAMA_8B, THREE_QUARTERS) == 3 * full
+
+
+@given(configs, lengths, lengths)
+def test_a_request_keeps_shallow_only_tokens_and_deep_tokens(
+    config: SpeedConfig, num_shallow_only: int, num_deep: int
+) -> None:
+    prompt_bytes = num_shallow_only * kv_bytes_per_prompt_token(TINY, config)
+    deep_bytes = num_deep * kv_bytes_per_generated_token(TINY, config)
+    total = request_kv_bytes(TINY, config, num_shallow_only + num_deep, num_deep)
+    assert total == prompt_bytes + deep_bytes
+
+
+@given(configs, lengths, st.data())
+def test_prefill_operations_are_the_sum_over_tokens_and_layers(
+    config: SpeedConfig, num_tokens: int, data: st.DataObject
+) -> None:
+    num_deep = data.draw(st.integers(0, num_tokens))
+    shallow = config.prefill_layers * sum(TINY.layer_flops(length) for length in range(1, num_tokens + 1))
+    deep = config.num_deep_layers * sum(TINY.layer_flops(length) for length in range(1, num_deep + 1))
+    assert prefill_flops(TINY, config, num_tokens, num_deep) == shallow + deep
+
+
+@given(configs, st.integers(1, 50), st.data())
+def test_prefill_never_beats_its_ceiling_and_reaches_it_without_deep_tokens(
+    config: SpeedConfig, num_tokens: int, data: st.DataObject
+) -> None:
+    num_deep = data.draw(st.integers(0, num_tokens))
+    full_depth = prefill_flops(TINY, config, num_tokens, num_tokens)
+    speedup = full_depth / prefill_flops(TINY, config, num_tokens, num_deep)
+    assert speedup <= prefill_ceiling(config) * (1 + 1e-12)
+    assert full_depth / prefill_flops(TINY, config, num_tokens, 0) == pytest.approx(prefill_ceiling(config))
+
+
+@pytest.mark.parametrize(("batch_size", "ceiling"), [(1, 1.15), (4, 1.26), (1000, 1.33)])
+def test_decode_ceilings_of_llama_8b_at_128k_are_the_published_ones(batch_size: int, ceiling: float) -> None:
+    assert decode_ceiling(LLAMA_8B, THREE_QUARTERS, 131072, batch_size) == pytest.approx(ceiling, abs=0.006)
+
+
+@given(configs, st.integers(0, 10**6), st.integers(1, 1000))
+def test_decode_gains_less_than_the_layer_ratio(config: SpeedConfig, context_len: int, batch_size: int) -> None:
+    assert 1 <= decode_ceiling(LLAMA_8B, config, context_len, batch_size) <= prefill_ceiling(config)
+
+
+def test_the_stock_model_gains_nothing() -> None:
+    stock = SpeedConfig(num_layers=32, prefill_layers=32)
+    assert prefill_ceiling(stock) == 1
+    assert decode_ceiling(LLAMA_8B, stock, context_len=131072, batch_size=8) == 1
