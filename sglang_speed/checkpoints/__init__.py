@@ -1,0 +1,12 @@
+"""Checkpoint directories: making them, describing them, and the default model.
+
+convert          a Llama checkpoint becomes a SPEED checkpoint
+describe         what a SPEED checkpoint is, from its config and its safetensors headers
+default_model    the name `speed-llama`: a small SPEED checkpoint in the user's cache
+smollm2          the packaged GGUF behind the default model becomes a Llama checkpoint
+weights          the safetensors files of a directory
+manifest         which files a finished directory has
+atomic           directories that appear whole or not at all
+
+Must not import sglang; torch is imported only while the default model is being built.
+"""

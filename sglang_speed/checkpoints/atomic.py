@@ -1,0 +1,110 @@
+"""Directories that appear whole or not at all.
+
+Owns the temporary sibling of a directory under construction. Knows nothing of what is put into it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sglang_speed.errors import ConfigError
+
+_CANNOT_WRITE = {
+    errno.EACCES,
+    errno.EDQUOT,
+    errno.EEXIST,
+    errno.ENOSPC,
+    errno.ENOTDIR,
+    errno.EPERM,
+    errno.EROFS,
+}
+
+
+def require_free(destination: Path) -> None:
+    """ConfigError unless `destination` is absent or an empty directory."""
+    if destination.is_dir() and not any(destination.iterdir()):
+        return
+    if destination.exists() or destination.is_symlink():
+        raise ConfigError(f"{destination} exists and is not empty: choose another destination or remove it first")
+
+
+@contextmanager
+def new_directory(destination: Path) -> Iterator[Path]:
+    """Yield a temporary sibling of `destination`, synced to disk and renamed to it at the end.
+
+    Whatever happens inside, `destination` is either untouched or complete. A killed process leaves only the
+    sibling, which starts with `partial_prefix(destination)`. Raises ConfigError if `destination` was filled meanwhile.
+    """
+    partial = destination.parent / f"{partial_prefix(destination)}{os.getpid()}-{secrets.token_hex(4)}"
+    # not tempfile.mkdtemp: its mode 0700 would stay with the finished directory
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        _sync_tree(partial)
+        _rename_to(partial, destination)
+        _sync(destination.parent)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def partial_prefix(destination: Path) -> str:
+    """How the names of unfinished siblings of `destination` start."""
+    return f".{destination.name}.partial-"
+
+
+def remove_leftovers(destination: Path) -> None:
+    """Remove unfinished siblings of `destination`. The caller must hold the lock under which they are made."""
+    for leftover in destination.parent.glob(f"{partial_prefix(destination)}*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def discard(directory: Path) -> None:
+    """Remove a finished directory; it disappears in one step, so that nobody sees half of it."""
+    dying = directory.parent / f"{partial_prefix(directory)}{secrets.token_hex(4)}"
+    directory.rename(dying)
+    shutil.rmtree(dying)
+
+
+@contextmanager
+def writing_to(path: Path, fix: str) -> Iterator[None]:
+    """Turn "no space", "no permission" and the like into a ConfigError that names `path` and the fix."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _CANNOT_WRITE:
+            raise
+        raise ConfigError(f"{path} cannot be written ({error.strerror}: {error.filename}): {fix}") from error
+
+
+def _rename_to(partial: Path, destination: Path) -> None:
+    try:
+        os.replace(partial, destination)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise ConfigError(
+                f"{destination} was filled by another process meanwhile: choose another destination or remove it first"
+            ) from error
+        raise
+
+
+def _sync_tree(directory: Path) -> None:
+    for root, _, names in os.walk(directory):
+        for name in names:
+            path = Path(root, name)
+            if not path.is_symlink():
+                _sync(path)
+        _sync(Path(root))
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

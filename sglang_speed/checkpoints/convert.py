@@ -1,0 +1,198 @@
+"""Makes a SPEED checkpoint from a Llama checkpoint: the same weights under another config.
+
+Owns what the new directory contains. The weights are shared with the source, never rewritten.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from sglang_speed.checkpoints.atomic import new_directory, require_free, writing_to
+from sglang_speed.checkpoints.manifest import MANIFEST_NAME
+from sglang_speed.checkpoints.weights import INDEX_NAME, find_weight_files, read_weights, require_layers
+from sglang_speed.config import (
+    ARCHITECTURE,
+    DEFAULT_ANCHOR_TOKENS,
+    DEFAULT_TAIL_TOKENS,
+    MODEL_TYPE,
+    SpeedConfig,
+    is_speed_model,
+    read_model_config,
+)
+from sglang_speed.errors import ConfigError
+
+Placement = Literal["hard link", "symlink", "copy"]
+
+_LLAMA_ARCHITECTURE = "LlamaForCausalLM"
+_LLAMA_MODEL_TYPE = "llama"
+_CONFIG_NAME = "config.json"
+_TOKENIZER_CONFIG_NAME = "tokenizer_config.json"
+_TOKENIZER_MODELS = ("tokenizer.json", "tokenizer.model", "vocab.json")
+_TEMPLATES = "additional_chat_templates"
+# weights in any format: the safetensors of the model are placed one by one, the rest is left behind
+_WEIGHT_SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx", ".ot"}
+_NO_HARD_LINK = {errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.EOPNOTSUPP}
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What `convert` made. placement: how the weight files came there."""
+
+    path: Path
+    speed: SpeedConfig
+    placement: Placement
+
+
+def convert(
+    source: Path,
+    destination: Path,
+    *,
+    prefill_layers: int,
+    anchor_tokens: int = DEFAULT_ANCHOR_TOKENS,
+    tail_tokens: int = DEFAULT_TAIL_TOKENS,
+    copy: bool = False,
+) -> Conversion:
+    """Make a SPEED checkpoint at `destination` from the Llama or SPEED checkpoint at `source`.
+
+    copy: copy the weights; otherwise they are hard-linked, or symlinked where no hard link can be made.
+    `destination` must be absent or empty, and is complete when it appears. Raises ConfigError for a source that
+    cannot be served, a wrong setting, or a destination that cannot be written.
+    """
+    config = read_source_config(source)
+    speed = SpeedConfig(config["num_hidden_layers"], prefill_layers, anchor_tokens, tail_tokens)
+    require_layers(read_weights(source), config, source)
+    destination = destination.resolve()
+    require_free(destination)
+    fix = "choose a destination with room and with permission to write"
+    with writing_to(destination, fix), new_directory(destination) as directory:
+        placement = fill_checkpoint(source, directory, speed, copy=copy)
+    return Conversion(destination, speed, placement)
+
+
+def fill_checkpoint(source: Path, directory: Path, speed: SpeedConfig, *, copy: bool = False) -> Placement:
+    """Write a SPEED checkpoint into the existing `directory`; its config.json comes last."""
+    config = read_source_config(source)
+    placements = [_place(path, directory / path.name, copy) for path in find_weight_files(source)]
+    _copy_other_files(source, directory)
+    _declare_tokenizer_class(directory, config)
+    _write_json(directory / _CONFIG_NAME, speed_model_config(config, speed))
+    return max(placements, key=("hard link", "copy", "symlink").index)
+
+
+def read_source_config(source: Path) -> dict[str, Any]:
+    """config.json of a Llama or SPEED checkpoint; ConfigError for anything else."""
+    config = read_model_config(source)
+    if config is None:
+        problem = "has no config.json" if source.is_dir() else "is not a directory"
+        raise ConfigError(
+            f"{source} {problem}: the source is a local Llama checkpoint directory; download a model first, with "
+            "`hf download NAME --local-dir DIR`"
+        )
+    model_type = config.get("model_type")
+    if not is_speed_model(config) and model_type != _LLAMA_MODEL_TYPE:
+        raise ConfigError(
+            f"model_type={model_type!r} in {source} is not {_LLAMA_MODEL_TYPE!r}: only the Llama architecture has "
+            "depth bands here; choose a Llama checkpoint"
+        )
+    architectures = config.get("architectures") or [_LLAMA_ARCHITECTURE]
+    if architectures not in ([_LLAMA_ARCHITECTURE], [ARCHITECTURE]):
+        raise ConfigError(
+            f"architectures={architectures} in {source} is not [{_LLAMA_ARCHITECTURE!r}]: only models that generate "
+            "text can be served; choose a causal Llama checkpoint"
+        )
+    if "num_hidden_layers" not in config:
+        raise ConfigError(f"num_hidden_layers is missing in {source / _CONFIG_NAME}: download the checkpoint again")
+    return config
+
+
+def speed_model_config(config: Mapping[str, Any], speed: SpeedConfig) -> dict[str, Any]:
+    """config.json of the SPEED checkpoint: the source's, under a name that no plain Llama loader accepts.
+
+    No `auto_map`: code that came with the source must not be run in our name.
+    """
+    ours = {
+        **_rope_in_one_object(config),
+        "architectures": [ARCHITECTURE],
+        "model_type": MODEL_TYPE,
+        "speed": speed.to_dict(),
+    }
+    ours.pop("auto_map", None)
+    return ours
+
+
+def _rope_in_one_object(config: Mapping[str, Any]) -> dict[str, Any]:
+    """`rope_scaling` and `rope_theta` as `rope_parameters`, the form in which transformers 5 keeps them.
+
+    SGLang's detokenizer process knows no `speed_llama`, so AutoTokenizer reads config.json there as a bare
+    PreTrainedConfig, which fails on the old form (transformers 5.12.1, configuration_utils.py, __post_init__).
+    """
+    scaling = config.get("rope_scaling")
+    if not scaling:
+        return dict(config)
+    rest = {key: value for key, value in config.items() if key not in ("rope_scaling", "rope_theta")}
+    rope = {"rope_theta": config.get("rope_theta", 10000.0), **scaling}
+    rope["rope_type"] = rope.get("rope_type") or rope.pop("type", "default")
+    return {**rest, "rope_parameters": rope}
+
+
+def _place(source: Path, destination: Path, copy: bool) -> Placement:
+    # snapshots of the Hugging Face cache are symlinks into its blobs: a link must outlive the snapshot
+    source = source.resolve()
+    if copy:
+        shutil.copyfile(source, destination)
+        return "copy"
+    try:
+        os.link(source, destination)
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINK:
+            raise
+        destination.symlink_to(source)
+        return "symlink"
+    return "hard link"
+
+
+def _copy_other_files(source: Path, directory: Path) -> None:
+    """Tokenizer, chat templates, generation config, license and whatever else is not weights."""
+    for path in sorted(source.iterdir()):
+        if path.is_file() and _travels(path.name):
+            shutil.copyfile(path, directory / path.name)
+    if (source / _TEMPLATES).is_dir():
+        shutil.copytree(source / _TEMPLATES, directory / _TEMPLATES)
+
+
+def _travels(name: str) -> bool:
+    if name.endswith(".index.json"):
+        return name == INDEX_NAME
+    if name.startswith(".") or name in (_CONFIG_NAME, MANIFEST_NAME):
+        return False
+    return Path(name).suffix not in _WEIGHT_SUFFIXES
+
+
+def _declare_tokenizer_class(directory: Path, config: Mapping[str, Any]) -> None:
+    """Name the tokenizer class, so that no process has to infer it from a model type that it does not know."""
+    if not any((directory / name).is_file() for name in _TOKENIZER_MODELS):
+        return
+    path = directory / _TOKENIZER_CONFIG_NAME
+    tokenizer_config = _read_json(path) if path.is_file() else {}
+    if tokenizer_config.get("tokenizer_class") is None:
+        # the class that transformers takes for a Llama checkpoint that names none
+        tokenizer_config["tokenizer_class"] = config.get("tokenizer_class") or "PreTrainedTokenizerFast"
+        _write_json(path, tokenizer_config)
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{path.name} is not valid JSON ({error}): download the source checkpoint again") from error
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,138 @@
+"""The name `speed-llama`: a small SPEED checkpoint, built once into the user's cache.
+
+Owns the cache directory and its lock. A finished checkpoint there is never written to again.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from sglang_speed.checkpoints import smollm2
+from sglang_speed.checkpoints.atomic import discard, new_directory, remove_leftovers, writing_to
+from sglang_speed.checkpoints.convert import fill_checkpoint
+from sglang_speed.checkpoints.manifest import find_damage, write_manifest
+from sglang_speed.config import SpeedConfig
+from sglang_speed.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+DEFAULT_MODEL = "speed-llama"
+# measured without training, docs of the method: the highest cutoff below which answers stay those of full depth
+DEFAULT_SPEED = SpeedConfig(num_layers=smollm2.NUM_LAYERS, prefill_layers=24)
+
+_BUILD = 1  # counts what this module writes: raise it when the same settings give other files
+_NEEDED_BYTES = 400 * 2**20  # the weights, 269 MB, and room for the rest
+_OTHER_CACHE = "set XDG_CACHE_HOME to a directory with room and with permission to write"
+
+
+def resolve_model(name: str) -> str:
+    """What a user calls a model: an existing path as it is, `speed-llama` as the path of the default model, any
+    other name unchanged. Builds the default model where it is not in the cache; ConfigError where it cannot be had.
+    """
+    if name != DEFAULT_MODEL or Path(name).exists():
+        return name
+    return str(default_model())
+
+
+def default_model(*, every_byte: bool = False) -> Path:
+    """The directory of the default model, built if it is absent or damaged.
+
+    every_byte: compare the weights with their checksums too, not only their size.
+    """
+    directory = default_model_directory()
+    if find_damage(directory, every_byte=every_byte) is None:
+        return directory
+    with writing_to(directory, _OTHER_CACHE), _build_lock(directory):
+        damage = find_damage(directory, every_byte=every_byte)
+        if damage is not None:
+            _rebuild(directory, damage)
+    return directory
+
+
+def default_model_directory() -> Path:
+    """Where the default model of this version and settings belongs, whether it is there or not."""
+    speed = DEFAULT_SPEED
+    settings = f"{speed.prefill_layers}-{speed.anchor_tokens}-{speed.tail_tokens}"
+    name = f"{DEFAULT_MODEL}-{smollm2.PACKAGE}-{smollm2.PACKAGE_VERSION}-{settings}-build{_BUILD}"
+    return user_cache() / "models" / name
+
+
+def user_cache() -> Path:
+    """`$XDG_CACHE_HOME/sglang-speed`, or `~/.cache/sglang-speed` where the variable is unset or not absolute."""
+    root = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if root.is_absolute():
+        return root / "sglang-speed"
+    try:
+        return Path.home() / ".cache" / "sglang-speed"
+    except RuntimeError as error:
+        raise ConfigError("the default model needs a cache and this user has no home: set XDG_CACHE_HOME") from error
+
+
+@contextmanager
+def _build_lock(directory: Path) -> Iterator[None]:
+    """One builder at a time; the others wait here and then find the work done."""
+    from filelock import FileLock, Timeout
+
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(directory.parent / f"{directory.name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"sglang-speed: another process is building {directory}, waiting for it", file=sys.stderr)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _rebuild(directory: Path, damage: str) -> None:
+    gguf = smollm2.locate_gguf()
+    if directory.exists():
+        print(f"sglang-speed: {directory} is damaged ({damage}), building it again", file=sys.stderr)
+        discard(directory)
+    remove_leftovers(directory)
+    _require_space(directory.parent)
+    with _progress() as progress, new_directory(directory) as partial:
+        _build(gguf, partial, progress)
+
+
+def _build(gguf: Path, directory: Path, progress: Progress) -> None:
+    """Write the SPEED checkpoint into `directory`, the manifest last."""
+    step = progress.add_task("Reading the packaged model", total=None)
+    with TemporaryDirectory(dir=directory) as plain:
+        smollm2.write_llama_checkpoint(
+            gguf, Path(plain), track=lambda tensors: progress.track(list(tensors), description="Dequantizing")
+        )
+        progress.update(step, description=f"Converting to {DEFAULT_SPEED.prefill_layers} prefill layers")
+        fill_checkpoint(Path(plain), directory, DEFAULT_SPEED)
+    progress.update(step, description="Checksums")
+    write_manifest(directory)
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    """A progress bar on stderr, silent where stderr is not a terminal."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        yield progress
+
+
+def _require_space(directory: Path) -> None:
+    free = shutil.disk_usage(directory).free
+    if free < _NEEDED_BYTES:
+        raise ConfigError(
+            f"{directory} has {free // 2**20} MiB free and the default model needs {_NEEDED_BYTES // 2**20} MiB: free "
+            f"some space or {_OTHER_CACHE}"
+        )

@@ -1,0 +1,189 @@
+"""What a SPEED checkpoint is: its bands, what a token costs in each, and what can be gained at most.
+
+Reads config.json and safetensors headers only. Owns the table and the JSON of `sglang-speed inspect`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sglang_speed.checkpoints.weights import Weights, read_weights, require_layers
+from sglang_speed.config import SpeedConfig, is_speed_model, read_model_config
+from sglang_speed.errors import ConfigError
+from sglang_speed.method import DepthBand, ModelShape, depth_bands
+from sglang_speed.method.cost import (
+    decode_ceiling,
+    kv_bytes_per_generated_token,
+    kv_bytes_per_prompt_token,
+    prefill_ceiling,
+    request_kv_bytes,
+)
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+# SGLang serves float32 checkpoints as float16 unless told otherwise (`--dtype auto`)
+_SERVED_AS = {"float32": "float16"}
+_DTYPE_BYTES = {"float16": 2, "bfloat16": 2}
+_DECODE_BATCHES = (1, 8, 64)
+
+
+@dataclass(frozen=True)
+class Description:
+    """A SPEED checkpoint.
+
+    served_dtype: dtype of the weights and of the KV cache under SGLang's defaults; byte counts assume it.
+    context_len: longest request that the model was made for, in tokens.
+    """
+
+    path: Path
+    config: SpeedConfig
+    shape: ModelShape
+    served_dtype: str
+    context_len: int
+    weights: Weights
+
+    @property
+    def bands(self) -> tuple[DepthBand, ...]:
+        return depth_bands(self.config)
+
+    @property
+    def full_depth_kv_bytes(self) -> int:
+        """KV bytes of any token in the stock model."""
+        return self.config.num_layers * self.shape.kv_bytes_per_layer
+
+    @property
+    def prompt_token_kv_bytes(self) -> int:
+        return kv_bytes_per_prompt_token(self.shape, self.config)
+
+    @property
+    def generated_token_kv_bytes(self) -> int:
+        return kv_bytes_per_generated_token(self.shape, self.config)
+
+    @property
+    def request_extra_kv_bytes(self) -> int:
+        """KV bytes that a request's anchors and tail take in the deep band."""
+        num_deep_tokens = self.config.anchor_tokens + self.config.tail_tokens
+        return request_kv_bytes(self.shape, self.config, 0, num_deep_tokens)
+
+    def decode_ceilings(self) -> dict[int, float]:
+        """Decode ceiling at full context, by batch size."""
+        return {size: decode_ceiling(self.shape, self.config, self.context_len, size) for size in _DECODE_BATCHES}
+
+    def to_dict(self) -> dict[str, Any]:
+        """The description as JSON-serializable values."""
+        bands = [{"name": b.name, "first_layer": b.first_layer, "end_layer": b.end_layer} for b in self.bands]
+        return {
+            "path": str(self.path),
+            "num_layers": self.config.num_layers,
+            "speed": self.config.to_dict(),
+            "bands": bands,
+            "kv_bytes": {
+                "dtype": self.served_dtype,
+                "full_depth_token": self.full_depth_kv_bytes,
+                "prompt_token": self.prompt_token_kv_bytes,
+                "generated_token": self.generated_token_kv_bytes,
+                "extra_per_request": self.request_extra_kv_bytes,
+            },
+            "ceilings": {
+                "prefill": prefill_ceiling(self.config),
+                "decode": {"context_len": self.context_len, "by_batch_size": self.decode_ceilings()},
+            },
+            "weights": {
+                "num_parameters": self.weights.num_parameters,
+                "num_bytes": self.weights.num_bytes,
+                "dtype": self.weights.dtype,
+                "files": [path.name for path in self.weights.files],
+            },
+        }
+
+
+def describe(directory: Path) -> Description:
+    """Describe the SPEED checkpoint in `directory`; ConfigError where it is none or is not complete."""
+    config = read_model_config(directory)
+    if config is None or not is_speed_model(config):
+        problem = "is not a directory" if not directory.is_dir() else "is not a SPEED checkpoint"
+        raise ConfigError(
+            f"{directory} {problem}: make one from a Llama checkpoint with "
+            "`sglang-speed convert SOURCE DESTINATION --prefill-layers N`"
+        )
+    weights = read_weights(directory)
+    require_layers(weights, config, directory)
+    dtype = config.get("dtype") or config.get("torch_dtype") or weights.dtype
+    served_dtype = _SERVED_AS.get(dtype, dtype)
+    return Description(
+        path=directory,
+        config=SpeedConfig.from_model_config(config),
+        shape=model_shape(config, dtype_bytes=_DTYPE_BYTES.get(served_dtype, 2)),
+        served_dtype=served_dtype,
+        context_len=config.get("max_position_embeddings", 2048),
+        weights=weights,
+    )
+
+
+def model_shape(config: Mapping[str, Any], dtype_bytes: int = 2) -> ModelShape:
+    """The sizes in a Llama or SPEED config.json, with transformers' defaults for what may be left out."""
+    missing = [key for key in ("hidden_size", "intermediate_size", "num_attention_heads") if key not in config]
+    if missing:
+        raise ConfigError(f"{missing[0]} is missing in config.json: make or download the checkpoint again")
+    num_heads = config["num_attention_heads"]
+    return ModelShape(
+        hidden_size=config["hidden_size"],
+        intermediate_size=config["intermediate_size"],
+        num_heads=num_heads,
+        num_kv_heads=config.get("num_key_value_heads") or num_heads,
+        head_dim=config.get("head_dim") or config["hidden_size"] // num_heads,
+        vocab_size=config.get("vocab_size", 32000),
+        kv_dtype_bytes=dtype_bytes,
+        weight_dtype_bytes=dtype_bytes,
+    )
+
+
+def description_table(description: Description) -> Table:
+    """The description as a rich table of two columns."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(show_header=False, box=box.SIMPLE)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row("checkpoint", str(description.path))
+    for name, value in (*_method_rows(description), *_cost_rows(description), *_weight_rows(description)):
+        table.add_row(name, value)
+    return table
+
+
+def _method_rows(description: Description) -> Iterator[tuple[str, str]]:
+    config = description.config
+    tokens = {"shallow": "every token", "deep": "anchors, tail and generated tokens"}
+    for band in description.bands:
+        layers = f"layers {band.first_layer} to {band.end_layer - 1} ({band.num_layers} of {config.num_layers})"
+        yield f"{band.name} band", f"{layers}: {tokens[band.name]}"
+    if config.is_stock:
+        yield "", "no deep band: this is the stock model"
+    yield "anchors", f"{config.anchor_tokens} at the start of a prompt"
+    yield "tail", f"{config.tail_tokens} at the end of a prompt"
+
+
+def _cost_rows(description: Description) -> Iterator[tuple[str, str]]:
+    full = description.full_depth_kv_bytes
+    for name, size in (
+        ("KV per prompt token", description.prompt_token_kv_bytes),
+        ("KV per generated token", description.generated_token_kv_bytes),
+    ):
+        yield name, f"{size:,} bytes, {size / full:.0%} of full depth ({description.served_dtype})"
+    yield "KV per request", f"{description.request_extra_kv_bytes:,} bytes more, for anchors and tail"
+    yield "prefill ceiling", f"{prefill_ceiling(description.config):.2f}x"
+    decode = ", ".join(f"{ceiling:.2f}x at batch {size}" for size, ceiling in description.decode_ceilings().items())
+    yield "decode ceiling", f"{decode} ({description.context_len:,} tokens each)"
+
+
+def _weight_rows(description: Description) -> Iterator[tuple[str, str]]:
+    weights = description.weights
+    yield "weights", f"{weights.num_parameters:,} parameters, {weights.num_bytes:,} bytes, {weights.dtype}"
+    names = [path.name for path in weights.files]
+    shown = names if len(names) <= 2 else [f"{names[0]} to {names[-1]} ({len(names)} files)"]
+    yield "weight files", ", ".join(shown)
