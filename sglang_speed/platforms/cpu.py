@@ -1,84 +1,116 @@
 """SGLang's out-of-tree platform for machines without an accelerator.
 
-Owns which pieces of SGLang run on a CPU and the defaults of the server arguments there. Must not change what the user
-asked for, and must not touch SGLang beyond its platform interface and its attention registry.
+Owns which pieces of SGLang run on a CPU, and the defaults of the server arguments there. Must not change what the user
+asked for, and touches SGLang through its platform interface and its attention registry only; `cpu_hooks` has the rest.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import psutil
 import torch
 from sglang.srt.platforms.cpu import CpuDeviceMixin
 from sglang.srt.platforms.device_mixin import PlatformEnum
 from sglang.srt.platforms.interface import SRTPlatform
 
 if TYPE_CHECKING:
+    from sglang.srt.mem_cache.allocator.base import BaseTokenToKVPoolAllocator
     from sglang.srt.server_args import ServerArgs
 
-MEM_FRACTION_STATIC = 0.8
+ATTENTION_BACKEND = "torch_native"
+"""Name under which our backend stands in: by it SGLang knows that Triton kernels cannot run."""
 MAX_RUNNING_REQUESTS = 16
 CHUNKED_PREFILL_SIZE = 2048
+MEM_FRACTION_STATIC = 0.8
 
 
 def activate() -> str | None:
-    """Entry point of the group `sglang.srt.platforms`: the platform's name, or None where another platform serves."""
+    """Entry point of the group `sglang.srt.platforms`: our class, or None where SGLang has a platform of its own."""
     has_accelerator = torch.cuda.is_available() or torch.xpu.is_available()
     if has_accelerator or os.environ.get("SGLANG_USE_CPU_ENGINE") == "1":
         return None
-    return "sglang_speed.platforms.cpu.CpuPlatform"
+    # Threads that wait actively slow decoding down 35x where other processes are busy. The OpenMP runtime reads this
+    # as it is loaded, so it serves the processes that SGLang starts from here on.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    return f"{CpuPlatform.__module__}.{CpuPlatform.__qualname__}"
 
 
-class CpuPlatform(SRTPlatform, CpuDeviceMixin):
-    """SGLang on a CPU with operators in plain PyTorch."""
+class CpuPlatform(CpuDeviceMixin, SRTPlatform):  # type: ignore[misc]
+    """Operators in plain PyTorch, our attention backend, allocators without Triton, a bounded KV pool.
+
+    Not SGLang's own CPU platform: that one expects a kernel library that the published wheels do not contain. Hence
+    `_enum` says out-of-tree, and `is_cpu()` is false.
+    """
 
     _enum = PlatformEnum.OOT
-    device_name = "cpu"
-    device_type = "cpu"
 
-    def get_device(self, device_id: int | None = 0) -> str:
+    def get_device(self, local_rank: int | None = None) -> str:
+        """A string: SGLang splits it at a colon."""
         return "cpu"
 
-    def get_device_total_memory(self, device_id: int = 0) -> int:
-        return int(psutil.virtual_memory().total)
+    def init_backend(self) -> None:
+        """Runs in every worker before a model runner is built."""
+        from sglang.srt.layers.attention.attention_registry import register_attention_backend
 
-    def get_current_memory_usage(self, device: torch.device | None = None) -> float:
-        memory = psutil.virtual_memory()
-        return float(memory.total - memory.available)
-
-    def is_pin_memory_available(self, device: Any = None) -> bool:
-        return False
-
-    def get_dispatch_key_name(self) -> str:
-        return "native"
+        register_attention_backend(ATTENTION_BACKEND)(_build_attention_backend)
 
     def get_default_attention_backend(self) -> str:
-        return "torch_native"
-
-    def get_compile_backend(self, mode: str | None = None) -> str:
-        return "inductor"
+        return ATTENTION_BACKEND
 
     def get_mha_kv_pool_cls(self) -> type:
-        from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool
+        from sglang_speed.platforms.cpu_memory import CpuKVPool
 
-        return MHATokenToKVPool
+        return CpuKVPool
 
-    def get_paged_allocator_cls(self) -> type:
-        from sglang_speed.platforms.cpu_allocator import allocator_for_page_size
+    def get_paged_allocator_cls(self) -> Callable[..., BaseTokenToKVPoolAllocator]:
+        """SGLang asks for the allocator of any page size here."""
+        from sglang_speed.platforms.cpu_memory import build_allocator
 
-        return allocator_for_page_size
+        return build_allocator
+
+    def get_torch_profiler_activity_str(self) -> str:
+        return "CPU"
+
+    def get_torch_profiler_activity(self) -> torch.profiler.ProfilerActivity:
+        return torch.profiler.ProfilerActivity.CPU
 
     def apply_server_args_defaults(self, server_args: ServerArgs) -> None:
-        server_args.attention_backend = "torch_native"
+        """Fill in what the user left open.
+
+        `dtype` auto becomes bfloat16: SGLang would run a float32 checkpoint as float16, for which CPUs have no fast
+        matrix products. float16 and float32 are kept where they are asked for. `attention_backend` is ours: SGLang has
+        put one for another kernel library in its place. `hooks.bound_kv_bytes` bounds the KV pool.
+        """
+        server_args.attention_backend = ATTENTION_BACKEND
         server_args.sleep_on_idle = True
         if server_args.dtype == "auto":
             server_args.dtype = "bfloat16"
-        if server_args.max_running_requests is None:
-            server_args.max_running_requests = MAX_RUNNING_REQUESTS
-        if server_args.chunked_prefill_size is None:
-            server_args.chunked_prefill_size = CHUNKED_PREFILL_SIZE
-        if server_args.mem_fraction_static is None:
-            server_args.mem_fraction_static = MEM_FRACTION_STATIC
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        for name, default in (
+            ("max_running_requests", MAX_RUNNING_REQUESTS),
+            ("chunked_prefill_size", CHUNKED_PREFILL_SIZE),
+            ("mem_fraction_static", MEM_FRACTION_STATIC),
+        ):
+            if getattr(server_args, name) is None:
+                setattr(server_args, name, default)
+        if server_args.tp_size > 1:
+            share_cores(server_args.tp_size)
+
+
+def share_cores(num_ranks: int) -> None:
+    """Give each tensor-parallel rank its part of the cores, by the environment that the ranks inherit.
+
+    Without it SGLang refuses more ranks than NUMA nodes, and every rank starts a thread for every core.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    num_each = max(1, len(cores) // num_ranks)
+    parts = [cores[rank * num_each % len(cores) :][:num_each] for rank in range(num_ranks)]
+    os.environ.setdefault("SGLANG_CPU_OMP_THREADS_BIND", "|".join(",".join(map(str, part)) for part in parts))
+    os.environ.setdefault("OMP_NUM_THREADS", str(num_each))
+
+
+def _build_attention_backend(model_runner: Any) -> Any:
+    from sglang_speed.attention.cpu import CpuAttnBackend
+
+    return CpuAttnBackend(model_runner)

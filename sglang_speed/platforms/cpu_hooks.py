@@ -5,7 +5,6 @@ Owns the functions and their declarations. Must not apply them: the plugin does,
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -24,7 +23,8 @@ KV_BUDGET_SHARE = 0.25
 
 def allocate_token_bitmask(vocab_size: int, batch_size: int) -> torch.Tensor:
     """A bitmask that allows every token, in ordinary memory. Returns int32 [batch_size, ceil(vocab_size / 32)]."""
-    return xgrammar.allocate_token_bitmask(batch_size, vocab_size)
+    bitmask: torch.Tensor = xgrammar.allocate_token_bitmask(batch_size, vocab_size)
+    return bitmask
 
 
 def apply_vocab_mask(logits: torch.Tensor, vocab_mask: torch.Tensor) -> None:
@@ -38,12 +38,12 @@ def apply_vocab_mask_of_grammar(_grammar: object, logits: torch.Tensor, vocab_ma
 
 
 def bound_kv_bytes(profiled_bytes: int, configurator: KVCacheConfigurator, pre_model_load_memory: float) -> int:
-    """Bytes of this rank's KV pool: SGLang's profile, bounded where the user chose neither tokens nor a memory share."""
+    """Bytes of this rank's KV pool: as profiled, bounded where the user set neither tokens nor a share of memory."""
     args = configurator.server_args
-    if args.max_total_tokens is not None or not math.isclose(args.mem_fraction_static, MEM_FRACTION_STATIC):
+    if args.max_total_tokens is not None or args.mem_fraction_static != MEM_FRACTION_STATIC:
         return profiled_bytes
-    budget = min(KV_BUDGET_BYTES, int(profiled_bytes * KV_BUDGET_SHARE))
-    return budget // (args.tp_size * args.pp_size)
+    num_ranks: int = args.tp_size * args.pp_size
+    return min(KV_BUDGET_BYTES, int(profiled_bytes * KV_BUDGET_SHARE)) // num_ranks
 
 
 HOOKS: tuple[Hook, ...] = (
