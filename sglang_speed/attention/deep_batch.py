@@ -129,7 +129,5 @@ def _extend_view(
     )
 
 
-def _to_device(
-    values: Sequence[int] | np.ndarray, device: torch.device, dtype: torch.dtype = torch.int64
-) -> Tensor:
+def _to_device(values: Sequence[int] | np.ndarray, device: torch.device, dtype: torch.dtype = torch.int64) -> Tensor:
     return torch.as_tensor(values, dtype=dtype).to(device, non_blocking=True)

@@ -55,8 +55,8 @@ def split_kv_bytes(
     prompt_tokens = (budget_bytes - deep_bytes) // shallow_cell // page_size * page_size
     if prompt_tokens <= 0:
         raise ConfigError(
-            f"{DEEP_TOKENS_VARIABLE}={override} deep tokens take {deep_bytes} of the {budget_bytes} bytes for KV, which "
-            "leaves no prompt tokens; lower it or raise --mem-fraction-static"
+            f"{DEEP_TOKENS_VARIABLE}={override} deep tokens take {deep_bytes} of the {budget_bytes} bytes for KV, "
+            "which leaves no prompt tokens; lower it or raise --mem-fraction-static"
         )
     return KVSplit(prompt_tokens, deep_tokens_beside(config, prompt_tokens, override))
 

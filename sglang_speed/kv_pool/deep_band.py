@@ -189,8 +189,8 @@ class DeepBand:
         slots = self.allocator.alloc(num_slots)
         if slots is None:
             raise IntegrityError(
-                f"the deep band has {self.allocator.available_size()} free slots of {self.capacity} and {num_slots} are "
-                f"wanted by rows that were admitted; {len(self.rows)} rows own {self._num_owned_by_rows()}"
+                f"the deep band has {self.allocator.available_size()} free slots of {self.capacity} and {num_slots} "
+                f"are wanted by rows that were admitted; {len(self.rows)} rows own {self._num_owned_by_rows()}"
             )
         return slots
 
@@ -210,8 +210,9 @@ class DeepBand:
         held = [self.table[row, s.first_owned : s.length].long() for row, s in self.rows.items()]
         held += [entry.slots for entry in self.anchors.entries.values()]
         slots = torch.cat([*held, torch.empty(0, dtype=torch.int64, device=self.table.device)])
-        if slots.unique().numel() != slots.numel():
-            violations.append(f"{slots.numel()} owned slots, only {slots.unique().numel()} of them distinct")
+        num_distinct = len(set(slots.tolist()))
+        if num_distinct != slots.numel():
+            violations.append(f"{slots.numel()} owned slots, only {num_distinct} of them distinct")
         if slots.numel() and not 1 <= int(slots.min()) <= int(slots.max()) <= self.capacity:
             violations.append(f"slots {int(slots.min())}..{int(slots.max())} are not within 1..{self.capacity}")
         for key, entry in self.anchors.entries.items():

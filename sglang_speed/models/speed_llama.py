@@ -56,6 +56,7 @@ class SpeedLlamaModel(LlamaModel):
             with forward_context(ForwardContext(attn_backend=backend.deep)):
                 return self._normed(self._run(band, positions, stream, batch.forward_batch))
         hidden, residual = stream
+        assert residual is not None, "the shallow band has at least one layer"
         out = torch.zeros_like(hidden)
         if batch.rows.numel() == 0:
             return out

@@ -12,7 +12,7 @@ from transformers import AutoConfig, LlamaConfig
 from sglang_speed.config import MODEL_TYPE, SpeedConfig
 
 
-class SpeedLlamaConfig(LlamaConfig):  # type: ignore[misc]
+class SpeedLlamaConfig(LlamaConfig):
     """A Llama configuration with a `speed` object; ConfigError where that object is missing or wrong.
 
     speed: `prefill_layers` and, where they differ from the defaults, `anchor_tokens` and `tail_tokens`. It is kept

@@ -23,7 +23,7 @@ IGNORED_LABEL = -100
 
 
 @dataclass
-class SpeedOutput(ModelOutput):  # type: ignore[misc]
+class SpeedOutput(ModelOutput):
     """What a forward gives for its deep tokens.
 
     logits: [batch, num_deep, vocab].
@@ -36,7 +36,7 @@ class SpeedOutput(ModelOutput):  # type: ignore[misc]
     positions: Tensor | None = None
 
 
-class SpeedLlamaForCausalLM(LlamaForCausalLM):  # type: ignore[misc]
+class SpeedLlamaForCausalLM(LlamaForCausalLM):
     """A Llama whose prompt tokens stop at the cutoff, except the anchors and the tail."""
 
     config: SpeedLlamaConfig

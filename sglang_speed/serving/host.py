@@ -23,8 +23,8 @@ def check_version() -> None:
     found = version("sglang")
     if found != TESTED_SGLANG:
         raise HostMismatch(
-            f"sglang_speed is tested with sglang=={TESTED_SGLANG} and changes parts of it; {found} is installed; install "
-            f"sglang=={TESTED_SGLANG}, or uninstall sglang-speed to serve other models with this one"
+            f"sglang_speed is tested with sglang=={TESTED_SGLANG} and changes parts of it; {found} is installed; "
+            f"install sglang=={TESTED_SGLANG}, or uninstall sglang-speed to serve other models with this one"
         )
 
 
@@ -49,8 +49,9 @@ def require_host(hooks: tuple[Hook, ...] | None = None) -> None:
     missing = [hook.target for hook in hooks if not is_in_place(hook)]
     if missing:
         raise HostMismatch(
-            f"sglang_speed: {len(missing)} of its {len(hooks)} changes to SGLang are not in place: {', '.join(missing)}; "
-            "look for the first error in the log above (SGLANG_PLUGINS must not leave out sglang_speed)"
+            f"sglang_speed: {len(missing)} of its {len(hooks)} changes to SGLang are not in place: "
+            f"{', '.join(missing)}; look for the first error in the log above, and whether SGLANG_PLUGINS leaves out "
+            "sglang_speed"
         )
 
 

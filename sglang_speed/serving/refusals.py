@@ -93,8 +93,8 @@ def refuse_unsupported(_: Any, args: Any) -> None:
     for refusal in REFUSALS:
         if refusal.is_set(args):
             raise ConfigError(
-                f"sglang_speed: {refusal.flag} is not supported with a SPEED model ({refusal.reason}); leave it out, or "
-                "serve the full-depth checkpoint"
+                f"sglang_speed: {refusal.flag} is not supported with a SPEED model ({refusal.reason}); leave it out, "
+                "or serve the full-depth checkpoint"
             )
     if not config.is_stock:
         _check_attention_backends(args)

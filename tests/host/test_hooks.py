@@ -1,0 +1,92 @@
+"""Every declared change to SGLang: its target exists, takes what we expect, and is checked before serving."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+import textwrap
+
+import pytest
+from sglang.srt.plugins import load_plugins
+
+from sglang_speed import TESTED_SGLANG
+from sglang_speed.errors import HostMismatch
+from sglang_speed.platforms.cpu_hooks import HOOKS as CPU_HOOKS
+from sglang_speed.serving import host
+from sglang_speed.serving.hook import Hook
+from sglang_speed.serving.hooks import SERVING_HOOKS, declared_hooks
+
+ALL_HOOKS = SERVING_HOOKS + CPU_HOOKS
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _plugins() -> None:
+    load_plugins()
+
+
+@pytest.mark.parametrize("hook", ALL_HOOKS, ids=lambda hook: hook.target.removeprefix("sglang.srt."))
+def test_a_hook_fits_the_pinned_host(hook: Hook) -> None:
+    host.check_target(hook)
+
+
+@pytest.mark.parametrize("hook", ALL_HOOKS, ids=lambda hook: hook.target.removeprefix("sglang.srt."))
+def test_a_hook_says_why_it_is_needed_and_when_it_can_go(hook: Hook) -> None:
+    assert len(hook.reason) > 10
+    assert len(hook.remove_when) > 10
+
+
+def test_no_target_is_hooked_twice() -> None:
+    targets = [hook.target for hook in ALL_HOOKS]
+    assert len(set(targets)) == len(targets)
+
+
+def test_all_hooks_are_in_place_after_sglang_loaded_its_plugins() -> None:
+    host.require_host()
+
+
+def test_a_target_with_other_parameters_is_a_host_mismatch() -> None:
+    changed = dataclasses.replace(SERVING_HOOKS[0], parameters=("self", "more"))
+    with pytest.raises(HostMismatch, match=r"takes \('self',\), expected \('self', 'more'\)"):
+        host.check_target(changed)
+
+
+def test_a_target_that_is_gone_is_a_host_mismatch() -> None:
+    gone = dataclasses.replace(SERVING_HOOKS[0], target="sglang.srt.server_args.ServerArgs.gone")
+    with pytest.raises(HostMismatch, match=r"ServerArgs\.gone is not in this SGLang"):
+        host.check_target(gone)
+
+
+def test_a_hook_that_was_not_installed_stops_the_model() -> None:
+    absent = dataclasses.replace(SERVING_HOOKS[0], function=lambda args: None)
+    with pytest.raises(HostMismatch, match=r"1 of its .* not in place: .*ServerArgs\.__post_init__"):
+        host.require_host((*declared_hooks(), absent))
+
+
+def test_a_module_that_still_calls_the_unhooked_function_stops_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sglang.srt.managers import schedule_batch
+
+    unhooked = schedule_batch.alloc_for_decode.__wrapped__
+    monkeypatch.setattr(schedule_batch, "alloc_for_decode", unhooked)
+    with pytest.raises(HostMismatch, match="alloc_for_decode"):
+        host.require_host()
+
+
+def test_another_version_of_sglang_is_a_host_mismatch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "version", lambda name: "0.5.18")
+    with pytest.raises(HostMismatch, match=rf"sglang=={TESTED_SGLANG} .* 0\.5\.18 is installed; install"):
+        host.require_host()
+
+
+def test_a_mismatch_ends_the_process_although_sglang_swallows_plugin_errors() -> None:
+    program = textwrap.dedent("""
+        from sglang_speed.serving import host
+        host.version = lambda name: "0.5.18"
+        from sglang.srt.plugins import load_plugins
+        load_plugins()
+        print("still alive")
+    """)
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=False)
+    assert ended.returncode == 1
+    assert "still alive" not in ended.stdout
+    assert "sglang_speed is tested with sglang==" in ended.stderr

@@ -1,0 +1,174 @@
+"""The deep band's bookkeeping, without SGLang: every slot has one owner, whatever happens."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sglang_speed.config import SpeedConfig
+from sglang_speed.errors import IntegrityError
+from sglang_speed.kv_pool.deep_band import Admission, DeepBand
+from sglang_speed.method.policy import SpeedPolicy
+from tests.kv_pool.simple_allocator import SimpleAllocator
+
+POLICY = SpeedPolicy(SpeedConfig(8, 6, anchor_tokens=2, tail_tokens=3))
+KEY = (None, (0, 7))
+
+
+def band(size: int = 64, num_rows: int = 9, width: int = 32) -> DeepBand:
+    return DeepBand(SimpleAllocator(size), num_rows, width, "cpu", anchor_tokens=2)
+
+
+def admission(row: int, prompt_len: int = 20, key: object = KEY, first_chunk_end: int | None = None) -> Admission:
+    deep = POLICY.deep_tokens(prompt_len)
+    return Admission(row, deep, prompt_len, prompt_len if first_chunk_end is None else first_chunk_end, key)
+
+
+def step(deep: DeepBand, row: int, num_tokens: int) -> None:
+    """One decode step of a row that has `num_tokens` tokens."""
+    rows = torch.tensor([row])
+    deep.extend_by_one([row], rows, torch.tensor([num_tokens]))
+
+
+def test_a_cold_request_takes_slots_for_its_anchors_and_its_tail() -> None:
+    deep = band()
+    deep.admit([admission(1)])
+    assert deep.num_used == 2 + 3
+    assert deep.rows[1].length == 5
+    assert deep.gap[1] == deep.gap_cpu[1] == 20 - 3 - 2
+    deep.check_integrity()
+
+
+def test_a_second_request_shares_the_anchors_of_the_first() -> None:
+    deep = band()
+    deep.admit([admission(1)])
+    deep.admit([admission(2)])
+    assert deep.num_used == 2 + 3 + 3
+    assert deep.rows[2].anchors_cached
+    assert torch.equal(deep.table[1, :2], deep.table[2, :2])
+
+
+def test_requests_that_start_cold_together_each_compute_their_own_anchors() -> None:
+    deep = band()
+    deep.admit([admission(1), admission(2)])
+    assert not deep.rows[1].anchors_cached
+    assert not deep.rows[2].anchors_cached
+    assert not set(deep.table[1, :5].tolist()) & set(deep.table[2, :5].tolist())
+    deep.check_integrity()
+
+
+def test_a_chunk_that_ends_among_the_anchors_keeps_them_private() -> None:
+    deep = band()
+    deep.admit([admission(1, first_chunk_end=1)])
+    assert KEY not in deep.anchors
+    deep.release(1)
+    assert deep.num_used == 0
+
+
+def test_anchors_outlive_their_request_and_are_all_that_is_left_when_idle() -> None:
+    deep = band()
+    deep.admit([admission(1)])
+    step(deep, 1, 20)
+    deep.release(1)
+    assert deep.num_used == 2 == deep.anchors.num_slots
+    deep.check_idle()
+
+
+def test_decode_appends_where_the_length_less_the_gap_says() -> None:
+    deep = band()
+    deep.admit([admission(1)])
+    step(deep, 1, 20)
+    assert deep.rows[1].length == 6
+    assert deep.table[1, 5] != 0
+    deep.check_integrity()
+
+
+def test_used_anchors_are_never_evicted_and_unused_ones_give_way() -> None:
+    deep = band(size=10)
+    deep.admit([admission(1)])
+    assert not deep.reclaim(6)
+    deep.release(1)
+    assert deep.num_available == 10
+    assert deep.reclaim(10)
+    assert KEY not in deep.anchors
+
+
+def test_anchors_fill_at_most_their_share_of_the_pool() -> None:
+    deep = band(size=64)
+    for number in range(20):
+        deep.admit([admission(1, key=(None, (0, number)))])
+        deep.release(1)
+    assert deep.anchors.num_slots == 8
+    assert (None, (0, 19)) in deep.anchors
+    assert (None, (0, 0)) not in deep.anchors
+
+
+def test_without_a_key_anchors_are_never_shared() -> None:
+    deep = band()
+    deep.admit([admission(1, key=None)])
+    deep.admit([admission(2, key=None)])
+    assert deep.num_used == 10
+    assert not deep.anchors.entries
+
+
+def test_running_out_of_slots_is_an_integrity_error_with_numbers() -> None:
+    deep = band(size=4)
+    with pytest.raises(IntegrityError, match="4 free slots of 4 and 5 are wanted"):
+        deep.admit([admission(1)])
+
+
+def test_a_lost_slot_is_reported_with_both_sides_of_the_sum() -> None:
+    deep = band()
+    deep.admit([admission(1)])
+    deep.rows[1].length -= 1
+    with pytest.raises(IntegrityError, match="!= capacity 64"):
+        deep.check_integrity()
+
+
+def test_a_slot_owned_twice_is_reported() -> None:
+    deep = band()
+    deep.admit([admission(1, key=None), admission(2, key=None)])
+    deep.table[2, 4] = deep.table[1, 4]
+    with pytest.raises(IntegrityError, match="only 9 of them distinct"):
+        deep.check_integrity()
+
+
+def test_a_row_left_behind_is_reported_when_idle() -> None:
+    deep = band()
+    deep.admit([admission(3)])
+    with pytest.raises(IntegrityError, match=r"rows \[3\] own"):
+        deep.check_idle()
+
+
+def test_clearing_forgets_rows_and_anchors() -> None:
+    deep = band()
+    deep.admit([admission(1)])
+    deep.clear()
+    assert (deep.num_used, deep.rows, len(deep.anchors.entries)) == (0, {}, 0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_no_history_loses_or_doubles_a_slot(data: st.DataObject) -> None:
+    deep, lengths = band(size=40, num_rows=7), dict[int, int]()
+    for _ in range(data.draw(st.integers(1, 40))):
+        row = data.draw(st.integers(1, 6))
+        if row not in lengths:
+            prompt_len = data.draw(st.integers(1, 25))
+            key = (None, (0, data.draw(st.integers(0, 3)))) if prompt_len >= 5 else None
+            if deep.num_available < POLICY.deep_tokens(prompt_len).num_before(prompt_len) + 2:
+                continue
+            deep.admit([admission(row, prompt_len, key, data.draw(st.integers(1, prompt_len)))])
+            lengths[row] = prompt_len
+        elif data.draw(st.booleans()) and deep.rows[row].length < deep.width and deep.reclaim(1):
+            step(deep, row, lengths[row])
+            lengths[row] += 1
+        else:
+            deep.release(row)
+            del lengths[row]
+        deep.check_integrity()
+    for row in lengths:
+        deep.release(row)
+    deep.check_idle()
