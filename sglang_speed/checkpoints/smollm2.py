@@ -147,7 +147,13 @@ def _tokenizer_config(reader: GGUFReader, config: dict[str, Any]) -> dict[str, A
 
 def _write_tokenizer(reader: GGUFReader, path: Path) -> None:
     """tokenizer.json with the published pipeline: individual digits, then byte-level BPE without a prefix space."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from tokenizers import (  # type: ignore[import-untyped]
+        AddedToken,
+        Tokenizer,
+        decoders,
+        models,
+        pre_tokenizers,
+    )
 
     tokens: list[str] = _field(reader, "tokenizer.ggml.tokens")
     merges = [tuple(merge.split(" ")) for merge in _field(reader, "tokenizer.ggml.merges")]
@@ -171,7 +177,7 @@ def _write_license(directory: Path) -> None:
 def _llama_name(gguf_name: str) -> str:
     """`blk.3.attn_q.weight` is `model.layers.3.self_attn.q_proj.weight`."""
     match = re.fullmatch(r"(?:blk\.(\d+)\.)?(\w+)\.weight", gguf_name)
-    assert match and match[2] in _NAMES, f"{gguf_name} is not a tensor of the pinned file"
+    assert match, f"{gguf_name} is not a tensor of the pinned file"
     layer = f"model.layers.{match[1]}." if match[1] else ""
     return f"{layer}{_NAMES[match[2]]}.weight"
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from sglang_speed.config import SpeedConfig
 from sglang_speed.errors import ConfigError
 
-DEEP_SHARE = 0.06
+DEEP_PERCENT = 6
 DEEP_TOKENS_VARIABLE = "SGLANG_SPEED_DEEP_TOKENS"
 
 
@@ -26,13 +26,13 @@ class KVSplit:
 def deep_tokens_beside(config: SpeedConfig, prompt_tokens: int, override: int | None = None) -> int:
     """Deep tokens that go with a shallow pool of `prompt_tokens`.
 
-    Bytes `S*Lc` are the share `1 - DEEP_SHARE` of the whole, so `D = S * Lc/(L-Lc) * share/(1-share)`.
+    The shallow pool's bytes `S*Lc` are 94 parts of 100, the deep pool's `D*(L-Lc)` the other 6.
     """
     if config.is_stock:
         return 0
     if override is not None:
         return override
-    return int(prompt_tokens * config.prefill_layers / config.num_deep_layers * DEEP_SHARE / (1 - DEEP_SHARE))
+    return prompt_tokens * config.prefill_layers * DEEP_PERCENT // (config.num_deep_layers * (100 - DEEP_PERCENT))
 
 
 def split_kv_bytes(
@@ -51,7 +51,7 @@ def split_kv_bytes(
     elif override is not None:
         deep_bytes = override * deep_cell
     else:
-        deep_bytes = int(budget_bytes * DEEP_SHARE)
+        deep_bytes = -(-budget_bytes * DEEP_PERCENT // 100)
     prompt_tokens = (budget_bytes - deep_bytes) // shallow_cell // page_size * page_size
     if prompt_tokens <= 0:
         raise ConfigError(
