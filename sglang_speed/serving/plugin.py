@@ -7,10 +7,15 @@ look as expected never gets as far as serving.
 from __future__ import annotations
 
 import logging
+import os
+import sys
 
 from sglang_speed.errors import HostMismatch
 
 logger = logging.getLogger(__name__)
+
+MODELS_PACKAGE = "sglang_speed.models"
+EXTERNAL_MODELS_VARIABLE = "SGLANG_EXTERNAL_MODEL_PACKAGE"
 
 
 def register() -> None:
@@ -27,7 +32,6 @@ def _install() -> None:
     from sglang_speed.serving.host import check_target, check_version
 
     check_version()
-    from sglang.srt.models.registry import ModelRegistry
     from sglang.srt.plugins.hook_registry import HookRegistry
 
     from sglang_speed.reference.configuration import register as register_configuration
@@ -37,4 +41,19 @@ def _install() -> None:
         check_target(hook)
         HookRegistry.register(hook.target, hook.function, hook.kind)
     register_configuration()
-    ModelRegistry.register("sglang_speed.models", strict=True)
+    _register_models()
+
+
+def _register_models() -> None:
+    """Let SGLang's model registry find ours.
+
+    The registry imports every model file, seconds that only scheduler processes need; the variable makes it read
+    our package when it is imported. Where that has happened, or the user has a package there, we add ours at once.
+    """
+    is_imported = "sglang.srt.models.registry" in sys.modules
+    if not is_imported and os.environ.get(EXTERNAL_MODELS_VARIABLE, "") in ("", MODELS_PACKAGE):
+        os.environ[EXTERNAL_MODELS_VARIABLE] = MODELS_PACKAGE
+        return
+    from sglang.srt.models.registry import ModelRegistry
+
+    ModelRegistry.register(MODELS_PACKAGE, overwrite=True, strict=True)
