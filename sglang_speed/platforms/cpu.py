@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 ATTENTION_BACKEND = "torch_native"
 """Name under which our backend stands in: by it SGLang knows that Triton kernels cannot run."""
+FILLED_IN_BACKENDS = (None, "intel_amx")
+"""What SGLang leaves or puts in place of a backend that the user did not name."""
 MAX_RUNNING_REQUESTS = 16
 CHUNKED_PREFILL_SIZE = 2048
 MEM_FRACTION_STATIC = 0.8
@@ -80,10 +82,11 @@ class CpuPlatform(CpuDeviceMixin, SRTPlatform):  # type: ignore[misc]
         """Fill in what the user left open.
 
         `dtype` auto becomes bfloat16: SGLang would run a float32 checkpoint as float16, for which CPUs have no fast
-        matrix products. float16 and float32 are kept where they are asked for. `attention_backend` is ours: SGLang has
-        put one for another kernel library in its place. `hooks.bound_kv_bytes` bounds the KV pool.
+        matrix products. float16 and float32 are kept where they are asked for. `attention_backend` becomes ours where
+        SGLang has put one for another kernel library in its place. `hooks.bound_kv_bytes` bounds the KV pool.
         """
-        server_args.attention_backend = ATTENTION_BACKEND
+        if server_args.attention_backend in FILLED_IN_BACKENDS:
+            server_args.attention_backend = ATTENTION_BACKEND
         server_args.sleep_on_idle = True
         if server_args.dtype == "auto":
             server_args.dtype = "bfloat16"

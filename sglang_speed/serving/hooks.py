@@ -134,11 +134,11 @@ OBSERVER_HOOKS = (
         remove_when="pool statistics are open to request pools",
     ),
     Hook(
-        target=f"{_COMPONENTS}.invariant_checker.SchedulerInvariantChecker._check_all_pools",
-        parameters=("self", "ps", "uncached"),
+        target=f"{_COMPONENTS}.invariant_checker.SchedulerInvariantChecker._check_req_pool",
+        parameters=("self",),
         kind=HookType.AFTER,
         function=observe.check_when_idle,
-        reason="the deep band is checked when SGLang checks its own pools",
+        reason="the deep band is checked when SGLang, idle, checks its request table",
         remove_when="SGLang calls a check of the request pool",
     ),
     Hook(

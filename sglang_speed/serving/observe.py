@@ -42,17 +42,13 @@ def add_deep_stats(stats: PoolStats, observer: SchedulerPoolStatsObserver) -> Po
     return BandedPoolStats(**vars(stats), deep_num_used=pool.deep.num_used, deep_capacity=pool.deep.capacity)
 
 
-def check_when_idle(_: Any, checker: Any, ps: PoolStats, uncached: int = 0) -> None:
-    """Hook after SchedulerInvariantChecker._check_all_pools; raises IntegrityError, which stops the server.
+def check_when_idle(_: Any, checker: Any) -> None:
+    """Hook after SchedulerInvariantChecker._check_req_pool, which SGLang calls when it is idle and only then.
 
-    SGLang calls it when idle, and from its watchdog when a step hangs; rows are live only in the second case.
+    Raises IntegrityError, which stops the server.
     """
     pool = banded(checker.req_to_token_pool)
-    if pool is None:
-        return
-    if checker.pool_stats_observer.active_pool_idxs():
-        pool.deep.check_integrity()
-    else:
+    if pool is not None:
         pool.deep.check_idle()
 
 
