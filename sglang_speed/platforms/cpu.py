@@ -36,6 +36,9 @@ def activate() -> str | None:
     # Threads that wait actively slow decoding down 35x where other processes are busy. The OpenMP runtime reads this
     # as it is loaded, so it serves the processes that SGLang starts from here on.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # SGLang compiles small functions when a request first needs them: with a repetition penalty that is half a minute in
+    # which the server answers nobody, and its end where there is no C++ compiler.
+    os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
     return f"{CpuPlatform.__module__}.{CpuPlatform.__qualname__}"
 
 
@@ -88,6 +91,7 @@ class CpuPlatform(CpuDeviceMixin, SRTPlatform):  # type: ignore[misc]
         if server_args.attention_backend in FILLED_IN_BACKENDS:
             server_args.attention_backend = ATTENTION_BACKEND
         server_args.sleep_on_idle = True
+        server_args.disable_custom_all_reduce = True
         if server_args.dtype == "auto":
             server_args.dtype = "bfloat16"
         for name, default in (
