@@ -33,8 +33,6 @@ Placement = Literal["hard link", "symlink", "copy"]
 _LLAMA_ARCHITECTURE = "LlamaForCausalLM"
 _LLAMA_MODEL_TYPE = "llama"
 _CONFIG_NAME = "config.json"
-_TOKENIZER_CONFIG_NAME = "tokenizer_config.json"
-_TOKENIZER_MODELS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 _TEMPLATES = "additional_chat_templates"
 # weights in any format: the safetensors of the model are placed one by one, the rest is left behind
 _WEIGHT_SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx", ".ot"}
@@ -81,7 +79,6 @@ def fill_checkpoint(source: Path, directory: Path, speed: SpeedConfig, *, copy: 
     config = read_source_config(source)
     placements = [_place(path, directory / path.name, copy) for path in find_weight_files(source)]
     _copy_other_files(source, directory)
-    _declare_tokenizer_class(directory, config)
     _write_json(directory / _CONFIG_NAME, speed_model_config(config, speed))
     return max(placements, key=("hard link", "copy", "symlink").index)
 
@@ -131,7 +128,8 @@ def _rope_in_one_object(config: Mapping[str, Any]) -> dict[str, Any]:
     """`rope_scaling` and `rope_theta` as `rope_parameters`, the form in which transformers 5 keeps them.
 
     SGLang's detokenizer process knows no `speed_llama`, so AutoTokenizer reads config.json there as a bare
-    PreTrainedConfig, which fails on the old form (transformers 5.12.1, configuration_utils.py, __post_init__).
+    PreTrainedConfig, which fails on the old form of Llama 3.1 (transformers 5.12.1, configuration_utils.py,
+    __post_init__: it looks for `max_position_embeddings` before that is set).
     """
     scaling = config.get("rope_scaling")
     if not scaling:
@@ -173,25 +171,6 @@ def _travels(name: str) -> bool:
     if name.startswith(".") or name in (_CONFIG_NAME, MANIFEST_NAME):
         return False
     return Path(name).suffix not in _WEIGHT_SUFFIXES
-
-
-def _declare_tokenizer_class(directory: Path, config: Mapping[str, Any]) -> None:
-    """Name the tokenizer class, so that no process has to infer it from a model type that it does not know."""
-    if not any((directory / name).is_file() for name in _TOKENIZER_MODELS):
-        return
-    path = directory / _TOKENIZER_CONFIG_NAME
-    tokenizer_config = _read_json(path) if path.is_file() else {}
-    if tokenizer_config.get("tokenizer_class") is None:
-        # the class that transformers takes for a Llama checkpoint that names none
-        tokenizer_config["tokenizer_class"] = config.get("tokenizer_class") or "PreTrainedTokenizerFast"
-        _write_json(path, tokenizer_config)
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"{path.name} is not valid JSON ({error}): download the source checkpoint again") from error
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:

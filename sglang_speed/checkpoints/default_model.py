@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 DEFAULT_MODEL = "speed-llama"
-# measured without training, docs of the method: the highest cutoff below which answers stay those of full depth
+# without training, four fifths of the layers keep 90 to 99 % of the greedy tokens of full depth; fewer keep less
 DEFAULT_SPEED = SpeedConfig(num_layers=smollm2.NUM_LAYERS, prefill_layers=24)
 
 _BUILD = 1  # counts what this module writes: raise it when the same settings give other files
@@ -107,7 +107,7 @@ def _rebuild(directory: Path, damage: str) -> None:
 
 def _build(gguf: Path, directory: Path, progress: Progress) -> None:
     """Write the SPEED checkpoint into `directory`, the manifest last."""
-    step = progress.add_task("Reading the packaged model", total=None)
+    step = progress.add_task(f"Building {DEFAULT_MODEL}", total=None)
     with TemporaryDirectory(dir=directory) as plain:
         smollm2.write_llama_checkpoint(
             gguf, Path(plain), track=lambda tensors: progress.track(list(tensors), description="Dequantizing")

@@ -81,6 +81,16 @@ def test_any_text_it_can_spell_survives_the_tokenizer(text: str, tokenizer: Any)
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
 
 
+def test_its_tokenizer_has_the_published_pipeline(built_default_model: Path) -> None:
+    parts = json.loads((built_default_model / "tokenizer.json").read_text(encoding="utf-8"))
+    digits, bytes_ = parts["pre_tokenizer"]["pretokenizers"]
+    assert digits == {"type": "Digits", "individual_digits": True}
+    assert (bytes_["type"], bytes_["add_prefix_space"]) == ("ByteLevel", False)
+    assert parts["decoder"]["type"] == "ByteLevel"
+    assert parts["normalizer"] is None
+    assert parts["post_processor"] is None
+
+
 def test_digits_are_tokens_of_their_own(tokenizer: Any) -> None:
     assert tokenizer.tokenize("in 2024") == ["in", "Ġ", "2", "0", "2", "4"]
 
