@@ -15,6 +15,8 @@ from sglang.srt.platforms.cpu import CpuDeviceMixin
 from sglang.srt.platforms.device_mixin import PlatformEnum
 from sglang.srt.platforms.interface import SRTPlatform
 
+from sglang_speed.errors import ConfigError
+
 if TYPE_CHECKING:
     from sglang.srt.mem_cache.allocator.base import BaseTokenToKVPoolAllocator
     from sglang.srt.server_args import ServerArgs
@@ -36,8 +38,8 @@ def activate() -> str | None:
     # Threads that wait actively slow decoding down 35x where other processes are busy. The OpenMP runtime reads this
     # as it is loaded, so it serves the processes that SGLang starts from here on.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # SGLang compiles small functions when a request first needs them: with a repetition penalty that is half a minute in
-    # which the server answers nobody, and its end where there is no C++ compiler.
+    # SGLang compiles small functions when a request first needs them: with a repetition penalty that is half a minute
+    # in which the server answers nobody, and its end where there is no C++ compiler.
     os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
     return f"{CpuPlatform.__module__}.{CpuPlatform.__qualname__}"
 
@@ -82,14 +84,13 @@ class CpuPlatform(CpuDeviceMixin, SRTPlatform):  # type: ignore[misc]
         return torch.profiler.ProfilerActivity.CPU
 
     def apply_server_args_defaults(self, server_args: ServerArgs) -> None:
-        """Fill in what the user left open.
+        """Fill in what the user left open. ConfigError for an attention backend that cannot run here.
 
         `dtype` auto becomes bfloat16: SGLang would run a float32 checkpoint as float16, for which CPUs have no fast
-        matrix products. float16 and float32 are kept where they are asked for. `attention_backend` becomes ours where
-        SGLang has put one for another kernel library in its place. `hooks.bound_kv_bytes` bounds the KV pool.
+        matrix products. float16 and float32 are kept where they are asked for. `cpu_hooks.bound_kv_bytes` bounds the
+        KV pool.
         """
-        if server_args.attention_backend in FILLED_IN_BACKENDS:
-            server_args.attention_backend = ATTENTION_BACKEND
+        _choose_attention_backend(server_args)
         server_args.sleep_on_idle = True
         server_args.disable_custom_all_reduce = True
         if server_args.dtype == "auto":
@@ -115,6 +116,18 @@ def share_cores(num_ranks: int) -> None:
     parts = [cores[rank * num_each % len(cores) :][:num_each] for rank in range(num_ranks)]
     os.environ.setdefault("SGLANG_CPU_OMP_THREADS_BIND", "|".join(",".join(map(str, part)) for part in parts))
     os.environ.setdefault("OMP_NUM_THREADS", str(num_each))
+
+
+def _choose_attention_backend(server_args: ServerArgs) -> None:
+    if server_args.attention_backend in FILLED_IN_BACKENDS:
+        server_args.attention_backend = ATTENTION_BACKEND
+    for name in ("attention_backend", "prefill_attention_backend", "decode_attention_backend"):
+        chosen = getattr(server_args, name)
+        if chosen not in (None, ATTENTION_BACKEND):
+            raise ConfigError(
+                f"--{name.replace('_', '-')} {chosen} needs an accelerator, and none was found: on a CPU the attention "
+                f"backend is {ATTENTION_BACKEND}; leave the flag out"
+            )
 
 
 def _build_attention_backend(model_runner: Any) -> Any:

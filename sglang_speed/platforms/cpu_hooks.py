@@ -5,7 +5,7 @@ Owns the functions and their declarations. Must not apply them: the plugin does,
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import xgrammar
@@ -46,6 +46,11 @@ def bound_kv_bytes(profiled_bytes: int, configurator: KVCacheConfigurator, pre_m
     return min(KV_BUDGET_BYTES, int(profiled_bytes * KV_BUDGET_SHARE)) // num_ranks
 
 
+def without_nccl(*args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a process group that communicates by torch.distributed alone."""
+    return args, {**kwargs, "use_pynccl": False}
+
+
 HOOKS: tuple[Hook, ...] = (
     Hook(
         target="sglang.srt.constrained.xgrammar_backend._allocate_token_bitmask",
@@ -78,5 +83,26 @@ HOOKS: tuple[Hook, ...] = (
         function=bound_kv_bytes,
         reason="the memory of a CPU belongs to the whole machine; SGLang would take most of it",
         remove_when="SGLang takes the KV pool's bytes from the platform or from a server argument",
+    ),
+    Hook(
+        target="sglang.srt.distributed.parallel_state.init_model_parallel_group",
+        parameters=(
+            "group_ranks",
+            "local_rank",
+            "backend",
+            "use_pynccl",
+            "use_custom_allreduce",
+            "use_message_queue_broadcaster",
+            "group_name",
+            "use_mscclpp_allreduce",
+            "use_torch_symm_mem_allreduce",
+            "recovered_rank",
+            "rank_offset",
+            "max_world_size",
+        ),
+        kind=HookType.BEFORE,
+        function=without_nccl,
+        reason="SGLang opens an NCCL communicator wherever the library loads, which it does without a GPU",
+        remove_when="SGLang asks the platform for its communicator class",
     ),
 )
