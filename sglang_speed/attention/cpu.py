@@ -43,7 +43,7 @@ class RequestPlan:
     causal: Slots | None
 
 
-class CpuAttnBackend(TorchNativeAttnBackend):  # type: ignore[misc]
+class CpuAttnBackend(TorchNativeAttnBackend):
     """A drop-in for SGLang's torch_native backend with the same results."""
 
     def __init__(self, model_runner: Any) -> None:

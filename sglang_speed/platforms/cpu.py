@@ -44,7 +44,7 @@ def activate() -> str | None:
     return f"{CpuPlatform.__module__}.{CpuPlatform.__qualname__}"
 
 
-class CpuPlatform(CpuDeviceMixin, SRTPlatform):  # type: ignore[misc]
+class CpuPlatform(CpuDeviceMixin, SRTPlatform):
     """Operators in plain PyTorch, our attention backend, allocators without Triton, a bounded KV pool.
 
     Not SGLang's own CPU platform: that one expects a kernel library that the published wheels do not contain. Hence

@@ -16,7 +16,7 @@ from sglang.srt.utils import get_num_new_pages
 from torch import Tensor
 
 
-class CpuKVPool(MHATokenToKVPool):  # type: ignore[misc]
+class CpuKVPool(MHATokenToKVPool):
     """SGLang's pool, not zeroed: the system maps a page of it when it is first written, so an idle pool costs nothing.
 
     No one reads a slot before it is written: attention reads slots of live requests only.
@@ -31,7 +31,7 @@ class CpuKVPool(MHATokenToKVPool):  # type: ignore[misc]
         return torch.empty(shape, dtype=self.store_dtype, device=self.device)
 
 
-class CpuPagedAllocator(PagedTokenToKVPoolAllocator):  # type: ignore[misc]
+class CpuPagedAllocator(PagedTokenToKVPoolAllocator):
     """SGLang's allocator for pages of several slots, with its Triton kernels replaced by tensor operations."""
 
     free_pages: Tensor
