@@ -79,7 +79,12 @@ class CpuPagedAllocator(PagedTokenToKVPoolAllocator):
 
 
 def build_allocator(size: int, *, page_size: int, **kwargs: Any) -> BaseTokenToKVPoolAllocator:
-    """The allocator for a pool of `size` slots; `kwargs` are those of SGLang's allocators."""
+    """The allocator for a pool of `size` slots; `kwargs` are those of SGLang's allocators.
+
+    Freed slots are sorted before they are handed out again, so that requests keep getting slots in a row: attention
+    reads those where they lie, and must gather others.
+    """
+    kwargs["need_sort"] = True
     if page_size == 1:
         return TokenToKVPoolAllocator(size, **kwargs)
     return CpuPagedAllocator(size, page_size=page_size, **kwargs)

@@ -100,6 +100,17 @@ def test_slots_without_pages_come_from_sglangs_own_allocator() -> None:
     assert sorted(allocator.alloc(8).tolist()) == list(range(1, 9))
 
 
+@pytest.mark.parametrize("page_size", [1, 4])
+def test_freed_slots_are_handed_out_in_a_row_again(page_size: int) -> None:
+    allocator = build_allocator(
+        64, page_size=page_size, dtype=torch.float32, device="cpu", kvcache=None, need_sort=False
+    )
+    parts = [allocator.alloc(16) for _ in range(4)]
+    for part in (parts[2], parts[0], parts[3], parts[1]):
+        allocator.free(part)
+    assert allocator.alloc(64).diff().unique().tolist() == [1]
+
+
 def test_the_pool_is_laid_out_as_sglangs() -> None:
     arguments = {"page_size": 4, "dtype": torch.bfloat16, "head_num": 2, "head_dim": 8, "layer_num": 3}
     pools = [
