@@ -19,14 +19,14 @@ from sglang_speed.kv_pool.deep_band import DeepBand
 
 
 class BandedAttnBackend(AttentionBackend):
-    """Seen from outside it is the shallow band's backend; `deep` and `deep_batch` serve the deep layers."""
+    """Seen from outside it is the shallow band's backend; `deep` and `deep_batch_of` serve the deep layers."""
 
     def __init__(self, shallow: AttentionBackend, deep: AttentionBackend, band: DeepBand) -> None:
         super().__init__()
         self.shallow = shallow
         self.deep = deep
         self.band = band
-        self.deep_batch = DeepBatch(rows=None, forward_batch=None)
+        self._planned: tuple[ForwardBatch, DeepBatch] | None = None
         self.forward_metadata = None
         self.token_to_kv_pool = shallow.token_to_kv_pool
         self.req_to_token_pool = shallow.req_to_token_pool
@@ -34,9 +34,17 @@ class BandedAttnBackend(AttentionBackend):
 
     def init_forward_metadata(self, forward_batch: ForwardBatch) -> None:
         self.shallow.init_forward_metadata(forward_batch)
-        self.deep_batch = build_deep_batch(forward_batch, self.band)
-        if self.deep_batch.forward_batch is not None:
-            self.deep.init_forward_metadata(self.deep_batch.forward_batch)
+        deep_batch = build_deep_batch(forward_batch, self.band)
+        if deep_batch.forward_batch is not None:
+            self.deep.init_forward_metadata(deep_batch.forward_batch)
+        self._planned = (forward_batch, deep_batch)
+
+    def deep_batch_of(self, forward_batch: ForwardBatch) -> DeepBatch:
+        """The deep view of the batch that was planned last, which must be this one."""
+        assert self._planned is not None, "a forward runs that was never planned"
+        planned, deep_batch = self._planned
+        assert planned is forward_batch, "the forward runs another batch than the one that was planned"
+        return deep_batch
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         return self.shallow.forward(*args, **kwargs)

@@ -57,6 +57,8 @@ def request_rows(forward_batch: ForwardBatch) -> list[int]:
 
 def build_deep_batch(forward_batch: ForwardBatch, deep: DeepBand) -> DeepBatch:
     """The deep view of a batch in any forward mode."""
+    if forward_batch.forward_mode.is_idle():
+        return DeepBatch(rows=_to_device([], forward_batch.seq_lens.device), forward_batch=None)
     rows = request_rows(forward_batch)
     if forward_batch.forward_mode.is_decode():
         return DeepBatch(rows=None, forward_batch=_decode_view(forward_batch, deep, rows))

@@ -34,15 +34,9 @@ class AnchorRegistry:
     def __init__(self, max_slots: int) -> None:
         self.max_slots = max_slots
         self.entries: OrderedDict[Hashable, AnchorEntry] = OrderedDict()
-
-    @property
-    def num_slots(self) -> int:
-        return sum(entry.num_slots for entry in self.entries.values())
-
-    @property
-    def num_evictable(self) -> int:
+        self.num_slots = 0
+        self.num_evictable = 0
         """Slots of entries that nobody reads."""
-        return sum(entry.num_slots for entry in self.entries.values() if entry.num_users == 0)
 
     def __contains__(self, key: Hashable) -> bool:
         return key in self.entries
@@ -50,6 +44,8 @@ class AnchorRegistry:
     def acquire(self, key: Hashable) -> AnchorEntry:
         """Begin to read an entry, which pins it; KeyError where there is none."""
         entry = self.entries[key]
+        if entry.num_users == 0:
+            self.num_evictable -= entry.num_slots
         entry.num_users += 1
         self.entries.move_to_end(key)
         return entry
@@ -57,6 +53,8 @@ class AnchorRegistry:
     def release(self, entry: AnchorEntry) -> None:
         assert entry.num_users > 0, f"released more often than acquired: {entry.num_users=}"
         entry.num_users -= 1
+        if entry.num_users == 0:
+            self.num_evictable += entry.num_slots
 
     def can_publish(self, key: Hashable, num_slots: int) -> bool:
         """Whether an entry of `num_slots` may be added without eviction."""
@@ -67,6 +65,7 @@ class AnchorRegistry:
         assert self.can_publish(key, int(slots.numel())), f"{key=} is there already or {self.max_slots=} is reached"
         entry = AnchorEntry(slots, num_users=1)
         self.entries[key] = entry
+        self.num_slots += entry.num_slots
         return entry
 
     def evict(self, num_slots: int) -> list[Tensor]:
@@ -81,7 +80,10 @@ class AnchorRegistry:
             entry = self.entries.pop(key)
             evicted.append(entry.slots)
             num_slots -= entry.num_slots
+            self.num_slots -= entry.num_slots
+            self.num_evictable -= entry.num_slots
         return evicted
 
     def clear(self) -> None:
         self.entries.clear()
+        self.num_slots = self.num_evictable = 0

@@ -89,6 +89,8 @@ class DeepBand:
         self.gap = torch.zeros(num_rows, dtype=torch.int64, device=device)
         self.gap_cpu = torch.zeros(num_rows, dtype=torch.int64)
         self.rows: dict[int, RowState] = {}
+        self.idle_checked_at = -1
+        self.num_admitted = 0
         self.anchors = AnchorRegistry(max_slots=max(anchor_tokens, allocator.size // MAX_ANCHOR_SHARE))
 
     @property
@@ -115,6 +117,7 @@ class DeepBand:
         Anchors are pinned for the whole batch before any slot is taken, and published after: two requests
         that start cold in one batch each compute their own.
         """
+        self.num_admitted += len(admissions)
         for admission in admissions:
             self.rows[admission.row] = self._new_row(admission)
         for admission in admissions:
@@ -158,10 +161,10 @@ class DeepBand:
 
         rows_device: [batch], the same rows on the device. seq_lens: [batch], tokens so far, on the device.
         """
+        slots = self._take(len(rows))
         for row in rows:
             self.rows[row].length += 1
             assert self.rows[row].length <= self.width, f"row {row} outgrew the deep table of {self.width} columns"
-        slots = self._take(len(rows))
         self.table[rows_device, seq_lens - self.gap[rows_device]] = slots.to(torch.int32)
 
     def release(self, row: int) -> None:
@@ -175,7 +178,9 @@ class DeepBand:
 
     def reclaim(self, num_slots: int) -> bool:
         """Make `num_slots` slots free, by dropping unused anchors if need be. Returns whether they are."""
-        self._free_all(self.anchors.evict(num_slots - self.allocator.available_size()))
+        missing = num_slots - self.allocator.available_size()
+        if missing > 0:
+            self._free_all(self.anchors.evict(missing))
         return self.allocator.available_size() >= num_slots
 
     def clear(self) -> None:
@@ -215,6 +220,13 @@ class DeepBand:
             violations.append(f"{slots.numel()} owned slots, only {num_distinct} of them distinct")
         if slots.numel() and not 1 <= int(slots.min()) <= int(slots.max()) <= self.capacity:
             violations.append(f"slots {int(slots.min())}..{int(slots.max())} are not within 1..{self.capacity}")
+        entries = self.anchors.entries.values()
+        for counted, name, actual in (
+            (shared, "num_slots", sum(entry.num_slots for entry in entries)),
+            (self.anchors.num_evictable, "num_evictable", sum(e.num_slots for e in entries if e.num_users == 0)),
+        ):
+            if counted != actual:
+                violations.append(f"anchors count {name} {counted}, their entries say {actual}")
         for key, entry in self.anchors.entries.items():
             users = sum(state.anchors is entry for state in self.rows.values())
             if users != entry.num_users:
@@ -223,7 +235,13 @@ class DeepBand:
             raise IntegrityError("deep band: " + "; ".join(violations))
 
     def check_idle(self) -> None:
-        """Raise IntegrityError unless the deep band holds anchors only."""
+        """Raise IntegrityError unless the deep band holds anchors only.
+
+        Looks once after the last admission: an idle server asks in a loop.
+        """
+        if self.idle_checked_at == self.num_admitted:
+            return
         self.check_integrity()
         if self.rows:
             raise IntegrityError(f"deep band: idle, but rows {sorted(self.rows)} own {self._num_owned_by_rows()} slots")
+        self.idle_checked_at = self.num_admitted

@@ -61,11 +61,6 @@ class BandedReqToTokenPool(ReqToTokenPool):
         key = self.anchor_key_of(req, deep)
         return self.policy.max_reusable_prefix(deep, anchors_cached=key is not None and key in self.deep.anchors)
 
-    def num_deep_to_prefill(self, req: Req) -> int:
-        """Deep tokens of a request's prompt and of what it has generated so far (all of it is prefilled again
-        after a retraction)."""
-        return self.deep_tokens_of(req).num_before(len(req.origin_input_ids) + len(req.output_ids))
-
     def alloc(self, reqs: list[Req]) -> list[int] | None:
         new = [req for req in reqs if req.req_pool_idx is None]
         rows = super().alloc(reqs)

@@ -46,12 +46,12 @@ class SpeedLlamaModel(LlamaModel):
         stream = self._run(shallow, positions, (hidden, None), forward_batch)
         if not deep:
             return self._normed(stream)
-        return self._run_deep(deep[0], positions, stream)
+        return self._run_deep(deep[0], positions, stream, forward_batch)
 
-    def _run_deep(self, band: DepthBand, positions: Tensor, stream: Stream) -> Tensor:
+    def _run_deep(self, band: DepthBand, positions: Tensor, stream: Stream, forward_batch: ForwardBatch) -> Tensor:
         backend = get_attn_backend()
         assert isinstance(backend, BandedAttnBackend), f"{type(backend).__name__} has no deep band"
-        batch = backend.deep_batch
+        batch = backend.deep_batch_of(forward_batch)
         if batch.rows is None:
             with forward_context(ForwardContext(attn_backend=backend.deep)):
                 return self._normed(self._run(band, positions, stream, batch.forward_batch))
@@ -90,6 +90,9 @@ class SpeedLlamaForCausalLM(LlamaForCausalLM):
     @property
     def end_layer(self) -> int:
         return self.speed.prefill_layers
+
+    def forward_split_prefill(self, *args: Any, **kwargs: Any) -> None:
+        raise AssertionError("a prefill split by layers knows no bands; sglang_speed refuses --enable-pdmux")
 
 
 EntryClass = SpeedLlamaForCausalLM

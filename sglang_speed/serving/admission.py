@@ -52,8 +52,17 @@ def check_deep_decode(fits: bool, batch: ScheduleBatch, selected_indices: list[i
 
 
 def _tokens_to_come(req: Req) -> int:
-    """Tokens that a request may still generate, clipped as SGLang clips its own estimate."""
+    """Tokens that a request may still generate, clipped as SGLang clips its own estimate; none if it only waits to
+    be told that it was refused."""
+    if req.to_finish is not None or req.finished():
+        return 0
     return min(max(req.sampling_params.max_new_tokens - len(req.output_ids), 0), CLIP_MAX_NEW_TOKENS)
+
+
+def _deep_claim(pool: BandedReqToTokenPool, req: Req) -> int:
+    """Deep slots that a request must find free before it starts: to prefill, and to generate."""
+    num_tokens = len(req.origin_input_ids) + len(req.output_ids)
+    return pool.deep_tokens_of(req).num_before(num_tokens) + _tokens_to_come(req)
 
 
 def _deep_room(adder: PrefillAdder, pool: BandedReqToTokenPool) -> float:
@@ -64,25 +73,43 @@ def _deep_room(adder: PrefillAdder, pool: BandedReqToTokenPool) -> float:
 
 
 def _promise(adder: PrefillAdder, num_slots: int) -> None:
+    """An adder lives for one scheduling pass, and so do its promises."""
     adder.deep_promised = getattr(adder, "deep_promised", 0) + num_slots
 
 
 def add_within_deep_room(
     original: Callable[..., AddReqResult], adder: PrefillAdder, req: Req, *args: Any, **kwargs: Any
 ) -> AddReqResult:
-    """Hook around PrefillAdder.add_one_req: a request starts when its prompt's deep tokens and what it may
-    generate fit beside what runs."""
+    """Hook around PrefillAdder.add_one_req: a request starts when its claim fits beside what runs."""
     pool = banded(adder.tree_cache.req_to_token_pool)
     if pool is None:
         return original(adder, req, *args, **kwargs)
-    needed = pool.num_deep_to_prefill(req) + _tokens_to_come(req)
-    if needed > _deep_room(adder, pool):
+    claim = _deep_claim(pool, req)
+    if claim > _deep_room(adder, pool):
         return AddReqResult.NO_TOKEN
     num_added = len(adder.can_run_list)
     result = original(adder, req, *args, **kwargs)
     if len(adder.can_run_list) > num_added:
-        _promise(adder, needed)
+        _promise(adder, claim)
     return result
+
+
+def preempt_within_deep_room(original: Callable[..., bool], adder: PrefillAdder, req: Req, server_args: Any) -> bool:
+    """Hook around PrefillAdder.preempt_to_schedule: preempt only where any one victim makes enough deep room.
+
+    SGLang picks victims by the main pool and may stop after one. Were the request then refused for lack of deep
+    slots, SGLang would forget its victims: it queues them again only if something starts.
+    """
+    pool = banded(adder.tree_cache.req_to_token_pool)
+    if pool is None:
+        return original(adder, req, server_args)
+    gains = [
+        pool.deep.rows[victim.req_pool_idx].num_owned + adder._get_running_request_total_token_offset(victim)
+        for victim in adder.running_batch.reqs
+        if victim.req_pool_idx is not None and not victim.finished()
+    ]
+    fits = bool(gains) and _deep_claim(pool, req) <= _deep_room(adder, pool) + min(gains)
+    return fits and original(adder, req, server_args)
 
 
 def keep_room_for_chunked(_: Any, adder: PrefillAdder, req: Req) -> None:
@@ -93,11 +120,15 @@ def keep_room_for_chunked(_: Any, adder: PrefillAdder, req: Req) -> None:
 
 
 def fit_to_deep_band(scheduler: Any, req: Req, is_retracted: bool = False) -> None:
-    """Hook before Scheduler._add_request_to_queue: refuse what can never fit, clip what would outgrow it."""
+    """Hook before Scheduler._add_request_to_queue: refuse what can never fit, clip what would outgrow it.
+
+    A request that was retracted or preempted comes by again, and is left as it is: the limits are those of its
+    prompt and of all that it may generate.
+    """
     pool = banded(scheduler.req_to_token_pool)
-    if pool is None or is_retracted or req.to_finish is not None or req.finished():
+    if pool is None or req.to_finish is not None or req.finished():
         return
-    limit, needed = pool.deep.max_request_len, pool.num_deep_to_prefill(req)
+    limit, needed = pool.deep.max_request_len, pool.deep_tokens_of(req).num_before(len(req.origin_input_ids))
     room, params = limit - needed, req.sampling_params
     if room < min(1, params.max_new_tokens):
         req.set_finish_with_abort(

@@ -88,6 +88,14 @@ SCHEDULER_HOOKS = (
         remove_when="SGLang lets a request pool take part in the prefill budget",
     ),
     Hook(
+        target=f"{_MANAGERS}.schedule_policy.PrefillAdder.preempt_to_schedule",
+        parameters=("self", "req", "server_args"),
+        kind=HookType.AROUND,
+        function=admission.preempt_within_deep_room,
+        reason="SGLang forgets preempted requests when the one they made way for does not start after all",
+        remove_when="SGLang queues preempted requests again whatever happens next",
+    ),
+    Hook(
         target=f"{_MANAGERS}.schedule_batch.ScheduleBatch.check_decode_mem",
         parameters=("self", "selected_indices"),
         kind=HookType.AFTER,

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Any
 
+from sglang.srt.plugins.hook_registry import HookRegistry, HookType
+
 from sglang_speed import TESTED_SGLANG
 from sglang_speed.errors import HostMismatch
 from sglang_speed.serving.hook import Hook
@@ -50,8 +52,8 @@ def require_host(hooks: tuple[Hook, ...] | None = None) -> None:
     if missing:
         raise HostMismatch(
             f"sglang_speed: {len(missing)} of its {len(hooks)} changes to SGLang are not in place: "
-            f"{', '.join(missing)}; look for the first error in the log above, and whether SGLANG_PLUGINS leaves out "
-            "sglang_speed"
+            f"{', '.join(missing)}; look for the first error in the log above, and whether SGLANG_PLUGINS or "
+            "SGLANG_PLATFORM leaves out sglang_speed"
         )
 
 
@@ -60,7 +62,13 @@ def is_in_place(hook: Hook) -> bool:
     chain = list(_chain(_plain(pkgutil.resolve_name(hook.target))))
     if not any(_holds(function, hook.function) for function in chain):
         return False
-    return not _stale_names(chain)
+    return not _is_replaced(hook) and not _stale_names(chain)
+
+
+def _is_replaced(hook: Hook) -> bool:
+    """Whether another plugin replaced the target after we did: the last replacement is the one that runs."""
+    replacements = [function for kind, function, _ in HookRegistry._hooks[hook.target] if kind is HookType.REPLACE]
+    return hook.kind is HookType.REPLACE and replacements[-1:] != [hook.function]
 
 
 def _chain(function: Any) -> Iterator[Any]:

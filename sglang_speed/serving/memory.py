@@ -24,6 +24,7 @@ from sglang_speed.kv_pool.capacity import cap_deep_tokens, deep_tokens_beside, s
 from sglang_speed.kv_pool.deep_band import DeepBand
 from sglang_speed.kv_pool.request_pool import BandedReqToTokenPool
 from sglang_speed.method.policy import SpeedPolicy
+from sglang_speed.serving.refusals import refuse_unsupported
 from sglang_speed.serving.settings import Settings
 from sglang_speed.serving.state import Served, set_served
 
@@ -63,6 +64,7 @@ def split_budget(
 
 def build_deep_band(pools: Any, kvc: KVCacheConfigurator, *, sizes: Any, **_: Any) -> Any:
     """Hook after KVCacheConfigurator._init_pools: the same pools, with a deep band on the request pool."""
+    refuse_unsupported(None, kvc.server_args)
     config = speed_config_of(kvc.model)
     if config is None:
         set_served(None)

@@ -22,7 +22,7 @@ def register() -> None:
     """Called by SGLang in the HTTP server, the engine and every scheduler process."""
     try:
         _install()
-    except (HostMismatch, ImportError, AttributeError) as error:
+    except Exception as error:  # to stop, not to go on
         message = str(error) if isinstance(error, HostMismatch) else f"sglang_speed cannot be installed: {error!r}"
         logger.critical(message)
         raise SystemExit(message) from error
