@@ -51,6 +51,10 @@ def without_nccl(*args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, 
     return args, {**kwargs, "use_pynccl": False}
 
 
+def leave_threads_to_the_environment(*, tp_size: int, tp_rank: int, local_omp_cpuid: Any) -> None:
+    """Do nothing: `cpu.share_cores` has given each rank its number of threads."""
+
+
 HOOKS: tuple[Hook, ...] = (
     Hook(
         target="sglang.srt.constrained.xgrammar_backend._allocate_token_bitmask",
@@ -104,5 +108,13 @@ HOOKS: tuple[Hook, ...] = (
         function=without_nccl,
         reason="SGLang opens an NCCL communicator wherever the library loads, which it does without a GPU",
         remove_when="SGLang asks the platform for its communicator class",
+    ),
+    Hook(
+        target="sglang.srt.distributed.bootstrap._init_cpu_threads_env",
+        parameters=("tp_size", "tp_rank", "local_omp_cpuid"),
+        kind=HookType.REPLACE,
+        function=leave_threads_to_the_environment,
+        reason="on Arm it calls kernels that the published wheels do not contain; elsewhere it only warns",
+        remove_when="SGLang looks for its CPU kernels before it calls them",
     ),
 )
