@@ -1,0 +1,185 @@
+"""Settings that a SPEED model is not served with: refused before any process is started, with the flag's name."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+from sglang.srt.plugins import load_plugins
+
+load_plugins()  # before SGLang's modules are imported by name, as its own processes do
+
+from sglang.srt.server_args import ServerArgs  # noqa: E402
+
+from sglang_speed.errors import ConfigError  # noqa: E402
+from sglang_speed.serving.refusals import REFUSALS, Refusal, refuse_unsupported  # noqa: E402
+from tests.tiny_models import make_tiny_llama  # noqa: E402
+
+VALUES: dict[str, Any] = {
+    "--speculative-algorithm": "NGRAM",
+    "--lora-paths": {"adapter": "path"},
+    "--disaggregation-mode": "prefill",
+    "--decoupled-spec-role": "verifier",
+    "--pp-size": 2,
+    "--nnodes": 2,
+    "--attn-cp-size": 2,
+    "--dcp-size": 2,
+    "--hicache-storage-backend": "file",
+    "--return-hidden-states-mode": "last",
+    "--dllm-algorithm": "LowConfidence",
+    "--elastic-ep-backend": "mooncake",
+    "--rl-quant-profile": "profile.json",
+    "--quantization": "fp8",
+    "--kv-cache-dtype": "fp8_e4m3",
+    "--model-impl": "transformers",
+    "--load-format": "gguf",
+    "--radix-cache-backend": "other",
+    "--kv-canary": "log",
+    "--moe-dense-tp-size": 1,
+    "--moe-a2a-backend": "deepep",
+    "--cpu-offload-gb": 1,
+    "--offload-group-size": 2,
+    "--weight-cache-mode": "host",
+    "--torchao-config": "int8wo",
+}
+"""What sets a refused flag; the others are switches."""
+
+COMMAND_LINES: dict[str, str] = {
+    "--speculative-algorithm": "--speculative-algorithm NGRAM",
+    "--enable-lora": "--enable-lora --max-lora-rank 8 --lora-target-modules q_proj",
+    "--disaggregation-mode": "--disaggregation-mode decode",
+    "--pp-size": "--pp-size 2",
+    "--attn-cp-size": "--attn-cp-size 2 --tp-size 2",
+    "--dcp-size": "--dcp-size 2",
+    "--enable-dp-attention": "--enable-dp-attention --tp-size 2 --dp-size 2",
+    "--enable-mixed-chunk": "--enable-mixed-chunk",
+    "--cpu-offload-gb": "--cpu-offload-gb 1",
+    "--enable-hierarchical-cache": "--enable-hierarchical-cache",
+    "--enable-lmcache": "--enable-lmcache",
+    "--enable-streaming-session": "--enable-streaming-session",
+    "--is-embedding": "--is-embedding",
+    "--enable-return-hidden-states": "--enable-return-hidden-states",
+    "--enable-single-batch-overlap": "--enable-single-batch-overlap",
+    "--enable-torch-compile": "--enable-torch-compile",
+    "--quantization": "--quantization fp8",
+    "--kv-cache-dtype": "--kv-cache-dtype fp8_e4m3",
+    "--model-impl": "--model-impl transformers",
+    "--load-format": "--load-format gguf",
+}
+"""Command lines that SGLang itself has nothing against, by what the refusal names."""
+
+WRONG_SPEED: dict[str, tuple[Any, str]] = {
+    "absent": (None, "speed=None is not an object"),
+    "no object": (6, "speed=6 is not an object"),
+    "no cutoff": ({"tail_tokens": 3}, "speed.prefill_layers is missing"),
+    "a cutoff of zero": ({"prefill_layers": 0}, "prefill_layers=0 is not between 1 and 8"),
+    "a cutoff above all layers": ({"prefill_layers": 9}, "prefill_layers=9 is not between 1 and 8"),
+    "a share for a cutoff": ({"prefill_layers": 0.75}, "prefill_layers=0.75 is not a whole number"),
+    "a text for a cutoff": ({"prefill_layers": "6"}, "prefill_layers='6' is not a whole number"),
+    "negative anchors": ({"prefill_layers": 6, "anchor_tokens": -1}, "anchor_tokens=-1 is negative"),
+    "no tail": ({"prefill_layers": 6, "tail_tokens": 0}, "tail_tokens=0 is below 1"),
+    "an unknown key": ({"prefill_layers": 6, "tail": 3}, "speed.tail is not known"),
+}
+
+OVERRIDES: tuple[dict[str, Any], ...] = (
+    {"architectures": ["LlamaForCausalLM"]},
+    {"model_type": "llama"},
+    {"speed": {"prefill_layers": 7}},
+)
+
+
+@pytest.fixture(autouse=True)
+def _same_environment() -> Iterator[None]:
+    """SGLang's arguments write environment variables."""
+    with mock.patch.dict(os.environ):
+        yield
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_llama(tmp_path_factory.mktemp("plain"), num_layers=1)
+
+
+def check(model: Path, command_line: str = "") -> ServerArgs:
+    """What `launch_server` does before it starts a process."""
+    parser = argparse.ArgumentParser()
+    ServerArgs.add_cli_args(parser)
+    args = ServerArgs.from_cli_args(parser.parse_args(["--model-path", str(model), *command_line.split()]))
+    args.check_server_args()
+    return args
+
+
+def with_flag(args: ServerArgs, flag: str) -> ServerArgs:
+    """The same arguments with one more flag, past SGLang's own checks and its guard against changes."""
+    changed = copy.copy(args)
+    name = flag.split()[0]
+    if name.startswith("--"):
+        object.__setattr__(changed, name.removeprefix("--").replace("-", "_"), VALUES.get(name, True))
+    else:
+        os.environ[name] = "1"
+    return changed
+
+
+def test_a_speed_model_with_ordinary_settings_is_not_refused(tiny_speed: Path) -> None:
+    check(tiny_speed, "--enable-metrics --chunked-prefill-size 64 --schedule-policy lpm --tp-size 2")
+    check(tiny_speed, "--dp-size 2 --disable-radix-cache --kv-cache-dtype bf16")
+
+
+@pytest.mark.parametrize("flag", COMMAND_LINES)
+def test_a_refused_command_line_names_its_flag(tiny_speed: Path, flag: str) -> None:
+    with pytest.raises(ConfigError, match=f"sglang_speed: {flag}.* is not supported with a SPEED model"):
+        check(tiny_speed, COMMAND_LINES[flag])
+
+
+@pytest.mark.parametrize("phase", ["", "prefill-", "decode-"])
+def test_an_attention_backend_that_is_not_proven_is_refused_by_name(tiny_speed: Path, phase: str) -> None:
+    with pytest.raises(ConfigError, match=f"--{phase}attention-backend triton"):
+        check(tiny_speed, f"--{phase}attention-backend triton")
+
+
+@pytest.mark.parametrize("refusal", REFUSALS, ids=lambda refusal: str(refusal.flag))
+def test_every_refusal_is_set_by_its_own_flag_alone(tiny_speed: Path, plain: Path, refusal: Refusal) -> None:
+    """Also flags that SGLang itself refuses here or for this architecture. Other models are left alone."""
+    with pytest.raises(ConfigError, match=f"sglang_speed: {re.escape(refusal.flag)} is not supported") as error:
+        refuse_unsupported(None, with_flag(check(tiny_speed), refusal.flag))
+    assert refusal.reason in str(error.value)
+    refuse_unsupported(None, with_flag(check(plain), refusal.flag))
+
+
+@pytest.mark.parametrize("changed", OVERRIDES, ids=str)
+def test_a_checkpoint_is_not_served_as_another_model_or_at_another_depth(
+    tiny_speed: Path, changed: dict[str, Any]
+) -> None:
+    with pytest.raises(ConfigError, match=r"sglang_speed: .*--json-model-override-args"):
+        check(tiny_speed, "--json-model-override-args " + json.dumps(changed, separators=(",", ":")))
+
+
+@pytest.mark.parametrize("name", WRONG_SPEED)
+def test_a_wrong_speed_object_is_refused_by_its_key(tiny_speed: Path, tmp_path: Path, name: str) -> None:
+    speed, message = WRONG_SPEED[name]
+    with pytest.raises(ConfigError, match="^" + message.replace(".", r"\.")):
+        check(copy_with(tiny_speed, tmp_path / "wrong", speed=speed))
+
+
+def test_quantized_weights_are_refused_by_what_config_json_says(tiny_speed: Path, tmp_path: Path) -> None:
+    quantized = copy_with(tiny_speed, tmp_path / "quantized", quantization_config={"quant_method": "fp8"})
+    with pytest.raises(ConfigError, match="quantization_config"):
+        check(quantized)
+
+
+def copy_with(checkpoint: Path, directory: Path, **changes: Any) -> Path:
+    """A checkpoint with other values in its config.json."""
+    shutil.copytree(checkpoint, directory)
+    path = directory / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) | changes
+    path.write_text(json.dumps(config), encoding="utf-8")
+    return directory
