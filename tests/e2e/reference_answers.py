@@ -29,6 +29,7 @@ class Reference:
     """The reference model of a checkpoint, and its tokenizer."""
 
     def __init__(self, directory: Path) -> None:
+        self.path = directory
         self.model = SpeedLlamaForCausalLM.from_pretrained(directory).eval()
         self.tokenizer: Any = AutoTokenizer.from_pretrained(directory)
 

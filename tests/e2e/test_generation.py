@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from tests.conftest import SPEED
+from tests.conftest import DEEP_TOKENS, MAX_TOTAL_TOKENS, SPEED
 from tests.e2e.asking import NUM_NEW, Asker, long_prompt
 from tests.tiny_models import ids_of
 
@@ -73,6 +73,16 @@ def test_concurrent_requests_are_exact(asker: Asker) -> None:
         answers = list(pool.map(lambda prompt: asker.ask(prompt, 10 + len(prompt) % 20), prompts))
     for prompt, answer in zip(prompts, answers, strict=True):
         assert len(answer["output_ids"]) == 10 + len(prompt) % 20
+        asker.reference.require(prompt, answer["output_ids"])
+
+
+def test_more_is_generated_at_once_than_the_deep_band_holds(asker: Asker) -> None:
+    """Some have to wait for deep slots, although the shallow band has room for all."""
+    prompts, num_tokens = [long_prompt(60, start=f"{index} ") for index in range(6)], 220
+    assert len(prompts) * num_tokens > DEEP_TOKENS
+    assert len(prompts) * (num_tokens + 60) < MAX_TOTAL_TOKENS
+    for prompt, answer in zip(prompts, asker.ask(prompts, num_tokens), strict=True):
+        assert len(answer["output_ids"]) == num_tokens
         asker.reference.require(prompt, answer["output_ids"])
 
 
