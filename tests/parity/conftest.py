@@ -1,0 +1,47 @@
+"""Checkpoints of one seed under different bands, each with its reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.parity.expected import SHAPE, Bands, Expected
+from tests.tiny_models import make_tiny_llama
+
+Checkpoints = Callable[[Bands], Expected]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tiny products are faster on one thread, and machines that run tests are shared."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(num_threads)
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
+    """checkpoints(bands): the checkpoint with these bands, made once."""
+
+    @cache
+    def make(bands: Bands) -> Expected:
+        return Expected(tmp_path_factory.mktemp("speed"), bands)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def expected(checkpoints: Checkpoints) -> Expected:
+    """Three quarters of the layers, one anchor, a tail of three."""
+    return checkpoints(Bands())
+
+
+@pytest.fixture(scope="session")
+def plain_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same weights as a plain Llama, which SGLang serves with its own model."""
+    return make_tiny_llama(tmp_path_factory.mktemp("plain"), **SHAPE)

@@ -1,0 +1,314 @@
+"""SGLang's real Scheduler in this process: no HTTP, no child processes, nothing sent over a socket.
+
+Owns building one scheduler after another, feeding its own event loop, collecting what it would send, and checking
+that every pool is clean when nothing is left to do. Says nothing about what the answers should be.
+
+The loop is SGLang's: `request_receiver` is replaced by a feed that hands over what is due and, when all is done,
+sets `gracefully_exit`. A step is one turn of that loop.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+import torch._dynamo
+from sglang.srt.plugins import load_plugins
+
+load_plugins()  # before SGLang's modules are imported by name, as its own processes do
+
+from sglang.srt.distributed.parallel_state import cleanup_dist_env_and_memory  # noqa: E402
+from sglang.srt.managers import io_struct  # noqa: E402
+from sglang.srt.managers import scheduler as scheduler_module  # noqa: E402
+from sglang.srt.managers.scheduler import Scheduler  # noqa: E402
+from sglang.srt.managers.scheduler_components.ipc_channels import SchedulerIpcChannels  # noqa: E402
+from sglang.srt.runtime_context import publish  # noqa: E402
+from sglang.srt.sampling.sampling_params import SamplingParams  # noqa: E402
+from sglang.srt.server_args import PortArgs, ServerArgs  # noqa: E402
+
+from sglang_speed.kv_pool.capacity import DEEP_TOKENS_VARIABLE  # noqa: E402
+from sglang_speed.serving.state import active_pool, set_served  # noqa: E402
+
+STRICT_CHECKS = {
+    "SGLANG_ENABLE_STRICT_MEM_CHECK_DURING_IDLE": "1",
+    "SGLANG_ENABLE_STRICT_MEM_CHECK_DURING_BUSY": "1",
+    "SGLANG_CHECK_KV_PAGE_INVARIANTS": "1",
+}
+DEFAULTS: Mapping[str, Any] = {
+    "device": "cpu",
+    "dtype": "float32",
+    "skip_tokenizer_init": True,
+    "max_total_tokens": 8192,
+    "log_level": "error",
+}
+MAX_IDLE_STEPS = 50
+"""Steps without any forward after which waiting requests count as stuck."""
+
+When = int | Callable[[Scheduler], bool]
+"""A step number of the next run, or a condition on the scheduler."""
+
+
+class SchedulerStuck(RuntimeError):
+    """Requests wait and nothing runs; the text says which."""
+
+
+@dataclass
+class Answer:
+    """What the scheduler sent for one request. Log-probabilities are there where they were asked for."""
+
+    output_ids: list[int] = field(default_factory=list)
+    finish_reason: dict[str, Any] | None = None
+    cached_tokens: int = 0
+    num_retractions: int = 0
+    input_logprobs: list[float | None] = field(default_factory=list)
+    output_logprobs: list[float] = field(default_factory=list)
+    input_top_logprobs: list[dict[int, float]] = field(default_factory=list)
+
+    @property
+    def was_aborted(self) -> bool:
+        return self.finish_reason is not None and self.finish_reason["type"] == "abort"
+
+
+@dataclass
+class Message:
+    """Something to hand to the scheduler."""
+
+    when: When
+    payload: Any
+
+    def is_due(self, step: int, scheduler: Scheduler) -> bool:
+        return self.when(scheduler) if callable(self.when) else step >= self.when
+
+
+class Feed:
+    """Stands in for SGLang's request receiver: one call per step of the event loop."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self.scheduler = scheduler
+        self.messages: list[Message] = []
+        self.watchers: list[Callable[[Scheduler], None]] = []
+        self.start()
+
+    def start(self) -> None:
+        self.step = -1
+        self.idle_steps = 0
+        self.last_forward = self.scheduler.forward_ct
+
+    def recv_requests(self) -> list[Any]:
+        self.step += 1
+        for watch in self.watchers:
+            watch(self.scheduler)
+        due = [message for message in self.messages if message.is_due(self.step, self.scheduler)]
+        self.messages = [message for message in self.messages if message not in due]
+        if not due and not self.messages and self.scheduler.is_fully_idle():
+            self.scheduler.gracefully_exit = True  # after this step, which runs SGLang's idle checks
+        self._require_progress(moved=bool(due))
+        return [message.payload for message in due]
+
+    def _require_progress(self, moved: bool) -> None:
+        moved |= self.scheduler.forward_ct != self.last_forward
+        self.last_forward = self.scheduler.forward_ct
+        self.idle_steps = 0 if moved else self.idle_steps + 1
+        if self.idle_steps > MAX_IDLE_STEPS:
+            waiting = [req.rid for req in self.scheduler.waiting_queue]
+            raise SchedulerStuck(f"{waiting=}, {len(self.messages)} messages never became due")
+
+
+class Outbox:
+    """Stands in for a socket to the detokenizer or the tokenizer."""
+
+    def __init__(self) -> None:
+        self.receive: Callable[[Any], None] = lambda _: None
+
+    def send_output(self, output: Any, _: Any = None) -> None:
+        self.receive(output)
+
+
+class InProcessScheduler(Scheduler):
+    """SGLang's scheduler, without sockets and without sleeping on them."""
+
+    def init_ipc_channels(self, port_args: PortArgs) -> None:
+        self.ipc_channels = SchedulerIpcChannels(
+            recv_from_tokenizer=None,
+            recv_from_rpc=None,
+            send_to_tokenizer=Outbox(),
+            send_to_detokenizer=Outbox(),
+            send_metrics_from_scheduler=None,
+        )
+        self.recv_from_tokenizer = None
+        self.load_snapshot_writer = None
+
+    def init_idle_sleeper(self) -> None:
+        self.idle_sleeper = None
+
+
+class SchedulerHarness:
+    """One scheduler. Requests are token ids; `run` answers all that was submitted since the last run."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self.scheduler = scheduler
+        self.answers: dict[str, Answer] = {}
+        self.feed = Feed(scheduler)
+        self._names = itertools.count()
+        scheduler.request_receiver = self.feed
+        scheduler.ipc_channels.send_to_detokenizer.receive = self._collect_tokens
+        scheduler.ipc_channels.send_to_tokenizer.receive = self._collect_control
+
+    def submit(
+        self,
+        prompt: Sequence[int],
+        max_new_tokens: int = 8,
+        *,
+        when: When = 0,
+        logprob_start_len: int | None = None,
+        sampling: Mapping[str, Any] | None = None,
+        **fields: Any,
+    ) -> str:
+        """Queue a greedy request and return its name.
+
+        logprob_start_len: asks for log-probabilities, from that position on; -1 for those of the output only.
+        sampling: further sampling parameters. fields: further fields of TokenizedGenerateReqInput.
+        """
+        name = f"request-{next(self._names)}"
+        params = SamplingParams(max_new_tokens=max_new_tokens, **{"temperature": 0.0, **(sampling or {})})
+        params.normalize(None)
+        defaults: dict[str, Any] = {
+            "input_text": None,
+            "input_embeds": None,
+            "mm_inputs": None,
+            "token_type_ids": None,
+            "top_logprobs_num": 0,
+            "token_ids_logprob": None,
+            "stream": False,
+        }
+        request = io_struct.TokenizedGenerateReqInput(
+            rid=name,
+            input_ids=array("q", prompt),
+            sampling_params=params,
+            return_logprob=logprob_start_len is not None,
+            logprob_start_len=-1 if logprob_start_len is None else logprob_start_len,
+            **{**defaults, **fields},
+        )
+        self.answers[name] = Answer()
+        self.send(request, when)
+        return name
+
+    def send(self, payload: Any, when: When = 0) -> None:
+        """Queue any message that SGLang's scheduler dispatches."""
+        self.feed.messages.append(Message(when, payload))
+
+    def abort(self, name: str, when: When = 0) -> None:
+        self.send(io_struct.AbortReq(rid=name), when)
+
+    def run(self) -> dict[str, Answer]:
+        """Turn SGLang's event loop until nothing is left; then check every pool. Returns all answers so far.
+
+        Raises SchedulerStuck where requests wait and nothing runs, and whatever SGLang's own checks raise.
+        """
+        self.feed.start()
+        self.scheduler.gracefully_exit = False
+        self.scheduler.run_event_loop()
+        self.check_pools()
+        return self.answers
+
+    def ask(self, prompt: Sequence[int], max_new_tokens: int = 8, **fields: Any) -> Answer:
+        """Submit one request, run, and return its answer."""
+        name = self.submit(prompt, max_new_tokens, **fields)
+        return self.run()[name]
+
+    def flush(self) -> None:
+        self.send(io_struct.FlushCacheReqInput())
+        self.run()
+
+    def check_pools(self) -> None:
+        """Every slot of the main pool is free or in the tree; the deep band holds anchors only."""
+        tree, allocator = self.scheduler.tree_cache, self.scheduler.token_to_kv_pool_allocator
+        free, cached = allocator.available_size(), tree.evictable_size()
+        assert (tree.protected_size(), free + cached) == (0, allocator.size), f"{free=} {cached=} {allocator.size=}"
+        assert self.scheduler.req_to_token_pool.available_size() == self.scheduler.req_to_token_pool.size
+        pool = active_pool()
+        if pool is not None:
+            pool.deep.check_idle()
+            assert pool.deep.num_used == pool.deep.anchors.num_slots
+
+    def _collect_tokens(self, output: io_struct.BatchTokenIDOutput) -> None:
+        for index, name in enumerate(output.rids):
+            answer = self.answers[name]
+            answer.output_ids += output.output_ids[index]
+            answer.finish_reason = output.finished_reasons[index]
+            answer.cached_tokens = output.cached_tokens[index]
+            answer.num_retractions = output.retraction_counts[index]
+            if output.input_token_logprobs_val:
+                answer.input_logprobs += output.input_token_logprobs_val[index]
+                answer.output_logprobs += output.output_token_logprobs_val[index]
+                top = zip(
+                    output.input_top_logprobs_val[index] or [], output.input_top_logprobs_idx[index] or [], strict=True
+                )
+                answer.input_top_logprobs += [dict(zip(ids or [], values or [], strict=True)) for values, ids in top]
+
+    def _collect_control(self, output: Any) -> None:
+        if isinstance(output, io_struct.AbortReq):
+            self.answers[output.rid].finish_reason = output.finished_reason or {"type": "abort", "message": "Aborted"}
+
+
+@contextmanager
+def running_scheduler(
+    model_path: Path,
+    *,
+    deep_tokens: int | None = None,
+    retract_every: int | None = None,
+    env: Mapping[str, str] | None = None,
+    **settings: Any,
+) -> Iterator[SchedulerHarness]:
+    """A scheduler for a checkpoint until the block ends; its pools are checked by every run.
+
+    deep_tokens: size of the deep band's pool. retract_every: retract requests every so many forwards.
+    settings: fields of ServerArgs.
+    """
+    variables = {**STRICT_CHECKS, **(env or {})}
+    if deep_tokens is not None:
+        variables[DEEP_TOKENS_VARIABLE] = str(deep_tokens)
+    changes = {
+        "TEST_RETRACT": retract_every is not None,
+        "TEST_RETRACT_INTERVAL": retract_every or 1,
+        "create_scheduler_watchdog": lambda *args, **kwargs: None,  # its thread would keep the scheduler for ever
+    }
+    # what the CPU platform tells SGLang's processes through TORCH_COMPILE_DISABLE; here torch has been imported already
+    nothing_is_compiled = torch._dynamo.config.patch(disable=True)
+    with mock.patch.dict(os.environ, variables), mock.patch.multiple(scheduler_module, **changes), nothing_is_compiled:
+        args = ServerArgs(model_path=str(model_path), **{**DEFAULTS, **settings})
+        with _process_as_it_was(), _port_args(args) as port_args:
+            publish(args, role="scheduler")
+            yield SchedulerHarness(InProcessScheduler(args, port_args, 0, 0, 0, 0, 0, 0, None))
+
+
+@contextmanager
+def _process_as_it_was() -> Iterator[None]:
+    """Undo what a scheduler changes in its process, so that the next one can be built."""
+    num_threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        set_served(None)
+        cleanup_dist_env_and_memory()
+        torch.set_num_threads(num_threads)
+
+
+@contextmanager
+def _port_args(args: ServerArgs) -> Iterator[PortArgs]:
+    """Names and the port that a scheduler is told; SGLang makes a file for each name."""
+    port_args = PortArgs.init_new(args)
+    try:
+        yield port_args
+    finally:
+        for name in vars(port_args).values():
+            if isinstance(name, str) and name.startswith("ipc://"):
+                Path(name.removeprefix("ipc://")).unlink(missing_ok=True)
