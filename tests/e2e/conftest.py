@@ -30,6 +30,7 @@ def reference(tiny_speed: Path) -> Reference:
 @pytest.fixture
 def asker(shared_server: RunningServer, reference: Reference) -> Iterator[Asker]:
     """The server with an empty cache. Afterwards it must still be up, and an ordinary request exact."""
+    assert shared_server.is_alive, f"an earlier request ended the server:\n{shared_server.log[-6000:]}"
     shared_server.flush_cache()
     asker = Asker(shared_server, reference)
     yield asker
