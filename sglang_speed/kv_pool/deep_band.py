@@ -7,8 +7,9 @@ per step. Everything goes back when the row is released, whatever the reason.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Protocol
 
 import torch
@@ -89,9 +90,9 @@ class DeepBand:
         self.gap = torch.zeros(num_rows, dtype=torch.int64, device=device)
         self.gap_cpu = torch.zeros(num_rows, dtype=torch.int64)
         self.rows: dict[int, RowState] = {}
-        self.idle_checked_at = -1
-        self.num_admitted = 0
         self.anchors = AnchorRegistry(max_slots=max(anchor_tokens, allocator.size // MAX_ANCHOR_SHARE))
+        self._num_admitted = 0
+        self._idle_checked_at = -1
 
     @property
     def capacity(self) -> int:
@@ -117,7 +118,7 @@ class DeepBand:
         Anchors are pinned for the whole batch before any slot is taken, and published after: two requests
         that start cold in one batch each compute their own.
         """
-        self.num_admitted += len(admissions)
+        self._num_admitted += len(admissions)
         for admission in admissions:
             self.rows[admission.row] = self._new_row(admission)
         for admission in admissions:
@@ -207,30 +208,8 @@ class DeepBand:
         return sum(state.num_owned for state in self.rows.values())
 
     def check_integrity(self) -> None:
-        """Raise IntegrityError with every violated sum: slots owned once, users counted right."""
-        free, owned, shared = self.allocator.available_size(), self._num_owned_by_rows(), self.anchors.num_slots
-        violations = []
-        if free + owned + shared != self.capacity:
-            violations.append(f"{free=} + {owned=} by rows + {shared=} by anchors != capacity {self.capacity}")
-        held = [self.table[row, s.first_owned : s.length].long() for row, s in self.rows.items()]
-        held += [entry.slots for entry in self.anchors.entries.values()]
-        slots = torch.cat([*held, torch.empty(0, dtype=torch.int64, device=self.table.device)])
-        num_distinct = len(set(slots.tolist()))
-        if num_distinct != slots.numel():
-            violations.append(f"{slots.numel()} owned slots, only {num_distinct} of them distinct")
-        if slots.numel() and not 1 <= int(slots.min()) <= int(slots.max()) <= self.capacity:
-            violations.append(f"slots {int(slots.min())}..{int(slots.max())} are not within 1..{self.capacity}")
-        entries = self.anchors.entries.values()
-        for counted, name, actual in (
-            (shared, "num_slots", sum(entry.num_slots for entry in entries)),
-            (self.anchors.num_evictable, "num_evictable", sum(e.num_slots for e in entries if e.num_users == 0)),
-        ):
-            if counted != actual:
-                violations.append(f"anchors count {name} {counted}, their entries say {actual}")
-        for key, entry in self.anchors.entries.items():
-            users = sum(state.anchors is entry for state in self.rows.values())
-            if users != entry.num_users:
-                violations.append(f"anchors {key}: num_users {entry.num_users} != {users} rows that read them")
+        """Raise IntegrityError with every violated sum: slots owned once, anchors and their users counted right."""
+        violations = [*self._slot_violations(), *self._anchor_violations()]
         if violations:
             raise IntegrityError("deep band: " + "; ".join(violations))
 
@@ -239,9 +218,33 @@ class DeepBand:
 
         Looks once after the last admission: an idle server asks in a loop.
         """
-        if self.idle_checked_at == self.num_admitted:
+        if self._idle_checked_at == self._num_admitted:
             return
         self.check_integrity()
         if self.rows:
             raise IntegrityError(f"deep band: idle, but rows {sorted(self.rows)} own {self._num_owned_by_rows()} slots")
-        self.idle_checked_at = self.num_admitted
+        self._idle_checked_at = self._num_admitted
+
+    def _slot_violations(self) -> Iterator[str]:
+        free, owned, shared = self.allocator.available_size(), self._num_owned_by_rows(), self.anchors.num_slots
+        if free + owned + shared != self.capacity:
+            yield f"{free=} + {owned=} by rows + {shared=} by anchors != capacity {self.capacity}"
+        held = [self.table[row, state.first_owned : state.length].tolist() for row, state in self.rows.items()]
+        held += [entry.slots.tolist() for entry in self.anchors.entries.values()]
+        slots = list(chain.from_iterable(held))
+        if len(set(slots)) != len(slots):
+            yield f"{len(slots)} owned slots, only {len(set(slots))} of them distinct"
+        if slots and not 1 <= min(slots) <= max(slots) <= self.capacity:
+            yield f"slots {min(slots)}..{max(slots)} are not within 1..{self.capacity}"
+
+    def _anchor_violations(self) -> Iterator[str]:
+        entries = self.anchors.entries
+        num_slots = sum(entry.num_slots for entry in entries.values())
+        num_unused = sum(entry.num_slots for entry in entries.values() if entry.num_users == 0)
+        if (num_slots, num_unused) != (self.anchors.num_slots, self.anchors.num_evictable):
+            counted = f"{self.anchors.num_slots} slots, {self.anchors.num_evictable} evictable"
+            yield f"anchors count {counted}, their entries say {num_slots} and {num_unused}"
+        for key, entry in entries.items():
+            users = sum(state.anchors is entry for state in self.rows.values())
+            if users != entry.num_users:
+                yield f"anchors {key}: num_users {entry.num_users} != {users} rows that read them"

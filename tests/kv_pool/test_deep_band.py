@@ -135,6 +135,14 @@ def test_a_slot_owned_twice_is_reported() -> None:
         deep.check_integrity()
 
 
+def test_a_wrong_count_of_anchors_is_reported() -> None:
+    deep = band()
+    deep.admit([admission(1)])
+    deep.anchors.num_evictable += 1
+    with pytest.raises(IntegrityError, match="2 slots, 1 evictable, their entries say 2 and 0"):
+        deep.check_integrity()
+
+
 def test_a_row_left_behind_is_reported_when_idle() -> None:
     deep = band()
     deep.admit([admission(3)])
