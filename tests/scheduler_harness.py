@@ -9,6 +9,7 @@ sets `gracefully_exit`. A step is one turn of that loop.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
 from array import array
@@ -33,6 +34,7 @@ from sglang.srt.managers.scheduler_components.ipc_channels import SchedulerIpcCh
 from sglang.srt.runtime_context import publish  # noqa: E402
 from sglang.srt.sampling.sampling_params import SamplingParams  # noqa: E402
 from sglang.srt.server_args import PortArgs, ServerArgs  # noqa: E402
+from sglang.srt.utils.network import get_free_port  # noqa: E402
 
 from sglang_speed.kv_pool.capacity import DEEP_TOKENS_VARIABLE  # noqa: E402
 from sglang_speed.serving.state import active_pool, set_served  # noqa: E402
@@ -47,8 +49,10 @@ DEFAULTS: Mapping[str, Any] = {
     "dtype": "float32",
     "skip_tokenizer_init": True,
     "max_total_tokens": 8192,
-    "log_level": "error",
 }
+ABSENT_FIELDS: Mapping[str, Any] = dict.fromkeys(
+    ("input_text", "input_embeds", "mm_inputs", "token_type_ids", "token_ids_logprob")
+) | {"top_logprobs_num": 0, "stream": False}
 MAX_IDLE_STEPS = 50
 """Steps without any forward after which waiting requests count as stuck."""
 
@@ -94,7 +98,6 @@ class Feed:
     def __init__(self, scheduler: Scheduler) -> None:
         self.scheduler = scheduler
         self.messages: list[Message] = []
-        self.watchers: list[Callable[[Scheduler], None]] = []
         self.start()
 
     def start(self) -> None:
@@ -104,10 +107,10 @@ class Feed:
 
     def recv_requests(self) -> list[Any]:
         self.step += 1
-        for watch in self.watchers:
-            watch(self.scheduler)
-        due = [message for message in self.messages if message.is_due(self.step, self.scheduler)]
-        self.messages = [message for message in self.messages if message not in due]
+        due, later = [], []
+        for message in self.messages:
+            (due if message.is_due(self.step, self.scheduler) else later).append(message)
+        self.messages = later
         if not due and not self.messages and self.scheduler.is_fully_idle():
             self.scheduler.gracefully_exit = True  # after this step, which runs SGLang's idle checks
         self._require_progress(moved=bool(due))
@@ -180,22 +183,13 @@ class SchedulerHarness:
         name = f"request-{next(self._names)}"
         params = SamplingParams(max_new_tokens=max_new_tokens, **{"temperature": 0.0, **(sampling or {})})
         params.normalize(None)
-        defaults: dict[str, Any] = {
-            "input_text": None,
-            "input_embeds": None,
-            "mm_inputs": None,
-            "token_type_ids": None,
-            "top_logprobs_num": 0,
-            "token_ids_logprob": None,
-            "stream": False,
-        }
         request = io_struct.TokenizedGenerateReqInput(
             rid=name,
             input_ids=array("q", prompt),
             sampling_params=params,
             return_logprob=logprob_start_len is not None,
             logprob_start_len=-1 if logprob_start_len is None else logprob_start_len,
-            **{**defaults, **fields},
+            **{**ABSENT_FIELDS, **fields},
         )
         self.answers[name] = Answer()
         self.send(request, when)
@@ -265,7 +259,6 @@ def running_scheduler(
     *,
     deep_tokens: int | None = None,
     retract_every: int | None = None,
-    env: Mapping[str, str] | None = None,
     **settings: Any,
 ) -> Iterator[SchedulerHarness]:
     """A scheduler for a checkpoint until the block ends; its pools are checked by every run.
@@ -273,9 +266,7 @@ def running_scheduler(
     deep_tokens: size of the deep band's pool. retract_every: retract requests every so many forwards.
     settings: fields of ServerArgs.
     """
-    variables = {**STRICT_CHECKS, **(env or {})}
-    if deep_tokens is not None:
-        variables[DEEP_TOKENS_VARIABLE] = str(deep_tokens)
+    variables = STRICT_CHECKS | ({} if deep_tokens is None else {DEEP_TOKENS_VARIABLE: str(deep_tokens)})
     changes = {
         "TEST_RETRACT": retract_every is not None,
         "TEST_RETRACT_INTERVAL": retract_every or 1,
@@ -285,9 +276,9 @@ def running_scheduler(
     nothing_is_compiled = torch._dynamo.config.patch(disable=True)
     with mock.patch.dict(os.environ, variables), mock.patch.multiple(scheduler_module, **changes), nothing_is_compiled:
         args = ServerArgs(model_path=str(model_path), **{**DEFAULTS, **settings})
-        with _process_as_it_was(), _port_args(args) as port_args:
+        with _process_as_it_was():
             publish(args, role="scheduler")
-            yield SchedulerHarness(InProcessScheduler(args, port_args, 0, 0, 0, 0, 0, 0, None))
+            yield SchedulerHarness(InProcessScheduler(args, _port_args(), 0, 0, 0, 0, 0, 0, None))
 
 
 @contextmanager
@@ -302,13 +293,7 @@ def _process_as_it_was() -> Iterator[None]:
         torch.set_num_threads(num_threads)
 
 
-@contextmanager
-def _port_args(args: ServerArgs) -> Iterator[PortArgs]:
-    """Names and the port that a scheduler is told; SGLang makes a file for each name."""
-    port_args = PortArgs.init_new(args)
-    try:
-        yield port_args
-    finally:
-        for name in vars(port_args).values():
-            if isinstance(name, str) and name.startswith("ipc://"):
-                Path(name.removeprefix("ipc://")).unlink(missing_ok=True)
+def _port_args() -> PortArgs:
+    """A port for torch.distributed; nothing is sent under any of the names."""
+    names = {each.name: "" for each in dataclasses.fields(PortArgs)}
+    return PortArgs(**names | {"nccl_port": get_free_port(), "decoupled_spec_ipc_config": None})

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
 
+from sglang_speed.serving.host import require_host
 from tests.parity.expected import SHAPE, Bands, Expected
 from tests.tiny_models import make_tiny_llama
 
@@ -22,6 +25,22 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(num_threads)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def imports_are_no_garbage() -> Iterator[None]:
+    """SGLang collects garbage whenever a scheduler ends; looking through all that was imported takes half a second."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def host_is_checked_once() -> Iterator[None]:
+    """Every model asks whether all hooks are in place, which takes a third of a second; in one process they stay."""
+    require_host()
+    with mock.patch("sglang_speed.models.speed_llama.require_host"):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ many settings are asked the same questions.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -121,6 +121,16 @@ class Expected:
 
 def submit(engine: SchedulerHarness, ask: Ask) -> str:
     return engine.submit(ask.prompt, ask.max_new_tokens, when=ask.when, logprob_start_len=ask.scored_from, **ask.fields)
+
+
+def is_in_chunks(name: str, num_tokens: int) -> Callable[[Any], bool]:
+    """A moment for `When`: a request is in mid-prefill with at least so many tokens done."""
+
+    def is_due(scheduler: Any) -> bool:
+        req = scheduler.chunked_req
+        return req is not None and req.rid == name and len(req.prefix_indices) >= num_tokens
+
+    return is_due
 
 
 def require_close(found: Sequence[float | None], expected: Sequence[float], what: Any) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 from sglang.srt.managers.io_struct import AbortReq
-from sglang.srt.managers.scheduler import Scheduler
 
-from tests.parity.expected import Ask, Expected, prompt, submit, tokens
+from tests.parity.expected import Ask, Expected, is_in_chunks, prompt, submit, tokens
 from tests.scheduler_harness import SchedulerHarness, running_scheduler
 
 SETTINGS = {
@@ -22,16 +21,6 @@ SETTINGS = {
     "small deep band": {"deep_tokens": 40, "chunked_prefill_size": 16},
 }
 EVERY_SETTING = pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
-
-
-def is_in_chunks(name: str, num_tokens: int) -> Callable[[Scheduler], bool]:
-    """Whether a request is in mid-prefill with at least so many tokens done."""
-
-    def is_due(scheduler: Scheduler) -> bool:
-        req = scheduler.chunked_req
-        return req is not None and req.rid == name and len(req.prefix_indices) >= num_tokens
-
-    return is_due
 
 
 def require_prefix(expected: Expected, engine: SchedulerHarness, name: str, ask: Ask) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from sglang_speed.serving.state import active_pool
 from tests.parity.conftest import Checkpoints
-from tests.parity.expected import Ask, Bands, Expected, prompt, tokens
+from tests.parity.expected import Ask, Bands, Expected, is_in_chunks, prompt, tokens
 from tests.scheduler_harness import SchedulerHarness, running_scheduler
 
 CACHES = {
@@ -95,6 +95,20 @@ def test_chunks_that_end_among_the_anchors_are_exact(checkpoints: Checkpoints) -
     with running_scheduler(expected.path, chunked_prefill_size=4) as engine:
         expected.answered(engine, [Ask(prompt(30), 5), Ask(prompt(30)[:20] + tokens(5), 5), Ask(prompt(30), 5, when=2)])
         expected.answered(engine, [Ask(prompt(9) + tokens(length), 5) for length in range(1, 9)])
+
+
+@pytest.mark.parametrize(("chunk", "num_done", "num_shared"), [(4, 0, 0), (4, 4, 0), (4, 12, 0), (12, 12, 9)])
+def test_anchors_of_an_aborted_prompt_are_shared_only_if_one_chunk_had_them_all(
+    checkpoints: Checkpoints, chunk: int, num_done: int, num_shared: int
+) -> None:
+    expected = checkpoints(Bands(6, 9, 3))
+    with running_scheduler(expected.path, chunked_prefill_size=chunk) as engine:
+        name = engine.submit(prompt(40))
+        engine.abort(name, when=is_in_chunks(name, num_done))
+        engine.run()
+        assert engine.answers[name].was_aborted
+        assert active_pool().deep.anchors.num_slots == num_shared
+        expected.answered(engine, [Ask(prompt(40), 5), Ask(prompt(12) + tokens(9), 5)])
 
 
 def test_namespaces_share_nothing(expected: Expected) -> None:

@@ -10,7 +10,7 @@ from tests.parity.test_every_setting import SETTINGS
 from tests.scheduler_harness import running_scheduler
 from tests.tiny_models import VOCAB_SIZE
 
-LENGTHS = (1, 2, 5, 16, 18, 60)
+LENGTHS = (1, 2, 5, 18, 60)
 ONE_ANCHOR, FOUR_ANCHORS = Bands(6, 1, 3), Bands(4, 4, 1)
 CHOSEN = (
     ("defaults", ONE_ANCHOR),
