@@ -10,12 +10,21 @@ from unittest import mock
 
 import pytest
 import torch
+from sglang.srt.platforms import current_platform
 
+from sglang_speed.platforms.cpu import CpuPlatform
 from sglang_speed.serving.host import require_host
 from tests.parity.expected import SHAPE, Bands, Expected
 from tests.tiny_models import make_tiny_llama
 
 Checkpoints = Callable[[Bands], Expected]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cpu_platform() -> None:
+    """The schedulers of this folder run on it."""
+    if not isinstance(current_platform, CpuPlatform):
+        pytest.skip("the CPU platform stands down where there is an accelerator")
 
 
 @pytest.fixture(scope="session", autouse=True)
