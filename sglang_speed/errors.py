@@ -1,8 +1,10 @@
 """The errors that this package raises on purpose.
 
-Owns three names and nothing else: a user's mistake (`ConfigError`), a host that is not the tested one
-(`HostMismatch`) and a broken promise inside the pools (`IntegrityError`).
+Owns a user's mistake (`ConfigError`), a host that is not the tested one (`HostMismatch`), a broken promise inside
+the pools (`IntegrityError`), and nothing else.
 """
+
+from collections.abc import Iterable
 
 
 class ConfigError(ValueError):
@@ -15,3 +17,10 @@ class HostMismatch(RuntimeError):
 
 class IntegrityError(AssertionError):
     """A pool, table or registry lost count; the text carries both sides of each sum."""
+
+
+def raise_violations(where: str, violations: Iterable[str]) -> None:
+    """Raise one IntegrityError with all violations of an owner's invariants; nothing happens if there are none."""
+    found = list(violations)
+    if found:
+        raise IntegrityError(f"{where}: " + "; ".join(found))

@@ -230,8 +230,8 @@ class SchedulerHarness:
         assert self.scheduler.req_to_token_pool.available_size() == self.scheduler.req_to_token_pool.size
         pool = active_pool()
         if pool is not None:
-            pool.deep.check_idle()
-            assert pool.deep.num_used == pool.deep.anchors.num_slots
+            pool.check_idle()
+            assert pool.deep.num_in_use == 0
 
     def _collect_tokens(self, output: io_struct.BatchTokenIDOutput) -> None:
         for index, name in enumerate(output.rids):

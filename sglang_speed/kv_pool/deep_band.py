@@ -7,6 +7,7 @@ per step. Everything goes back when the row is released, whatever the reason.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -15,19 +16,20 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from sglang_speed.errors import IntegrityError
+from sglang_speed.errors import IntegrityError, raise_violations
 from sglang_speed.kv_pool.anchors import AnchorEntry, AnchorRegistry
 from sglang_speed.method.deep_tokens import DeepTokens
 
-# Anchors may fill at most this part of the pool: a workload whose prompts share no first token must not
-# crowd out the requests themselves.
-MAX_ANCHOR_SHARE = 8
-
 
 class SlotAllocator(Protocol):
-    """What the deep band needs of an allocator; SGLang's page-size-1 allocator is one. Slot 0 is padding."""
+    """What the deep band needs of an allocator; SGLang's page-size-1 allocator is one. Slot 0 is padding.
+
+    free_pages, release_pages: together the free slots, int64.
+    """
 
     size: int
+    free_pages: Tensor
+    release_pages: Tensor
 
     def alloc(self, need_size: int) -> Tensor | None: ...
 
@@ -81,18 +83,14 @@ class DeepBand:
     gap: [num_rows], int64, on the device; `gap_cpu` is its copy. In decode the deep length is `n - gap`.
     """
 
-    def __init__(
-        self, allocator: SlotAllocator, num_rows: int, width: int, device: str, anchor_tokens: int = 1
-    ) -> None:
+    def __init__(self, allocator: SlotAllocator, num_rows: int, width: int, device: str) -> None:
         self.allocator = allocator
         self.width = width
         self.table = torch.zeros((num_rows, width), dtype=torch.int32, device=device)
         self.gap = torch.zeros(num_rows, dtype=torch.int64, device=device)
         self.gap_cpu = torch.zeros(num_rows, dtype=torch.int64)
         self.rows: dict[int, RowState] = {}
-        self.anchors = AnchorRegistry(max_slots=max(anchor_tokens, allocator.size // MAX_ANCHOR_SHARE))
-        self._num_admitted = 0
-        self._idle_checked_at = -1
+        self.anchors = AnchorRegistry()
 
     @property
     def capacity(self) -> int:
@@ -101,6 +99,11 @@ class DeepBand:
     @property
     def num_used(self) -> int:
         return self.capacity - self.allocator.available_size()
+
+    @property
+    def num_in_use(self) -> int:
+        """Slots of requests, and of the anchors that they read."""
+        return self.capacity - self.num_available
 
     @property
     def num_available(self) -> int:
@@ -118,7 +121,6 @@ class DeepBand:
         Anchors are pinned for the whole batch before any slot is taken, and published after: two requests
         that start cold in one batch each compute their own.
         """
-        self._num_admitted += len(admissions)
         for admission in admissions:
             self.rows[admission.row] = self._new_row(admission)
         for admission in admissions:
@@ -149,13 +151,10 @@ class DeepBand:
         """Share anchors that this forward computes to the end; a chunk that ends among them keeps them."""
         state, num_anchors = self.rows[admission.row], admission.deep.num_anchors
         key = admission.anchor_key
-        if key is None or state.anchors is not None or admission.first_chunk_end < num_anchors:
+        if key is None or key in self.anchors or admission.first_chunk_end < num_anchors:
             return
-        if not self.anchors.can_publish(key, num_anchors):
-            self._free_all(self.anchors.evict(num_anchors) if key not in self.anchors else [])
-        if self.anchors.can_publish(key, num_anchors):
-            state.anchors = self.anchors.publish(key, self.table[admission.row, :num_anchors].long())
-            state.first_owned = num_anchors
+        state.anchors = self.anchors.publish(key, self.table[admission.row, :num_anchors].long())
+        state.first_owned = num_anchors
 
     def extend_by_one(self, rows: Sequence[int], rows_device: Tensor, seq_lens: Tensor) -> None:
         """Take a slot for the next token of each row.
@@ -181,7 +180,8 @@ class DeepBand:
         """Make `num_slots` slots free, by dropping unused anchors if need be. Returns whether they are."""
         missing = num_slots - self.allocator.available_size()
         if missing > 0:
-            self._free_all(self.anchors.evict(missing))
+            for slots in self.anchors.evict(missing):
+                self.allocator.free(slots)
         return self.allocator.available_size() >= num_slots
 
     def clear(self) -> None:
@@ -200,51 +200,44 @@ class DeepBand:
             )
         return slots
 
-    def _free_all(self, slots: list[Tensor]) -> None:
-        for some in slots:
-            self.allocator.free(some)
-
     def _num_owned_by_rows(self) -> int:
         return sum(state.num_owned for state in self.rows.values())
 
     def check_integrity(self) -> None:
-        """Raise IntegrityError with every violated sum: slots owned once, anchors and their users counted right."""
-        violations = [*self._slot_violations(), *self._anchor_violations()]
-        if violations:
-            raise IntegrityError("deep band: " + "; ".join(violations))
+        """Raise IntegrityError with both sides of every sum that does not hold."""
+        raise_violations("deep band", self.violations())
 
-    def check_idle(self) -> None:
-        """Raise IntegrityError unless the deep band holds anchors only.
-
-        Looks once after the last admission: an idle server asks in a loop.
-        """
-        if self._idle_checked_at == self._num_admitted:
-            return
-        self.check_integrity()
-        if self.rows:
-            raise IntegrityError(f"deep band: idle, but rows {sorted(self.rows)} own {self._num_owned_by_rows()} slots")
-        self._idle_checked_at = self._num_admitted
+    def violations(self) -> Iterator[str]:
+        yield from self._slot_violations()
+        yield from self._row_violations()
+        yield from self._user_violations()
+        yield from self.anchors.violations()
 
     def _slot_violations(self) -> Iterator[str]:
+        """Every slot from 1 to capacity has one owner: the free list, a row or an anchor."""
         free, owned, shared = self.allocator.available_size(), self._num_owned_by_rows(), self.anchors.num_slots
         if free + owned + shared != self.capacity:
             yield f"{free=} + {owned=} by rows + {shared=} by anchors != capacity {self.capacity}"
         held = [self.table[row, state.first_owned : state.length].tolist() for row, state in self.rows.items()]
         held += [entry.slots.tolist() for entry in self.anchors.entries.values()]
-        slots = list(chain.from_iterable(held))
-        if len(set(slots)) != len(slots):
-            yield f"{len(slots)} owned slots, only {len(set(slots))} of them distinct"
-        if slots and not 1 <= min(slots) <= max(slots) <= self.capacity:
-            yield f"slots {min(slots)}..{max(slots)} are not within 1..{self.capacity}"
+        held += [self.allocator.free_pages.tolist(), self.allocator.release_pages.tolist()]
+        owners = Counter(chain.from_iterable(held))
+        if max(owners.values(), default=0) > 1:
+            doubled = sorted(slot for slot, count in owners.items() if count > 1)
+            yield f"{owners.total()} slots are held, only {len(owners)} of them distinct: {doubled[:8]} are held twice"
+        if owners and not 1 <= min(owners) <= max(owners) <= self.capacity:
+            yield f"slots {min(owners)}..{max(owners)} are not within 1..{self.capacity}"
 
-    def _anchor_violations(self) -> Iterator[str]:
-        entries = self.anchors.entries
-        num_slots = sum(entry.num_slots for entry in entries.values())
-        num_unused = sum(entry.num_slots for entry in entries.values() if entry.num_users == 0)
-        if (num_slots, num_unused) != (self.anchors.num_slots, self.anchors.num_evictable):
-            counted = f"{self.anchors.num_slots} slots, {self.anchors.num_evictable} evictable"
-            yield f"anchors count {counted}, their entries say {num_slots} and {num_unused}"
-        for key, entry in entries.items():
-            users = sum(state.anchors is entry for state in self.rows.values())
-            if users != entry.num_users:
-                yield f"anchors {key}: num_users {entry.num_users} != {users} rows that read them"
+    def _row_violations(self) -> Iterator[str]:
+        for row, state in self.rows.items():
+            if not 0 <= state.first_owned <= state.length <= self.width:
+                yield f"row {row}: first_owned={state.first_owned}, length={state.length}, width={self.width}"
+            gap, gap_cpu = int(self.gap[row]), int(self.gap_cpu[row])
+            if not gap == gap_cpu == state.deep.gap:
+                yield f"row {row}: gap {state.deep.gap}, but {gap=} and {gap_cpu=} in the tables"
+
+    def _user_violations(self) -> Iterator[str]:
+        users = Counter(id(state.anchors) for state in self.rows.values() if state.anchors is not None)
+        for key, entry in self.anchors.entries.items():
+            if users[id(entry)] != entry.num_users:
+                yield f"anchors {key}: num_users {entry.num_users} != {users[id(entry)]} rows that read them"

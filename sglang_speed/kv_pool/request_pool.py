@@ -6,11 +6,13 @@ back when SGLang frees it, which covers finish, abort, retraction, preemption an
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from typing import TYPE_CHECKING
 
 from sglang.srt.mem_cache.memory_pool import KVCache, ReqToTokenPool
 
+from sglang_speed.errors import IntegrityError, raise_violations
+from sglang_speed.kv_pool.counters import Counters
 from sglang_speed.kv_pool.deep_band import Admission, DeepBand
 from sglang_speed.method.deep_tokens import DeepTokens
 from sglang_speed.method.policy import SpeedPolicy
@@ -25,6 +27,9 @@ class BandedReqToTokenPool(ReqToTokenPool):
     deep: DeepBand
     policy: SpeedPolicy
     deep_kv_pool: KVCache
+    counters: Counters
+    _num_admitted: int
+    _idle_checked_at: int
 
     @classmethod
     def adopt(cls, pool: ReqToTokenPool) -> BandedReqToTokenPool:
@@ -37,6 +42,9 @@ class BandedReqToTokenPool(ReqToTokenPool):
         self.deep = deep
         self.policy = policy
         self.deep_kv_pool = deep_kv_pool
+        self.counters = Counters()
+        self._num_admitted = 0
+        self._idle_checked_at = -1
 
     def deep_tokens_of(self, req: Req) -> DeepTokens:
         """The deep tokens of a request, from its prompt's length and its scored span alone."""
@@ -65,6 +73,7 @@ class BandedReqToTokenPool(ReqToTokenPool):
         new = [req for req in reqs if req.req_pool_idx is None]
         rows = super().alloc(reqs)
         if rows is not None:
+            self._num_admitted += len(new)
             self.deep.admit([self._admission(req) for req in new])
         return rows
 
@@ -85,4 +94,38 @@ class BandedReqToTokenPool(ReqToTokenPool):
         assert prefix_len <= self.policy.max_reusable_prefix(deep, cached), (
             f"request {req.rid} reuses {prefix_len} tokens, {deep} with {cached=} anchors allows fewer"
         )
+        if req.retraction_count == 0 and req.to_finish is None:
+            self._count(req, deep, cached)
         return Admission(req.req_pool_idx, deep, len(req.full_untruncated_fill_ids), req.extend_range.end, key)
+
+    def _count(self, req: Req, deep: DeepTokens, cached: bool) -> None:
+        prompt_len = len(req.origin_input_ids)
+        self.counters.shallow_prompt_tokens += prompt_len
+        self.counters.shallow_reused_tokens += len(req.prefix_indices)
+        self.counters.deep_prompt_tokens += deep.num_before(prompt_len)
+        self.counters.deep_reused_tokens += deep.num_anchors if cached else 0
+        self.counters.deep_anchor_misses += int(deep.num_anchors > 0 and not cached)
+
+    def check_integrity(self) -> None:
+        """Raise IntegrityError with both sides of every sum that does not hold, in this table or the deep band."""
+        raise_violations("request table", self.violations())
+
+    def violations(self) -> Iterator[str]:
+        """Every row from 1 to size is free or owned by the deep band, once; row 0 is padding."""
+        free, owned = self.free_slots, self.deep.rows
+        if sorted([*free, *owned]) != list(range(1, self.size + 1)):
+            yield f"{len(free)} free rows + {len(owned)} rows of requests != rows 1..{self.size}"
+            yield f"neither: {sorted({*range(1, self.size + 1)} - {*free, *owned})}, both: {sorted({*free} & {*owned})}"
+        yield from self.deep.violations()
+
+    def check_idle(self) -> None:
+        """Raise IntegrityError unless all sums hold and no row is in use.
+
+        Looks once after the last admission: an idle server asks in a loop.
+        """
+        if self._idle_checked_at == self._num_admitted:
+            return
+        self.check_integrity()
+        if self.deep.rows:
+            raise IntegrityError(f"request table: idle, but rows {sorted(self.deep.rows)} are in use")
+        self._idle_checked_at = self._num_admitted

@@ -95,21 +95,40 @@ def add_within_deep_room(
 
 
 def preempt_within_deep_room(original: Callable[..., bool], adder: PrefillAdder, req: Req, server_args: Any) -> bool:
-    """Hook around PrefillAdder.preempt_to_schedule: preempt only where any one victim makes enough deep room.
+    """Hook around PrefillAdder.preempt_to_schedule: preempt as many as the deep band needs, or none.
 
-    SGLang picks victims by the main pool and may stop after one. Were the request then refused for lack of deep
-    slots, SGLang would forget its victims: it queues them again only if something starts.
+    SGLang picks victims by the main pool. Were the request then refused for lack of deep slots, SGLang would forget
+    its victims: it queues them again only if something starts. So nothing begins unless all that may be preempted make
+    enough room, and what begins goes on until there is.
     """
     pool = banded(adder.tree_cache.req_to_token_pool)
     if pool is None:
         return original(adder, req, server_args)
-    gains = [
-        pool.deep.rows[victim.req_pool_idx].num_owned + adder._get_running_request_total_token_offset(victim)
-        for victim in adder.running_batch.reqs
-        if victim.req_pool_idx is not None and not victim.finished()
+    claim = _deep_claim(pool, req)
+    gains = (_gain(adder, pool, victim) for victim in _preemptible(adder, req, server_args))
+    if claim > _deep_room(adder, pool) + sum(gains):
+        return False
+    preempted = original(adder, req, server_args)
+    while preempted and claim > _deep_room(adder, pool):
+        preempted = original(adder, req, server_args)
+    return preempted
+
+
+def _preemptible(adder: PrefillAdder, req: Req, server_args: Any) -> list[Req]:
+    """Running requests that may make way for `req`: those whose priority is lower by more than the threshold."""
+    sign = -1 if server_args.schedule_low_priority_values_first else 1
+    return [
+        running
+        for running in adder.running_batch.reqs
+        if running.req_pool_idx is not None
+        and not running.finished()
+        and sign * (req.priority - running.priority) > adder.priority_scheduling_preemption_threshold
     ]
-    fits = bool(gains) and _deep_claim(pool, req) <= _deep_room(adder, pool) + min(gains)
-    return fits and original(adder, req, server_args)
+
+
+def _gain(adder: PrefillAdder, pool: BandedReqToTokenPool, victim: Req) -> int:
+    """Deep room that a preemption makes: what the victim owns and what it was expected to take."""
+    return pool.deep.rows[victim.req_pool_idx].num_owned + adder._get_running_request_total_token_offset(victim)
 
 
 def keep_room_for_chunked(_: Any, adder: PrefillAdder, req: Req) -> None:
@@ -131,12 +150,14 @@ def fit_to_deep_band(scheduler: Any, req: Req, is_retracted: bool = False) -> No
     limit, needed = pool.deep.max_request_len, pool.deep_tokens_of(req).num_before(len(req.origin_input_ids))
     room, params = limit - needed, req.sampling_params
     if room < min(1, params.max_new_tokens):
+        pool.counters.deep_refused_requests += 1
         req.set_finish_with_abort(
             f"sglang_speed: the request needs {needed} deep tokens for its prompt (anchors, tail and the span whose "
             f"log-probabilities it asks for), and the deep band holds {limit}; raise logprob_start_len, or start the "
             f"server with a larger {DEEP_TOKENS_VARIABLE}"
         )
     elif params.max_new_tokens > room:
+        pool.counters.deep_clipped_requests += 1
         logger.warning(
             f"sglang_speed: max_new_tokens of {req.rid} is cut from {params.max_new_tokens} to {room}, which is what "
             f"the deep band can hold of one request; {DEEP_TOKENS_VARIABLE} raises it"

@@ -10,7 +10,7 @@ from __future__ import annotations
 from sglang.srt.platforms import current_platform
 from sglang.srt.plugins.hook_registry import HookType
 
-from sglang_speed.serving import admission, forward, memory, naming, observe, refusals
+from sglang_speed.serving import admission, forward, memory, metrics, naming, observe, refusals
 from sglang_speed.serving.hook import Hook
 
 _MANAGERS = "sglang.srt.managers"
@@ -161,7 +161,7 @@ OBSERVER_HOOKS = (
         target=f"{_MANAGERS}.scheduler.Scheduler.get_internal_state",
         parameters=("self", "recv_req"),
         kind=HookType.AFTER,
-        function=observe.report_speed_state,
+        function=metrics.report_speed_state,
         reason="/server_info shows what the model is and what the deep band holds",
         remove_when="SGLang lets plugins add to the internal state",
     ),
@@ -169,13 +169,32 @@ OBSERVER_HOOKS = (
         target="sglang.srt.observability.metrics_collector.SchedulerMetricsCollector.log_stats",
         parameters=("self", "stats"),
         kind=HookType.AFTER,
-        function=observe.export_speed_state,
+        function=metrics.export_speed_state,
         reason="the same in Prometheus metrics, at SGLang's own rate",
         remove_when="SGLang lets plugins add scheduler metrics",
     ),
 )
 
-SERVING_HOOKS = START_UP_HOOKS + MEMORY_HOOKS + SCHEDULER_HOOKS + FORWARD_HOOKS + OBSERVER_HOOKS
+COUNTER_HOOKS = (
+    Hook(
+        target=f"{_MANAGERS}.schedule_batch.ScheduleBatch.retract_decode",
+        parameters=("self", "server_args"),
+        kind=HookType.AROUND,
+        function=metrics.count_retractions,
+        reason="retractions are counted by the band that was short",
+        remove_when="SGLang says why it retracts",
+    ),
+    Hook(
+        target="sglang.srt.mem_cache.base_prefix_cache.BasePrefixCache.update_eviction_metrics",
+        parameters=("self", "num_evicted", "start_time"),
+        kind=HookType.AFTER,
+        function=metrics.count_evictions,
+        reason="SGLang counts evicted tokens only where metrics are enabled, and not in /server_info",
+        remove_when="SGLang reports evicted tokens in its internal state",
+    ),
+)
+
+SERVING_HOOKS = START_UP_HOOKS + MEMORY_HOOKS + SCHEDULER_HOOKS + FORWARD_HOOKS + OBSERVER_HOOKS + COUNTER_HOOKS
 
 
 def declared_hooks() -> tuple[Hook, ...]:

@@ -90,7 +90,7 @@ def _banded_request_pool(
     allocator = TokenToKVPoolAllocator(
         num_tokens, dtype=kvc.kv_cache_dtype, device=kvc.device, kvcache=kv_pool, need_sort=False
     )
-    deep = DeepBand(allocator, num_rows, min(context_len, num_tokens), kvc.device, config.anchor_tokens)
+    deep = DeepBand(allocator, num_rows, min(context_len, num_tokens), kvc.device)
     pool = BandedReqToTokenPool.adopt(stock_pool)
     pool.attach(deep, SpeedPolicy(config), kv_pool)
     return pool

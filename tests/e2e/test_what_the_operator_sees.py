@@ -26,17 +26,49 @@ FIXED = {
 }
 
 
-def gauges(asker: Asker) -> dict[str, float]:
-    """The values of all `sglang_speed:*` metrics."""
+COUNTED_IN_BOTH = ("prompt_tokens", "reused_tokens", "evicted_tokens", "retracted_requests")
+COUNTED = {f"{band}_{name}" for band in ("shallow", "deep") for name in COUNTED_IN_BOTH}
+COUNTED |= {"deep_anchor_misses", "deep_refused_requests", "deep_clipped_requests"}
+
+
+def exported(asker: Asker) -> dict[str, float]:
+    """The values of all `sglang_speed:*` metrics, under their names in /server_info."""
     text = requests.get(f"{asker.server.url}/metrics", timeout=60).text
-    return {
-        name: float(value) for name, value in re.findall(r"^sglang_speed:(\w+)\{[^}]*\} (\S+)$", text, re.MULTILINE)
-    }
+    samples = re.findall(r"^sglang_speed:(\w+)\{([^}]*)\} (\S+)$", text, re.MULTILINE)
+    found = {}
+    for name, labels, value in samples:
+        band = re.search(r'band="(\w+)"', labels)
+        found[f"{band[1]}_{name.removesuffix('_total')}" if band else name] = float(value)
+    return found
+
+
+def counted_while(asker: Asker, *prompts: list[int]) -> dict[str, int]:
+    """What the counters gain while prompts are answered, one after the other; those that gain nothing are left out."""
+    before = asker.speed_state()
+    for prompt in prompts:
+        asker.require_exact(prompt)
+    after = asker.speed_state()
+    return {name: after[name] - before[name] for name in COUNTED if after[name] != before[name]}
 
 
 def test_server_info_says_what_the_model_is(asker: Asker) -> None:
     asker.require_exact(PROMPT)
-    assert asker.speed_state() == {**FIXED, "deep_tokens_used": 1, "deep_anchor_tokens": 1}
+    state = asker.speed_state()
+    facts = {name: value for name, value in state.items() if name not in COUNTED}
+    assert facts == {**FIXED, "deep_tokens_used": 1, "deep_anchor_tokens": 1}
+    assert state.keys() == facts.keys() | COUNTED
+
+
+def test_server_info_counts_what_is_reused_in_each_band(asker: Asker) -> None:
+    num_reused = len(PROMPT) - SPEED["tail_tokens"]
+    assert counted_while(asker, PROMPT, PROMPT) == {
+        "shallow_prompt_tokens": 2 * len(PROMPT),
+        "shallow_reused_tokens": num_reused,
+        "deep_prompt_tokens": 2 * 4,
+        "deep_reused_tokens": 1,
+        "deep_anchor_misses": 1,
+    }
+    assert "shallow_reused_tokens" not in counted_while(asker, [9] * 40, [10] * 40), "they share nothing"
 
 
 def test_a_prompt_token_takes_three_quarters_of_the_bytes() -> None:
@@ -44,18 +76,20 @@ def test_a_prompt_token_takes_three_quarters_of_the_bytes() -> None:
 
 
 def test_metrics_have_the_values_of_server_info(asker: Asker) -> None:
+    """SGLang logs statistics with each prefill, a moment before the answer."""
     asker.require_exact(PROMPT)
-    found = gauges(asker)
-    assert found.keys() == asker.speed_state().keys()
+    found, state = exported(asker), asker.speed_state()
+    assert found.keys() == state.keys()
     assert {name: found[name] for name in FIXED} == FIXED
     assert found["deep_anchor_tokens"] == 1
+    assert found["shallow_prompt_tokens"] == state["shallow_prompt_tokens"]
 
 
 @pytest.mark.slow
 def test_metrics_of_an_idle_server_catch_up(asker: Asker) -> None:
     """SGLang updates the metrics of an idle server every 30 seconds."""
     asker.require_exact(PROMPT)
-    wait_until(lambda: gauges(asker) == asker.speed_state(), seconds=60.0)
+    wait_until(lambda: exported(asker) == asker.speed_state(), seconds=60.0)
 
 
 def test_an_idle_server_holds_nothing_deep_but_anchors(asker: Asker) -> None:

@@ -9,21 +9,22 @@ from torch import Tensor
 class SimpleAllocator:
     def __init__(self, size: int) -> None:
         self.size = size
+        self.release_pages = torch.tensor([], dtype=torch.int64)
         self.clear()
 
     def clear(self) -> None:
-        self.slots = list(range(1, self.size + 1))
+        self.free_pages = torch.arange(1, self.size + 1)
 
     def available_size(self) -> int:
-        return len(self.slots)
+        return len(self.free_pages)
 
     def alloc(self, need_size: int) -> Tensor | None:
-        if need_size > len(self.slots):
+        if need_size > len(self.free_pages):
             return None
-        taken, self.slots = self.slots[:need_size], self.slots[need_size:]
-        return torch.tensor(taken, dtype=torch.int64)
+        taken, self.free_pages = self.free_pages[:need_size], self.free_pages[need_size:]
+        return taken
 
     def free(self, free_index: Tensor) -> None:
-        freed = free_index.tolist()
-        assert not set(freed) & set(self.slots), f"freed twice: {sorted(set(freed) & set(self.slots))}"
-        self.slots += freed
+        twice = set(free_index.tolist()) & set(self.free_pages.tolist())
+        assert not twice, f"freed twice: {sorted(twice)}"
+        self.free_pages = torch.cat([self.free_pages, free_index])

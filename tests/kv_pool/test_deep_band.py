@@ -18,7 +18,7 @@ KEY = (None, (0, 7))
 
 
 def band(size: int = 64, num_rows: int = 9, width: int = 32) -> DeepBand:
-    return DeepBand(SimpleAllocator(size), num_rows, width, "cpu", anchor_tokens=2)
+    return DeepBand(SimpleAllocator(size), num_rows, width, "cpu")
 
 
 def admission(row: int, prompt_len: int = 20, key: object = KEY, first_chunk_end: int | None = None) -> Admission:
@@ -73,7 +73,8 @@ def test_anchors_outlive_their_request_and_are_all_that_is_left_when_idle() -> N
     step(deep, 1, 20)
     deep.release(1)
     assert deep.num_used == 2 == deep.anchors.num_slots
-    deep.check_idle()
+    assert deep.num_in_use == 0
+    deep.check_integrity()
 
 
 def test_decode_appends_where_the_length_less_the_gap_says() -> None:
@@ -95,14 +96,30 @@ def test_used_anchors_are_never_evicted_and_unused_ones_give_way() -> None:
     assert KEY not in deep.anchors
 
 
-def test_anchors_fill_at_most_their_share_of_the_pool() -> None:
+def test_unused_anchors_fill_what_is_free_and_the_oldest_gives_way() -> None:
     deep = band(size=64)
-    for number in range(20):
+    for number in range(40):
         deep.admit([admission(1, key=(None, (0, number)))])
         deep.release(1)
-    assert deep.anchors.num_slots == 8
-    assert (None, (0, 19)) in deep.anchors
+        deep.check_integrity()
+    assert deep.num_available == 64
+    assert deep.num_in_use == 0
+    assert deep.anchors.num_slots == 60, "with 62 the next request would not find its five slots"
+    assert (None, (0, 39)) in deep.anchors
     assert (None, (0, 0)) not in deep.anchors
+    assert deep.anchors.num_evicted == 2 * 40 - 60
+
+
+def test_anchors_that_were_read_lately_are_evicted_last() -> None:
+    deep = band(size=9)
+    for row, number in [(1, 0), (2, 1)]:
+        deep.admit([admission(row, key=(None, (0, number)))])
+        deep.release(row)
+    deep.admit([admission(3, key=(None, (0, 0)))])
+    deep.release(3)
+    deep.reclaim(6)
+    assert (None, (0, 0)) in deep.anchors
+    assert (None, (0, 1)) not in deep.anchors
 
 
 def test_without_a_key_anchors_are_never_shared() -> None:
@@ -130,8 +147,43 @@ def test_a_lost_slot_is_reported_with_both_sides_of_the_sum() -> None:
 def test_a_slot_owned_twice_is_reported() -> None:
     deep = band()
     deep.admit([admission(1, key=None), admission(2, key=None)])
-    deep.table[2, 4] = deep.table[1, 4]
-    with pytest.raises(IntegrityError, match="only 9 of them distinct"):
+    deep.table[2, 4] = slot = int(deep.table[1, 4])
+    with pytest.raises(
+        IntegrityError, match=rf"64 slots are held, only 63 of them distinct: \[{slot}\] are held twice"
+    ):
+        deep.check_integrity()
+
+
+def test_a_slot_both_free_and_owned_is_reported() -> None:
+    deep = band()
+    deep.admit([admission(1)])
+    deep.allocator.free_pages[-1] = deep.table[1, 2]
+    with pytest.raises(IntegrityError, match="only 63 of them distinct"):
+        deep.check_integrity()
+
+
+def test_a_slot_outside_the_pool_is_reported() -> None:
+    deep = band()
+    deep.admit([admission(1)])
+    deep.table[1, 4] = 0
+    with pytest.raises(IntegrityError, match=r"slots 0\.\.64 are not within 1\.\.64"):
+        deep.check_integrity()
+
+
+def test_a_wrong_gap_is_reported() -> None:
+    deep = band()
+    deep.admit([admission(1)])
+    deep.gap[1] += 1
+    with pytest.raises(IntegrityError, match="row 1: gap 15, but gap=16 and gap_cpu=15"):
+        deep.check_integrity()
+
+
+def test_every_violation_is_reported_at_once() -> None:
+    deep = band()
+    deep.admit([admission(1)])
+    deep.rows[1].anchors = None
+    deep.gap_cpu[1] = 0
+    with pytest.raises(IntegrityError, match=r"gap_cpu=0 .*; anchors .* num_users 1 != 0 rows"):
         deep.check_integrity()
 
 
@@ -140,14 +192,7 @@ def test_a_wrong_count_of_anchors_is_reported() -> None:
     deep.admit([admission(1)])
     deep.anchors.num_evictable += 1
     with pytest.raises(IntegrityError, match="2 slots, 1 evictable, their entries say 2 and 0"):
-        deep.check_integrity()
-
-
-def test_a_row_left_behind_is_reported_when_idle() -> None:
-    deep = band()
-    deep.admit([admission(3)])
-    with pytest.raises(IntegrityError, match=r"rows \[3\] own"):
-        deep.check_idle()
+        deep.anchors.check_integrity()
 
 
 def test_clearing_forgets_rows_and_anchors() -> None:
@@ -179,4 +224,5 @@ def test_no_history_loses_or_doubles_a_slot(data: st.DataObject) -> None:
         deep.check_integrity()
     for row in lengths:
         deep.release(row)
-    deep.check_idle()
+        deep.check_integrity()
+    assert not deep.rows

@@ -74,6 +74,31 @@ def test_a_preempted_request_is_resumed_exactly(expected: Expected, overlap: boo
     assert answers[0].num_retractions >= 2
 
 
+@pytest.mark.parametrize("overlap", [True, False], ids=["overlap", "no overlap"])
+@pytest.mark.parametrize(("wanted", "num_preempted"), [(8, 1), (26, 2), (38, 3)])
+def test_as_many_are_preempted_as_the_deep_band_needs(
+    expected: Expected, wanted: int, num_preempted: int, overlap: bool
+) -> None:
+    """Three requests of 3 + 12 deep tokens and their anchor fill a band of 46; the urgent one wants 3 + `wanted`."""
+    settings: Mapping[str, Any] = {"enable_priority_scheduling": True, "disable_overlap_schedule": not overlap}
+    with running_scheduler(expected.path, deep_tokens=46, max_running_requests=3, **settings) as engine:
+        asks = [Ask(prompt(30, seed=seed), 12, fields={"priority": 0}) for seed in range(3)]
+        asks += [Ask(prompt(20), wanted, when=5, fields={"priority": 100})]
+        answers = expected.answered(engine, asks)
+    assert [answer.num_retractions > 0 for answer in answers].count(True) == num_preempted
+
+
+@pytest.mark.parametrize("threshold", [50, 150])
+def test_nobody_is_preempted_in_vain(expected: Expected, threshold: int) -> None:
+    """Where the urgent request would not fit even so, or is not urgent enough, it waits."""
+    settings = {"enable_priority_scheduling": True, "priority_scheduling_preemption_threshold": threshold}
+    with running_scheduler(expected.path, deep_tokens=46, max_running_requests=2, **settings) as engine:
+        asks = [Ask(prompt(30, seed=seed), 18, fields={"priority": priority}) for seed, priority in [(0, 0), (1, 90)]]
+        asks += [Ask(prompt(20), 38, when=5, fields={"priority": 100})]
+        answers = expected.answered(engine, asks)
+    assert not any(answer.num_retractions for answer in answers)
+
+
 @pytest.mark.parametrize("flush", [False, True], ids=["kept", "flushed"])
 @pytest.mark.parametrize("step", [1, 2, 3, 8, 17])
 def test_a_pause_that_takes_requests_back_is_exact(expected: Expected, step: int, flush: bool) -> None:
