@@ -1,11 +1,13 @@
 # Every target works in a fresh clone: the first one that needs it makes .venv.
 PYTHON ?= python3
 MODEL ?= speed-llama
+MINUTES ?= 120
+SEED ?= 1
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help install demo serve test test-slow check format clean
+.PHONY: help install demo serve test test-slow test-storm soak check format clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -25,11 +27,17 @@ demo: $(INSTALLED)  ## start a server, hold a chat of several turns, write build
 serve: $(INSTALLED)  ## serve MODEL (speed-llama) on 127.0.0.1:30000
 	$(BIN)/python -m sglang.launch_server --model $(MODEL) --host 127.0.0.1 --port 30000
 
-test: $(INSTALLED)  ## all tests but those marked slow or gpu
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+test: $(INSTALLED)  ## all tests but those marked slow, gpu or storm
+	$(BIN)/python -m pytest -m "not slow and not gpu and not storm"
 
 test-slow: $(INSTALLED)  ## the tests that take minutes
 	$(BIN)/python -m pytest -m "slow and not gpu"
+
+test-storm: $(INSTALLED)  ## thousands of requests against servers that are too small (STORM_SEED=1)
+	$(BIN)/python -m pytest -m storm tests/storm
+
+soak: $(INSTALLED)  ## the same storm for MINUTES (120) with SEED (1), figures in build/soak.json
+	$(BIN)/python -m tests.storm.soak --minutes $(MINUTES) --seed $(SEED) --json build/soak.json
 
 check: $(INSTALLED)  ## format, lint, types
 	$(BIN)/ruff format --check .
