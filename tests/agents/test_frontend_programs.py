@@ -40,14 +40,15 @@ class OfTheChoicesAlone(ChoicesSamplingMethod):
 @sgl.function
 def branch_and_join(s: Any, num_branches: int) -> None:
     s += sgl.user(STORY + "What follows?")
-    s += sgl.assistant(sgl.gen("first", max_tokens=12))
+    s += sgl.assistant(sgl.gen("first", max_tokens=9))
+    s.sync()
     branches = s.fork(num_branches)
     for number, branch in enumerate(branches):
         branch += sgl.user(f"And from view {number}?")
         branch += sgl.assistant(sgl.gen("view", max_tokens=10 + number))
     branches.join()
     s += sgl.user("All views: " + " ".join(s["view"]))
-    s += sgl.assistant(sgl.gen("last", max_tokens=12))
+    s += sgl.assistant(sgl.gen("last", max_tokens=20))
 
 
 @sgl.function
@@ -66,6 +67,7 @@ def few_shot(s: Any, question: str) -> None:
 @sgl.function
 def judge(s: Any, answers: list[str]) -> None:
     s += sgl.system(STORY + "Judge answers to this.")
+    s.sync()  # SGLang's fork caches the text so far, which may be none as long as what was submitted has not run
     branches = s.fork(len(answers))
     for branch, answer in zip(branches, answers, strict=True):
         branch += sgl.user(f"Answer: {answer}")
@@ -108,8 +110,9 @@ def test_branches_are_exact_and_share_all_that_was_said_before_them(
     witness.require_exact()
     witness.require_reuse()
     before = len(ids_of(state.text().split("<|im_start|>user\nAll views")[0]))
-    branches = [call for call in witness.calls if call.max_tokens in range(10, 16) and call.cached >= before - 1]
+    branches = [call for call in witness.calls if call.max_tokens in range(10, 16)]
     assert len(branches) == 6
+    assert all(call.cached >= before for call in branches)
     assert [len(view) for view in state["view"]] == [10 + number for number in range(6)]
 
 

@@ -114,9 +114,10 @@ class Witness:
         by side may share what they compute, or come too early for that.
         """
         for call in self.calls:
-            before = [call.shares(other, len(other.output) - 1) for other in self.calls if other.finished < call.sent]
-            at_all = [call.shares(other, len(other.output)) for other in self.calls if other.sent < call.finished]
-            least, most = max(before, default=0), max(at_all, default=0)
+            before = [other for other in self.calls if other.finished < call.sent]
+            ever = [other for other in self.calls if other.sent < call.finished and other is not call]
+            least = max((call.shares(other, len(other.output) - 1) for other in before), default=0)
+            most = max((call.shares(other, len(other.output)) for other in ever), default=0)
             assert least <= call.cached <= most, f"{call.cached} cached, not {least} to {most}, of {len(call.prompt)}"
 
     def _note_generate(self, payload: Any, answers: Any, sent: int) -> None:
