@@ -10,7 +10,7 @@ from __future__ import annotations
 from sglang.srt.platforms import current_platform
 from sglang.srt.plugins.hook_registry import HookType
 
-from sglang_speed.serving import admission, forward, memory, metrics, naming, observe, refusals
+from sglang_speed.serving import admission, forward, memory, metrics, naming, observe, refusals, sampling, validation
 from sglang_speed.serving.hook import Hook
 
 _MANAGERS = "sglang.srt.managers"
@@ -32,6 +32,35 @@ START_UP_HOOKS = (
         function=refusals.refuse_unsupported,
         reason="flags whose paths know one depth only must not be combined with a SPEED model",
         remove_when="SGLang asks the model class which features it supports",
+    ),
+)
+
+REQUEST_HOOKS = (
+    Hook(
+        target=f"{_MANAGERS}.tokenizer_manager.TokenizerManager.generate_request",
+        parameters=("self", "obj", "request"),
+        kind=HookType.BEFORE,
+        function=validation.check_parameters,
+        reason="SGLang computes with sampling parameters before it looks at their types, and makes any number `n` of "
+        "requests in one go (io_struct.py, _handle_parallel_sampling)",
+        remove_when="SGLang validates sampling parameters on arrival and bounds `n`",
+    ),
+    Hook(
+        target=f"{_MANAGERS}.tokenizer_manager.TokenizerManager._create_tokenized_object",
+        parameters=("self", "obj", "input_text", "input_ids", "input_embeds", "mm_inputs", "token_type_ids"),
+        kind=HookType.AROUND,
+        function=validation.create_harmless,
+        reason="values that SGLang lets through raise in the scheduler's decoding, forward or sampling, and end it",
+        remove_when="SGLang's own validation refuses these values",
+    ),
+    Hook(
+        target="sglang.srt.sampling.sampling_batch_info.SamplingBatchInfo.apply_logits_bias",
+        parameters=("self", "logits"),
+        kind=HookType.AFTER,
+        function=sampling.leave_a_choice,
+        reason="a grammar with a dead end, or one that ends before min_new_tokens, forbids every token, and "
+        "torch.multinomial raises on NaN (sampler.py, sampling_from_probs_torch)",
+        remove_when="SGLang aborts a request that has no token left",
     ),
 )
 
@@ -194,7 +223,9 @@ COUNTER_HOOKS = (
     ),
 )
 
-SERVING_HOOKS = START_UP_HOOKS + MEMORY_HOOKS + SCHEDULER_HOOKS + FORWARD_HOOKS + OBSERVER_HOOKS + COUNTER_HOOKS
+SERVING_HOOKS = (
+    START_UP_HOOKS + REQUEST_HOOKS + MEMORY_HOOKS + SCHEDULER_HOOKS + FORWARD_HOOKS + OBSERVER_HOOKS + COUNTER_HOOKS
+)
 
 
 def declared_hooks() -> tuple[Hook, ...]:
