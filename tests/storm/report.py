@@ -15,7 +15,7 @@ from tests.storm.watch import late_growth
 
 MAX_KEPT = 20
 """Mismatches and errors shown in words; all are counted."""
-SAMPLES = ("rss_mib", "deep_used")
+SAMPLES = ("rss_mib", "deep_usage")
 
 
 @dataclass
@@ -25,7 +25,7 @@ class Report:
     answers: per kind. tokens_*: prompt tokens, those of them that were cached, generated ones.
     tokens_compared: generated ones that the reference confirmed, but for `tokens_rounded`.
     counters: change of every number that the server counts (`speed` of /server_info, SGLang's totals).
-    rss_mib, deep_used: samples, see `Watch`.
+    rss_mib, deep_usage: samples, see `Watch`.
     """
 
     answers: Counter[str] = field(default_factory=Counter)
@@ -43,7 +43,7 @@ class Report:
     errors: list[str] = field(default_factory=list)
     counters: Counter[str] = field(default_factory=Counter)
     rss_mib: list[float] = field(default_factory=list)
-    deep_used: list[int] = field(default_factory=list)
+    deep_usage: list[float] = field(default_factory=list)
     seconds: float = 0.0
 
     def add(self, outcome: Outcome, verdict: Verdict) -> None:

@@ -18,7 +18,7 @@ CHECKS = {**STRICT_MEMORY_CHECKS, "SGLANG_CHECK_KV_PAGE_INVARIANTS": "1"}
 FORGETFUL = {"SGLANG_NEW_TOKEN_RATIO_DECAY_STEPS": "1"}
 """A low `--schedule-conservativeness` lets requests start as if none would generate much, so that they run out of room
 and are retracted. From that SGLang learns to expect more; one step to unlearn it again keeps the pressure up."""
-FLAGS = ("--dtype", "float32", "--enable-metrics", "--enable-cache-report", "--max-running-requests", "12")
+FLAGS = ("--dtype", "float32", "--enable-metrics", "--enable-cache-report", "--max-running-requests", "24")
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,21 @@ SETUPS = {
     setup.name: setup
     for setup in (
         Setup("priorities", ("--enable-priority-scheduling", "--chunked-prefill-size", "64")),
-        Setup("pages", ("--page-size", "16", "--chunked-prefill-size", "96", "--disable-overlap-schedule")),
+        Setup(
+            "pages",
+            ("--page-size", "16", "--chunked-prefill-size", "96", "--disable-overlap-schedule"),
+            total_tokens=768,
+            deep_tokens=400,
+        ),
         Setup(
             "longest_prefix_first",
             ("--page-size", "16", "--chunked-prefill-size", "64", "--schedule-policy", "lpm"),
             bands={"prefill_layers": 4, "anchor_tokens": 4, "tail_tokens": 16},
-            deep_tokens=240,
+            deep_tokens=320,
+        ),
+        Setup(
+            "preemptions",
+            ("--enable-priority-scheduling", "--chunked-prefill-size", "64", "--max-running-requests", "4"),
         ),
     )
 }

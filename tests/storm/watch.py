@@ -41,13 +41,13 @@ def _rss(process: psutil.Process) -> int:
 class Watch:
     """Samples a server's use every second while the block runs, in a thread.
 
-    rss_mib: memory of the process tree. deep_used: tokens in the deep band, all ranks together.
+    rss_mib: memory of the process tree. deep_usage: share of the deep band's slots that is in use, of all ranks.
     """
 
     def __init__(self, server: RunningServer) -> None:
         self.server = server
         self.rss_mib: list[float] = []
-        self.deep_used: list[int] = []
+        self.deep_usage: list[float] = []
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._sample, name="watch", daemon=True)
 
@@ -63,7 +63,11 @@ class Watch:
         while not self._ended.wait(SECONDS_BETWEEN) and self.server.is_alive:
             self.rss_mib.append(resident_mib(self.server.process.pid))
             with suppress(requests.RequestException):
-                self.deep_used.append(sum(state["deep_tokens_used"] for state in speed_states(self.server)))
+                states = speed_states(self.server)
+                used, capacity = (
+                    sum(state[name] for state in states) for name in ("deep_tokens_used", "deep_tokens_capacity")
+                )
+                self.deep_usage.append(used / capacity)
 
 
 def speed_states(server: RunningServer) -> list[dict[str, Any]]:
