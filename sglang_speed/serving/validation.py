@@ -43,7 +43,7 @@ MAX_EMBEDDING = 1e9
 def check_parameters(manager: Any, obj: Any, request: Any = None) -> None:
     """Hook before TokenizerManager.generate_request: sampling parameters are of their types, `n` is a sane number.
 
-    SGLang compares and multiplies them before it looks at their types.
+    SGLang computes with them before it looks at their types, and its metrics raise at labels that they do not know.
     """
     if not isinstance(obj, GenerateReqInput) or not serves_speed_model(manager):
         return
@@ -53,6 +53,10 @@ def check_parameters(manager: Any, obj: Any, request: Any = None) -> None:
             _require_type(name, value)
         _require(1 <= one.get("n", 1) <= MAX_CHOICES, "n", one.get("n"), _within(1, MAX_CHOICES))
     _require_consistent(obj)
+    if manager.enable_metrics:
+        allowed = manager.server_args.tokenizer_metrics_allowed_custom_labels or []
+        unknown = sorted(set(obj.custom_labels or {}) - set(allowed))
+        _require(not unknown, "custom_labels", unknown, "is not in --tokenizer-metrics-allowed-custom-labels")
 
 
 def create_harmless(original: Callable[..., Any], manager: Any, obj: Any, *args: Any, **kwargs: Any) -> Any:

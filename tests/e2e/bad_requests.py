@@ -209,6 +209,9 @@ FEATURES = {
     "an adapter": generate("LoRA is not enabled", lora_path="adapter"),
     "a session that is not open": generate("does not exist", session_params={"id": "nobody"}),
     "a session of the wrong type": generate("", session_params={"id": 5}),
+    "a label that the metrics do not know": generate(
+        "custom_labels=['colour'] is not in", custom_labels={"colour": "x"}
+    ),
     "an unknown session parameter": generate("wrong kind", session_params={"nobody": 1}),
     "a session id and a session": generate("cannot both be set", session_id="a", session_params={"id": "b"}),
     "a logit processor": generate("custom logit processor", custom_logit_processor="junk"),
