@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import torch
 import torch._dynamo
 from sglang.srt.plugins import load_plugins
 
@@ -81,7 +80,7 @@ class Answer:
         return self.finish_reason is not None and self.finish_reason["type"] == "abort"
 
 
-@dataclass
+@dataclass(eq=False)
 class Message:
     """Something to hand to the scheduler."""
 
@@ -106,17 +105,19 @@ class Feed:
         self.last_forward = self.scheduler.forward_ct
 
     def recv_requests(self) -> list[Any]:
-        self.step += 1
-        due, later = [], []
-        for message in self.messages:
-            (due if message.is_due(self.step, self.scheduler) else later).append(message)
-        self.messages = later
+        due = self.take_due()
         if not due and not self.messages and self.scheduler.is_fully_idle():
             self.scheduler.gracefully_exit = True  # after this step, which runs SGLang's idle checks
-        self._require_progress(moved=bool(due))
+        self.require_progress(moved=bool(due))
+        return due
+
+    def take_due(self) -> list[Any]:
+        self.step += 1
+        due = [message for message in self.messages if message.is_due(self.step, self.scheduler)]
+        self.messages = [message for message in self.messages if message not in due]
         return [message.payload for message in due]
 
-    def _require_progress(self, moved: bool) -> None:
+    def require_progress(self, moved: bool) -> None:
         moved |= self.scheduler.forward_ct != self.last_forward
         self.last_forward = self.scheduler.forward_ct
         self.idle_steps = 0 if moved else self.idle_steps + 1
@@ -180,7 +181,7 @@ class SchedulerHarness:
         logprob_start_len: asks for log-probabilities, from that position on; -1 for those of the output only.
         sampling: further sampling parameters. fields: further fields of TokenizedGenerateReqInput.
         """
-        name = f"request-{next(self._names)}"
+        name = f"request-{next(self._names):05}"  # SGLang aborts every request whose name begins like the given one
         params = SamplingParams(max_new_tokens=max_new_tokens, **{"temperature": 0.0, **(sampling or {})})
         params.normalize(None)
         request = io_struct.TokenizedGenerateReqInput(
@@ -243,10 +244,9 @@ class SchedulerHarness:
             if output.input_token_logprobs_val:
                 answer.input_logprobs += output.input_token_logprobs_val[index]
                 answer.output_logprobs += output.output_token_logprobs_val[index]
-                top = zip(
-                    output.input_top_logprobs_val[index] or [], output.input_top_logprobs_idx[index] or [], strict=True
-                )
-                answer.input_top_logprobs += [dict(zip(ids or [], values or [], strict=True)) for values, ids in top]
+                ids, values = output.input_top_logprobs_idx[index], output.input_top_logprobs_val[index]
+                top = zip(ids or [], values or [], strict=True)
+                answer.input_top_logprobs += [dict(zip(*one, strict=True)) if all(one) else {} for one in top]
 
     def _collect_control(self, output: Any) -> None:
         if isinstance(output, io_struct.AbortReq):

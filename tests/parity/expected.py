@@ -52,9 +52,9 @@ class Ask:
 class Expected:
     """A checkpoint and the reference's answers for it."""
 
-    def __init__(self, directory: Path, bands: Bands, seed: int = 0) -> None:
+    def __init__(self, directory: Path, bands: Bands, seed: int = 0, **shape: int) -> None:
         self.bands = bands
-        self.path = make_tiny_llama(directory, speed=vars(bands), seed=seed, **SHAPE)
+        self.path = make_tiny_llama(directory, speed=vars(bands), seed=seed, **SHAPE | shape)
         self.model = SpeedLlamaForCausalLM.from_pretrained(self.path).eval()
         self._steps: dict[Any, list[GreedyStep]] = {}
         self._scores: dict[Any, list[float]] = {}
