@@ -24,13 +24,14 @@ MAX_CHOICES = 1024
 """Answers per prompt: SGLang's HTTP process makes all of them before it does anything else."""
 
 _HINTS = {name: hint for name, hint in get_type_hints(SamplingParams).items() if not name.startswith("_")}
+_HINTS["custom_params"] = dict[str, Any]  # what is in it concerns custom logit processors alone
 _INTERNAL = {"stop_strs", "stop_regex_strs", "stop_str_max_len", "stop_regex_max_len", "is_normalized"}
+_SWITCHES = {name for name, hint in _HINTS.items() if hint is bool}
 _WRONG_VALUE = (TypeError, OverflowError, RecursionError, re.error, msgspec.ValidationError)
 
 RANGES = {
     # float32 knows no more: beyond these bounds logits become NaN or infinite, and drawing a token fails
     "temperature": (0, 1e6),
-    "top_p": (1e-6, 1),
     "repetition_penalty": (1e-6, 2),
     # these become int32 and int64 tensors
     "top_k": (1, 2**31 - 1),
@@ -49,6 +50,7 @@ def check_parameters(manager: Any, obj: Any, request: Any = None) -> None:
         return
     params = obj.sampling_params
     for one in params if isinstance(params, list) else [params or {}]:
+        one |= {name: bool(one[name]) for name in _SWITCHES & one.keys() if one[name] in (0, 1)}
         for name, value in one.items():
             _require_type(name, value)
         _require(1 <= one.get("n", 1) <= MAX_CHOICES, "n", one.get("n"), _within(1, MAX_CHOICES))
@@ -110,9 +112,10 @@ def _require_consistent(obj: GenerateReqInput) -> None:
 
 
 def _require_readable(tokenized: TokenizedGenerateReqInput) -> None:
-    """The scheduler decodes what it is sent by type; an exception there ends it."""
-    opaque = dict.fromkeys(("mm_inputs", "mm_data_mooncake", "time_stats"))  # pickled on the way
-    plain = msgspec.structs.replace(tokenized, **opaque)
+    """The scheduler relies on the types that its messages declare, and pickled ones are not checked on the way."""
+    plain = msgspec.structs.replace(tokenized, **dict.fromkeys(("mm_inputs", "mm_data_mooncake", "time_stats")))
+    if io_struct._USE_PICKLE_IPC:  # custom parameters may then be anything
+        plain.sampling_params = msgspec.structs.replace(tokenized.sampling_params, custom_params=None)
     message = msgspec.msgpack.encode(plain, enc_hook=io_struct.enc_hook)
     msgspec.msgpack.decode(message, type=TokenizedGenerateReqInput, dec_hook=io_struct.dec_hook)
 

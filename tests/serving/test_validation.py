@@ -1,0 +1,93 @@
+"""What the tokenizer manager refuses before the scheduler sees it, and that other models are left alone."""
+
+from __future__ import annotations
+
+from array import array
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from sglang.srt.managers.io_struct import GenerateReqInput, SessionParams, TokenizedGenerateReqInput
+from sglang.srt.sampling.sampling_params import SamplingParams
+
+from sglang_speed.config import ARCHITECTURE
+from sglang_speed.serving import validation
+
+ROW = [0.5] * 8
+
+
+def manager(architecture: str = ARCHITECTURE, dtype: str = "torch.bfloat16") -> Any:
+    hf_config = SimpleNamespace(architectures=[architecture])
+    model_config = SimpleNamespace(hf_config=hf_config, vocab_size=100, hidden_size=8, dtype=dtype)
+    server_args = SimpleNamespace(tokenizer_metrics_allowed_custom_labels=["team"])
+    return SimpleNamespace(model_config=model_config, server_args=server_args, enable_metrics=True)
+
+
+def tokenized(**fields: Any) -> TokenizedGenerateReqInput:
+    params = SamplingParams(**fields.pop("params", {}))
+    params.normalize(None)
+    absent = dict.fromkeys(("input_text", "input_embeds", "mm_inputs", "token_type_ids", "token_ids_logprob"))
+    defaults = {
+        "input_ids": array("q", [1, 2]),
+        "return_logprob": False,
+        "logprob_start_len": -1,
+        "top_logprobs_num": 0,
+    }
+    return TokenizedGenerateReqInput(**{**absent, **defaults, "stream": False, "sampling_params": params, **fields})
+
+
+def create(made: TokenizedGenerateReqInput, by: Any = None) -> Any:
+    return validation.create_harmless(lambda *_: made, by or manager(), GenerateReqInput(text="a"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"input_embeds": [ROW[:7]]}, "has 7 numbers in a row, the model takes 8"),
+        ({"input_embeds": [[1e30] * 8]}, r"exceeds 1e\+09"),
+        ({"input_embeds": [ROW], "session_params": SessionParams(id="a")}, "needs tokens, not embeddings"),
+        ({"input_ids": array("q", [])}, "is empty"),
+        ({"input_ids": array("q", [100])}, "input_ids=100 is not between 0 and 99"),
+        ({"params": {"logit_bias": {"5": float("nan")}}}, "logit_bias"),
+        ({"return_logprob": "yes"}, "return_logprob: Expected `bool`, got `str`"),
+        ({"params": {"stop_token_ids": [2**70]}}, "of the wrong kind"),
+    ],
+    ids=str,
+)
+def test_what_would_end_the_scheduler_is_refused(fields: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        create(tokenized(**fields))
+
+
+def test_embeddings_need_the_dtype_that_sglang_casts_them_to() -> None:
+    made = tokenized(input_ids=None, input_embeds=[ROW])
+    assert create(made) is made
+    with pytest.raises(ValueError, match="needs --dtype bfloat16, and the model runs in float32"):
+        create(made, manager(dtype="torch.float32"))
+
+
+def test_what_custom_parameters_contain_is_left_to_logit_processors() -> None:
+    made = tokenized(params={"custom_params": {"a": {"b": [[object()]]}}})
+    assert create(made) is made
+
+
+def test_other_models_are_left_alone() -> None:
+    other, made = manager("LlamaForCausalLM"), tokenized(input_ids=array("q", [-1]), logprob_start_len=-5)
+    assert create(made, other) is made
+    validation.check_parameters(other, GenerateReqInput(text="a", sampling_params={"n": -1, "heat": "x"}))
+
+
+def test_labels_that_the_metrics_know_and_numbers_for_switches_are_served() -> None:
+    params = {"ignore_eos": 1, "stop_token_ids": [None, 5], "temperature": None}
+    request = GenerateReqInput(text="a", sampling_params=params, custom_labels={"team": "red"})
+    validation.check_parameters(manager(), request)
+    assert params["ignore_eos"] is True
+    with pytest.raises(ValueError, match="colour"):
+        validation.check_parameters(manager(), GenerateReqInput(text="a", custom_labels={"colour": "red"}))
+
+
+def test_the_number_of_answers_is_bounded() -> None:
+    validation.check_parameters(manager(), GenerateReqInput(text="a", sampling_params={"n": validation.MAX_CHOICES}))
+    for bad in (0, -1, validation.MAX_CHOICES + 1, 2**62):
+        with pytest.raises(ValueError, match=rf"n={bad} is not between 1 and {validation.MAX_CHOICES}"):
+            validation.check_parameters(manager(), GenerateReqInput(text="a", sampling_params=[{"n": bad}]))
