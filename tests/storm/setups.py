@@ -67,6 +67,8 @@ SETUPS = {
         Setup(
             "preemptions",
             ("--enable-priority-scheduling", "--chunked-prefill-size", "64", "--max-running-requests", "4"),
+            total_tokens=640,
+            deep_tokens=400,
         ),
     )
 }
