@@ -6,9 +6,10 @@ same attention backend runs on. Reads the deep band's bookkeeping, changes nothi
 
 from __future__ import annotations
 
-import dataclasses
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -74,15 +75,63 @@ def _decode_view(forward_batch: ForwardBatch, deep: DeepBand, rows: Sequence[int
     """Every row is deep; the deep length is the length less the gap, computed where each copy lives."""
     table_rows = forward_batch.req_pool_indices
     seq_lens = forward_batch.seq_lens - deep.gap[table_rows]
-    seq_lens_cpu = forward_batch.seq_lens_cpu - deep.gap_cpu[list(rows)]
-    return dataclasses.replace(
+    slots = deep.table[table_rows, seq_lens - 1].long()
+    return _decode_child(forward_batch, deep, rows, seq_lens, slots)
+
+
+def _decode_child(
+    forward_batch: ForwardBatch, deep: DeepBand, rows: Sequence[int], seq_lens: Tensor, slots: Tensor
+) -> ForwardBatch:
+    """A decode batch with the deep band's lengths and slots; backends that need no lengths on the CPU get none."""
+    seq_lens_cpu = forward_batch.seq_lens_cpu
+    if seq_lens_cpu is not None:
+        seq_lens_cpu = seq_lens_cpu - deep.gap_cpu[list(rows)]
+    return _with(
         forward_batch,
         seq_lens=seq_lens,
         seq_lens_cpu=seq_lens_cpu,
-        seq_lens_sum=int(seq_lens_cpu.sum()),
-        orig_seq_lens=seq_lens.to(torch.int32),
-        out_cache_loc=deep.table[table_rows, seq_lens - 1].long(),
+        seq_lens_sum=None if seq_lens_cpu is None else int(seq_lens_cpu.sum()),
+        orig_seq_lens=seq_lens,
+        out_cache_loc=slots,
     )
+
+
+class DecodeBuffers:
+    """Tensors that decode graphs read: deep lengths and slots, at addresses that stay.
+
+    seq_lens, slots: [max_batch_size], int64, on the device.
+    """
+
+    def __init__(self, max_batch_size: int, deep: DeepBand) -> None:
+        self.deep = deep
+        self.seq_lens = torch.ones(max_batch_size, dtype=torch.int64, device=deep.table.device)
+        self.slots = torch.zeros(max_batch_size, dtype=torch.int64, device=deep.table.device)
+
+    def fill(self, forward_batch: ForwardBatch) -> ForwardBatch:
+        """The deep view of a padded decode batch, on these buffers; no copy to the CPU is made.
+
+        Padding requests have row 0, whose gap and slots are 0: they read and write the padding slot only.
+        """
+        batch_size = forward_batch.batch_size
+        table_rows = forward_batch.req_pool_indices[:batch_size]
+        seq_lens, slots = self.seq_lens[:batch_size], self.slots[:batch_size]
+        seq_lens.copy_(forward_batch.seq_lens[:batch_size] - self.deep.gap[table_rows])
+        slots.copy_(self.deep.table[table_rows, seq_lens - 1])
+        return _decode_child(forward_batch, self.deep, _padded_rows(forward_batch), seq_lens, slots)
+
+
+def _padded_rows(forward_batch: ForwardBatch) -> list[int]:
+    """Request rows of a batch that a graph runs on; in a capture all of them are padding."""
+    rows = request_rows(forward_batch) if getattr(forward_batch, "model_specific_states", None) else []
+    return rows + [0] * (forward_batch.batch_size - len(rows))
+
+
+def _with(forward_batch: ForwardBatch, **changes: Any) -> ForwardBatch:
+    """A shallow copy with other values; SGLang plans graphs on a namespace that has some of a ForwardBatch's fields."""
+    changed = copy.copy(forward_batch)
+    for name, value in changes.items():
+        setattr(changed, name, value)
+    return changed
 
 
 def _deep_extents(forward_batch: ForwardBatch, deep: DeepBand, rows: Sequence[int]) -> list[DeepExtent]:
@@ -110,7 +159,7 @@ def _extend_view(
     seq_lens_cpu = torch.tensor([p + n for p, n in zip(prefix_lens, lengths, strict=True)], dtype=torch.int64)
     slots = [deep.table[e.row, e.prefix_len : e.prefix_len + e.length] for e in extents]
     input_ids = forward_batch.input_ids
-    return dataclasses.replace(
+    return _with(
         forward_batch,
         batch_size=len(extents),
         input_ids=input_ids if input_ids is None else input_ids[index],

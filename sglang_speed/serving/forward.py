@@ -19,6 +19,11 @@ def carry_request_rows(forward_batch: ForwardBatch, cls: type, batch: Any, model
         forward_batch.model_specific_states = {REQUEST_ROWS: batch.req_pool_indices_cpu}
 
 
+def carry_rows_to_replay(view: Any, *, forward_batch: ForwardBatch, **_: Any) -> None:
+    """Hook after build_replay_fb_view: what a decode graph is planned on knows the request rows as well."""
+    view.model_specific_states = forward_batch.model_specific_states
+
+
 def build_per_band(original: Callable[..., AttentionBackend], *, model_runner: Any, **kwargs: Any) -> AttentionBackend:
     """Hook around _build_resolved_backend: build the resolved backend once per band."""
     shallow = original(model_runner=model_runner, **kwargs)

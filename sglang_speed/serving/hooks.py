@@ -10,7 +10,17 @@ from __future__ import annotations
 from sglang.srt.platforms import current_platform
 from sglang.srt.plugins.hook_registry import HookType
 
-from sglang_speed.serving import admission, forward, memory, metrics, naming, observe, refusals, sampling, validation
+from sglang_speed.serving import (
+    admission,
+    arguments,
+    forward,
+    memory,
+    metrics,
+    observe,
+    refusals,
+    sampling,
+    validation,
+)
 from sglang_speed.serving.hook import Hook
 
 _MANAGERS = "sglang.srt.managers"
@@ -21,9 +31,10 @@ START_UP_HOOKS = (
         target="sglang.srt.server_args.ServerArgs.__post_init__",
         parameters=("self",),
         kind=HookType.BEFORE,
-        function=naming.resolve_model_path,
-        reason="the name speed-llama stands for a checkpoint that is built on first use",
-        remove_when="SGLang lets a plugin resolve model names",
+        function=arguments.complete,
+        reason="the name speed-llama stands for a checkpoint that is built on first use, and a prefill graph, which "
+        "SGLang captures by default, cannot hold a selection of rows",
+        remove_when="SGLang lets a plugin resolve model names, and asks models which graphs they support",
     ),
     Hook(
         target="sglang.srt.server_args.ServerArgs.check_server_args",
@@ -150,6 +161,23 @@ FORWARD_HOOKS = (
         function=forward.carry_request_rows,
         reason="the deep batch is planned on the CPU from request rows, which a forward batch has on the device only",
         remove_when="ForwardBatch carries req_pool_indices_cpu",
+    ),
+    Hook(
+        target="sglang.srt.model_executor.runner.decode_cuda_graph_runner.build_replay_fb_view",
+        parameters=(
+            "forward_batch",
+            "buffers",
+            "bs",
+            "raw_bs",
+            "num_tokens",
+            "seq_len_fill_value",
+            "capture_forward_mode",
+            "is_encoder_decoder",
+        ),
+        kind=HookType.AFTER,
+        function=forward.carry_rows_to_replay,
+        reason="decode graphs are planned on a view of the batch that leaves out its model-specific states",
+        remove_when="the view carries model_specific_states",
     ),
     Hook(
         target="sglang.srt.model_executor.model_runner_components.attention_backend_setup._build_resolved_backend",

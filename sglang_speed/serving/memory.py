@@ -103,12 +103,16 @@ def _deep_kv_pool(
     layers = ModelLayerInfo(
         start_layer=config.prefill_layers, end_layer=config.num_layers, num_effective_layers=config.num_deep_layers
     )
-    return dataclasses.replace(kvc, layer_info=layers)._build_token_to_kv_pool(
+    pool = dataclasses.replace(kvc, layer_info=layers)._build_token_to_kv_pool(
         sizes=msgspec.structs.replace(sizes, max_total_num_tokens=num_tokens),
         is_dsa_model=False,
         is_dsv4_model=False,
         req_to_token_pool=request_pool,
     )
+    # TritonAttnBackend.__init__ asks layer 0 for the head dimension, wherever a pool starts
+    value_buffer_of = pool.get_value_buffer
+    pool.get_value_buffer = lambda layer_id: value_buffer_of(layer_id or config.prefill_layers)
+    return pool
 
 
 def _summary(config: SpeedConfig, prompt_tokens: int, request_pool: BandedReqToTokenPool | None) -> str:

@@ -15,8 +15,12 @@ from sglang.srt.environ import envs
 from sglang_speed.config import ARCHITECTURE, MODEL_TYPE, SpeedConfig, is_speed_model
 from sglang_speed.errors import ConfigError
 
-ATTENTION_BACKENDS = ("torch_native",)
-"""Backends proven to give both bands what the reference gives."""
+ATTENTION_BACKENDS = ("flashinfer", "triton", "torch_native")
+"""Backends that can be built once per band. On a CPU there is only the last."""
+
+DECODE_GRAPHS = ("full", "disabled")
+PREFILL_GRAPHS = ("disabled",)
+"""Graph backends: a prefill graph cannot hold the selection of the deep rows, which depends on the data."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +133,7 @@ def refuse_unsupported(_: Any, args: Any) -> None:
             )
     if not config.is_stock:
         _check_attention_backends(args)
+        _check_graphs(args)
 
 
 def served_config(args: Any) -> SpeedConfig | None:
@@ -160,13 +165,17 @@ def _check_attention_backends(args: Any) -> None:
     for backend in dict.fromkeys(args.get_attention_backends()):
         if backend not in ATTENTION_BACKENDS:
             raise ConfigError(
-                f"sglang_speed: --attention-backend {backend} is not verified for depth bands; start with "
-                f"--attention-backend {ATTENTION_BACKENDS[0]}"
+                f"sglang_speed: --attention-backend {backend} is not tested with depth bands; choose one of "
+                f"{', '.join(ATTENTION_BACKENDS)}"
             )
+
+
+def _check_graphs(args: Any) -> None:
     graphs = args.cuda_graph_config
-    enabled = [phase for phase in ("decode", "prefill") if getattr(graphs, phase).backend != "disabled"]
-    if enabled and args.device == "cuda":
-        raise ConfigError(
-            f"sglang_speed: {' and '.join(enabled)} CUDA graphs are not supported with depth bands yet; start with "
-            "--disable-cuda-graph"
-        )
+    for phase, allowed in ((graphs.decode, DECODE_GRAPHS), (graphs.prefill, PREFILL_GRAPHS)):
+        name = "decode" if phase is graphs.decode else "prefill"
+        if args.device == "cuda" and phase.backend not in allowed:
+            raise ConfigError(
+                f"sglang_speed: --cuda-graph-backend-{name} {phase.backend} is not supported with depth bands; choose "
+                f"one of {', '.join(allowed)}"
+            )

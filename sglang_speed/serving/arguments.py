@@ -1,0 +1,38 @@
+"""What the user typed, completed before SGLang resolves it: the name `speed-llama`, and which graphs are captured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sglang_speed.config import SpeedConfig
+
+
+def complete(args: Any) -> None:
+    """Hook before ServerArgs.__post_init__."""
+    _resolve_model_path(args)
+    _leave_out_prefill_graphs(args)
+
+
+def _resolve_model_path(args: Any) -> None:
+    """An existing path wins; `speed-llama` is the default model."""
+    if Path(args.model_path).exists():
+        return
+    from sglang_speed.checkpoints.default_model import resolve_model
+
+    resolved = resolve_model(args.model_path)
+    if resolved == args.model_path:
+        return
+    if args.served_model_name is None:
+        args.served_model_name = args.model_path
+    if args.tokenizer_path == args.model_path:
+        args.tokenizer_path = resolved
+    args.model_path = resolved
+
+
+def _leave_out_prefill_graphs(args: Any) -> None:
+    """SGLang captures them by default on CUDA; a graph cannot hold the selection of deep rows, which depends on the
+    data. Whoever asks for one explicitly is refused, by `refusals`."""
+    config = SpeedConfig.from_checkpoint(Path(args.model_path))
+    if config is not None and not config.is_stock:
+        args.disable_prefill_cuda_graph = True
