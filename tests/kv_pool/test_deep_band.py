@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from sglang_speed.config import SpeedConfig
 from sglang_speed.errors import IntegrityError
@@ -200,29 +198,3 @@ def test_clearing_forgets_rows_and_anchors() -> None:
     deep.admit([admission(1)])
     deep.clear()
     assert (deep.num_used, deep.rows, len(deep.anchors.entries)) == (0, {}, 0)
-
-
-@settings(max_examples=60, deadline=None)
-@given(data=st.data())
-def test_no_history_loses_or_doubles_a_slot(data: st.DataObject) -> None:
-    deep, lengths = band(size=40, num_rows=7), dict[int, int]()
-    for _ in range(data.draw(st.integers(1, 40))):
-        row = data.draw(st.integers(1, 6))
-        if row not in lengths:
-            prompt_len = data.draw(st.integers(1, 25))
-            key = (None, (0, data.draw(st.integers(0, 3)))) if prompt_len >= 5 else None
-            if deep.num_available < POLICY.deep_tokens(prompt_len).num_before(prompt_len) + 2:
-                continue
-            deep.admit([admission(row, prompt_len, key, data.draw(st.integers(1, prompt_len)))])
-            lengths[row] = prompt_len
-        elif data.draw(st.booleans()) and deep.rows[row].length < deep.width and deep.reclaim(1):
-            step(deep, row, lengths[row])
-            lengths[row] += 1
-        else:
-            deep.release(row)
-            del lengths[row]
-        deep.check_integrity()
-    for row in lengths:
-        deep.release(row)
-        deep.check_integrity()
-    assert not deep.rows
