@@ -18,6 +18,7 @@ from sglang.srt.plugins import load_plugins
 
 load_plugins()  # before SGLang's modules are imported by name, as its own processes do
 
+from sglang.srt.model_executor.cuda_graph_config import CudaGraphConfig, PhaseConfig  # noqa: E402
 from sglang.srt.server_args import ServerArgs  # noqa: E402
 
 from sglang_speed.errors import ConfigError  # noqa: E402
@@ -144,6 +145,48 @@ def test_a_refused_command_line_names_its_flag(tiny_speed: Path, flag: str) -> N
 def test_an_attention_backend_that_is_not_proven_is_refused_by_name(tiny_speed: Path, phase: str) -> None:
     with pytest.raises(ConfigError, match=f"--{phase}attention-backend triton"):
         check(tiny_speed, f"--{phase}attention-backend triton")
+
+
+def on_a_gpu(
+    args: ServerArgs, backend: str = "flashinfer", decode: str = "full", prefill: str = "disabled"
+) -> ServerArgs:
+    """The same arguments as SGLang would have resolved them on CUDA."""
+    changed = copy.copy(args)
+    graphs = CudaGraphConfig(decode=PhaseConfig(backend=decode), prefill=PhaseConfig(backend=prefill))
+    for name, value in {"device": "cuda", "attention_backend": backend, "cuda_graph_config": graphs}.items():
+        object.__setattr__(changed, name, value)
+    return changed
+
+
+@pytest.mark.parametrize("backend", ["flashinfer", "triton"])
+@pytest.mark.parametrize("decode", ["full", "disabled"])
+def test_flashinfer_and_triton_and_decode_graphs_are_allowed_on_a_gpu(
+    tiny_speed: Path, backend: str, decode: str
+) -> None:
+    refuse_unsupported(None, on_a_gpu(check(tiny_speed), backend, decode))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"backend": "fa3"},
+            "--attention-backend fa3 is not tested with depth bands; choose one of flashinfer, triton",
+        ),
+        (
+            {"decode": "breakable"},
+            "--cuda-graph-backend-decode breakable is not supported with depth bands; choose one",
+        ),
+        (
+            {"prefill": "breakable"},
+            "--cuda-graph-backend-prefill breakable is not supported .*; choose one of disabled",
+        ),
+    ],
+    ids=str,
+)
+def test_what_a_gpu_would_run_untested_is_refused(tiny_speed: Path, settings: dict[str, str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        refuse_unsupported(None, on_a_gpu(check(tiny_speed), **settings))
 
 
 @pytest.mark.parametrize("refusal", REFUSALS, ids=lambda refusal: str(refusal.flag))
