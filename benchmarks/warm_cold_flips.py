@@ -1,7 +1,7 @@
 """How often does greedy output in bfloat16 differ between a prefix hit and a cold run, for SPEED and for stock SGLang?
 
-python benchmarks/warm_cold_flips.py                 # about 20 minutes on two cores
-python benchmarks/warm_cold_flips.py --prompts 20    # a first look
+python benchmarks/warm_cold_flips.py                          # about 20 minutes on two idle cores
+python benchmarks/warm_cold_flips.py --prompts 20 --tokens 8   # a first look
 
 The ceiling is 0, which float32 reaches: a hit changes the shapes of the computation and nothing else. In bfloat16 other
 shapes round otherwise, in stock SGLang too. Every model answers the same prompts, so the rates can be compared; the
@@ -37,6 +37,7 @@ from sglang_speed.kv_pool.capacity import DEEP_TOKENS_VARIABLE
 RESULT = Path(__file__).parent / "results" / "warm_cold_flips.json"
 NUM_LAYERS = smollm2.NUM_LAYERS
 BATCH_SIZE = 20
+NUM_ALONE = 10
 MAX_PROMPT_TOKENS = 600
 TAIL = 16
 ENGINE_ARGS = {
@@ -59,6 +60,7 @@ class Served:
     prefill_layers: int | None = None
     tail_tokens: int = TAIL
     dtype: str = "bfloat16"
+    answers_all: bool = False
 
     @property
     def name(self) -> str:
@@ -72,8 +74,8 @@ class Served:
 
 
 SERVED = (
-    Served(),
-    Served(24),
+    Served(answers_all=True),
+    Served(24, answers_all=True),
     Served(24, tail_tokens=1),
     Served(NUM_LAYERS),
     Served(dtype="float32"),
@@ -185,16 +187,15 @@ def measure(asker: Asker, served: Served, prompts: list[Ids], next_turns: list[I
         note("next turn", asker.cold(longer), later_hits, longer)
         if index == 0:
             note("cold again", cold, asker.cold(batch), batch)
-            alone = [asker.cold([prompt])[0] for prompt in batch]
-            note("cold, one by one", cold, alone, batch)
-            note("hit, one by one", alone, [hit for prompt in batch for hit in cold_then_hit(asker, prompt)], batch)
+        if index == 0 and served.answers_all:
+            few = batch[:NUM_ALONE]
+            pairs = [(asker.cold([prompt])[0], asker.ask([prompt])[0]) for prompt in few]
+            alone, hits = ([pair[side] for pair in pairs] for side in (0, 1))
+            note("cold, one by one", cold[:NUM_ALONE], alone, few)
+            note("hit, one by one", alone, hits, few)
+        console.print(f"{served.name}: {index + 1} of {len(batches)} batches at {time.strftime('%H:%M:%S')}")
     for condition, (before, after) in found.items():
         yield compare(condition, before, after, lengths[condition])
-
-
-def cold_then_hit(asker: Asker, prompt: Ids) -> list[Answer]:
-    asker.cold([prompt])
-    return asker.ask([prompt])
 
 
 def checkpoint(served: Served, plain: Path) -> Path:
@@ -247,13 +248,14 @@ def summary(served: Served, comparison: Comparison) -> dict[str, Any]:
 
 
 def main(
-    prompts: Annotated[int, typer.Option(help="How many prompts, in batches of 20.")] = 100,
-    prompts_float32: Annotated[int, typer.Option(help="How many of them in float32.")] = 20,
+    prompts: Annotated[int, typer.Option(help="For stock and the default SPEED model, in batches of 20.")] = 100,
+    control_prompts: Annotated[int, typer.Option(help="How many of them for the other models.")] = 40,
     tokens: Annotated[int, typer.Option(help="How many tokens each answer has.")] = 32,
     out: Annotated[Path, typer.Option(help="Where to write the results.")] = RESULT,
 ) -> None:
     """Measure every model, print the table and write the results."""
     os.environ[DEEP_TOKENS_VARIABLE] = str(DEEP_TOKENS)
+    out.parent.mkdir(parents=True, exist_ok=True)
     begin, results = time.monotonic(), []
     report = {**provenance(), "configuration": {"output_tokens": tokens}, "results": results}
     with TemporaryDirectory() as directory:
@@ -263,7 +265,7 @@ def main(
         asked, turns = ask_all(AutoTokenizer.from_pretrained(plain), prompts)
         report["configuration"] |= configuration(asked)
         for served in SERVED:
-            num_asked = prompts if served.dtype == "bfloat16" else prompts_float32
+            num_asked = prompts if served.answers_all else min(control_prompts, prompts)
             with sglang.Engine(model_path=str(checkpoint(served, plain)), dtype=served.dtype, **ENGINE_ARGS) as engine:
                 comparisons = measure(Asker(engine, tokens), served, asked[:num_asked], turns)
                 results += [summary(served, comparison) for comparison in comparisons]
