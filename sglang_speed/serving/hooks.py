@@ -61,7 +61,10 @@ REQUEST_HOOKS = (
         parameters=("self", "obj", "input_text", "input_ids", "input_embeds", "mm_inputs", "token_type_ids"),
         kind=HookType.AROUND,
         function=validation.create_harmless,
-        reason="values that SGLang lets through raise in the scheduler's decoding, forward or sampling, and end it",
+        reason="values that SGLang lets through raise in the scheduler and end it: token ids (VocabParallelEmbedding), "
+        "top_k, logit_bias (SamplingBatchInfo.from_schedule_batch), logprob_start_len (logprob_result_processor.py), "
+        "top_logprobs_num (logprob_processor.py), input_embeds (ModelRunner: .bfloat16()), a schema that is no text "
+        "(base_grammar_backend.py), or block it: stop_regex (Req._check_str_based_finish)",
         remove_when="SGLang's own validation refuses these values",
     ),
     Hook(
