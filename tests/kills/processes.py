@@ -63,7 +63,7 @@ class Client(threading.Thread):
     def __init__(self, server: RunningServer, *, stream: bool) -> None:
         super().__init__(daemon=True)
         self.url, self.stream = f"{server.url}/generate", stream
-        self.num_events = 0
+        self.num_events, self.last_event = 0, b""
         self.error: requests.RequestException | None = None
         self.start()
 
@@ -71,7 +71,8 @@ class Client(threading.Thread):
         try:
             with requests.post(self.url, json={**LONG, "stream": self.stream}, stream=True, timeout=600) as response:
                 for line in response.iter_lines():
-                    self.num_events += bool(line)
+                    if line.startswith(b"data: {"):
+                        self.num_events, self.last_event = self.num_events + 1, line
         except requests.RequestException as error:
             self.error = error
 
