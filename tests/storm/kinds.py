@@ -191,7 +191,7 @@ def abort_all(episode: Episode) -> None:
 
 
 KINDS: dict[Callable[[Episode], None], int] = {
-    one_turn: 20,
+    one_turn: 18,
     chat: 12,
     branching_agent: 8,
     twins: 4,
@@ -205,7 +205,7 @@ KINDS: dict[Callable[[Episode], None], int] = {
     aborted_in_prefill: 4,
     left_stream: 8,
     left_waiting: 6,
-    refused: 2,
+    refused: 4,
     flush: 1,
     abort_all: 1,
 }

@@ -127,12 +127,12 @@ def main(
             try:
                 soak.run(minutes)
             finally:
-                conclude(soak, json_path)
-    sys.exit(1 if soak.faults() else 0)
+                faults = conclude(soak, json_path)
+    sys.exit(1 if faults else 0)
 
 
-def conclude(soak: Soak, json_path: Path | None) -> None:
-    """Write and print the figures, and the end of the server's log where something is wrong."""
+def conclude(soak: Soak, json_path: Path | None) -> list[str]:
+    """Write and print the figures, and the end of the server's log where something is wrong; returns what is wrong."""
     console, figures = Console(width=140, highlight=False), soak.figures()
     if json_path is not None:
         json_path.parent.mkdir(parents=True, exist_ok=True)
@@ -143,6 +143,8 @@ def conclude(soak: Soak, json_path: Path | None) -> None:
     console.print(soak.total().table(title))
     console.print(f"one client, tokens/s: {figures['calm_tokens_per_second']}", markup=False)
     console.print(f"faults: {figures['faults'] or 'none'}", markup=False)
+    faults: list[str] = figures["faults"]
+    return faults
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ NUM_THREADS = 16
 LONG = 8
 """Decks that are played in the long form."""
 GROWTH_MIB = 8.0
-"""What is seen is below 1.5 MiB, in 200 requests and in 2000; a leak of 8 KiB per request would show in the latter."""
+"""Seen: below 1.5 MiB, after 200 requests and after 2000. A leak of 16 KiB a request would exceed it in the long form."""
 
 
 @dataclass(frozen=True)
@@ -81,11 +81,11 @@ def test_the_storm_presses(played: Played) -> None:
         "cached": storm.tokens_cached,
         "aborted": storm.ends["aborted"],
         "disconnected": storm.ends["disconnected"],
-        "refused": storm.ends["refused"],
     }
-    least = {"retractions": 10, "evicted": 5000, "cached": 2000, "aborted": 5, "disconnected": 5, "refused": 1}
+    least = {"retractions": 5, "evicted": 5000, "cached": 2000, "aborted": 5, "disconnected": 5}
     assert all(counts[name] >= played.num_rounds * number for name, number in least.items()), counts
     assert storm.num_compared >= 100 * played.num_rounds
+    assert storm.ends["refused"] > 0
 
 
 def test_after_a_storm_the_server_answers_as_before(played: Played) -> None:
