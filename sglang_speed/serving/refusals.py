@@ -15,7 +15,7 @@ from sglang.srt.environ import envs
 from sglang_speed.config import ARCHITECTURE, MODEL_TYPE, SpeedConfig, is_speed_model
 from sglang_speed.errors import ConfigError
 
-ATTENTION_BACKENDS = ("flashinfer", "triton", "torch_native")
+ATTENTION_BACKENDS = ("flashinfer", "triton", "fa3", "torch_native")
 """Backends that can be built once per band. On a CPU there is only the last."""
 
 DECODE_GRAPHS = ("full", "disabled")

@@ -158,11 +158,9 @@ def on_a_gpu(
     return changed
 
 
-@pytest.mark.parametrize("backend", ["flashinfer", "triton"])
+@pytest.mark.parametrize("backend", ["flashinfer", "triton", "fa3"])
 @pytest.mark.parametrize("decode", ["full", "disabled"])
-def test_flashinfer_and_triton_and_decode_graphs_are_allowed_on_a_gpu(
-    tiny_speed: Path, backend: str, decode: str
-) -> None:
+def test_tested_backends_and_decode_graphs_are_allowed_on_a_gpu(tiny_speed: Path, backend: str, decode: str) -> None:
     refuse_unsupported(None, on_a_gpu(check(tiny_speed), backend, decode))
 
 

@@ -8,7 +8,6 @@ buffers are not those of its plan is an error here, where the real kernels would
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -19,6 +18,7 @@ from sglang.srt.layers.attention import flashinfer_backend
 from torch import Tensor
 
 from tests.parity.attention_builder import attention_built_by
+from tests.parity.plain_attention import attend_one
 
 
 @torch.library.custom_op("flashinfer_standin::attend", mutates_args=())
@@ -47,19 +47,8 @@ def attend(
         rows = slice(*planned[0, index : index + 2].tolist())
         slots = kv_indices[slice(*planned[1, index : index + 2].tolist())].long()
         if len(slots) and rows.stop > rows.start:
-            out[rows], lse[rows] = _attend_one(q[rows], k[slots], v[slots], sm_scale, causal)
+            out[rows], lse[rows] = attend_one(q[rows], k[slots], v[slots], sm_scale, causal)
     return out, lse
-
-
-def _attend_one(q: Tensor, k: Tensor, v: Tensor, sm_scale: float, causal: bool) -> tuple[Tensor, Tensor]:
-    group = q.shape[1] // k.shape[1]
-    k, v = (each.float().repeat_interleave(group, dim=1) for each in (k, v))
-    scores = torch.einsum("qhd,khd->hqk", q.float(), k) * sm_scale
-    if causal:
-        later = torch.ones(scores.shape[1:], dtype=torch.bool).triu(1 + k.shape[0] - q.shape[0])
-        scores = scores.masked_fill(later, -torch.inf)
-    out = torch.einsum("hqk,khd->qhd", scores.softmax(-1), v)
-    return out.to(q.dtype), scores.logsumexp(-1).T / math.log(2)
 
 
 class _Wrapper:
@@ -188,7 +177,7 @@ class _TorchOnCpu:
 
 
 @contextmanager
-def flashinfer_standin() -> Iterator[None]:
+def flashinfer_standin() -> Iterator[type]:
     """Schedulers of the CPU platform run SGLang's FlashInfer backend, on the stand-in, until the block ends."""
     names = {
         "torch": _TorchOnCpu(),
@@ -200,7 +189,7 @@ def flashinfer_standin() -> Iterator[None]:
         "create_flashinfer_kv_indices_triton": _FillIndices(),
     }
     with mock.patch.multiple(flashinfer_backend, create=True, **names), attention_built_by(_build):
-        yield
+        yield flashinfer_backend.FlashInferAttnBackend
 
 
 def _build(runner: Any) -> flashinfer_backend.FlashInferAttnBackend:
