@@ -23,7 +23,7 @@ NUM_THREADS = 16
 LONG = 8
 """Decks that are played in the long form."""
 GROWTH_MIB = 8.0
-"""Seen: below 1.5 MiB, after 200 requests and after 2000. A leak of 16 KiB a request would exceed it in the long form."""
+"""Seen: below 1.5 MiB, after 200 requests and after 2000. In the long form a leak of 16 KiB a request exceeds it."""
 
 
 @dataclass(frozen=True)
