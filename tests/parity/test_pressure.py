@@ -129,9 +129,9 @@ def test_once_idle_a_workload_takes_as_many_steps_as_before_the_pressure(
     expected: Expected, loop: Mapping[str, Any]
 ) -> None:
     """SGLang forgets its caution when it is idle."""
-    workload = [Ask(prompt(10 + seed, seed=seed), 12) for seed in range(10)]
-    pressure = [Ask(prompt(6 + seed, seed=seed), 40, when=2 * seed) for seed in range(12)]
-    with running_scheduler(expected.path, deep_tokens=80, **OPTIMISTIC, **loop) as engine:
+    workload = [Ask(prompt(10 + seed, seed=seed), 12) for seed in range(8)]
+    pressure = [Ask(prompt(6 + seed, seed=seed), 24, when=2 * seed) for seed in range(10)]
+    with running_scheduler(expected.path, deep_tokens=50, **OPTIMISTIC, **loop) as engine:
         before = forwards_for(expected, engine, workload)
         for _ in range(2):
             assert num_retractions(expected.answered(engine, pressure)) >= 3
