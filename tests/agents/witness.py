@@ -21,7 +21,7 @@ from tests.e2e.asking import require_close
 from tests.e2e.reference_answers import Adjust, Reference
 from tests.tiny_models import EOS_ID, VOCAB_SIZE, ids_of
 
-BothIds = {"return_token_ids": True, "return_prompt_token_ids": True}
+BOTH_IDS = {"return_token_ids": True, "return_prompt_token_ids": True}
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Witness:
         """Ask for a chat completion and return its text. schema: what the answer follows, where tools are forced."""
         sent = next(self._ticks)
         answer = client.chat.completions.create(
-            model="default", messages=messages, temperature=0, extra_body=BothIds, **options
+            model="default", messages=messages, temperature=0, extra_body=BOTH_IDS, **options
         )
         choice, usage = answer.choices[0], answer.usage
         assert choice.prompt_token_ids == self.templated(messages)

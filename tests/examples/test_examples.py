@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import operator
 import re
+import runpy
 import subprocess
 import sys
 from itertools import pairwise
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.servers import RunningServer
+from tests.tiny_models import ids_of
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 CACHED = re.compile(r"^\[(\d+) of (\d+) prompt tokens cached\]$", re.MULTILINE)
@@ -67,6 +69,18 @@ def test_the_agents_calls_are_valid_and_computed(shared_server: RunningServer) -
         assert [call["left"], call["operator"], call["right"]] == [int(left), sign, int(right)]
         assert OPERATORS[sign](int(left), int(right)) == int(result)
     require_growing_reuse(printed, num_turns=6)
+
+
+def test_many_inputs_and_their_judge_reuse_what_they_share(shared_server: RunningServer) -> None:
+    shared_server.flush_cache()
+    name = "05_few_shot_and_judge.py"
+    printed, example = run(name, shared_server.url), runpy.run_path(str(EXAMPLES / name))
+    assert len(re.findall(r"^[a-z]+:.+ Mark: [1-9]$", printed, re.MULTILINE)) == 6
+    turns = [(int(cached), int(prompt)) for cached, prompt in CACHED.findall(printed)]
+    assert len(turns) == 12
+    for answered, marked in zip(turns[::2], turns[1::2], strict=True):
+        assert answered[0] >= len(ids_of(example["EXAMPLES"]))
+        assert marked[0] >= len(ids_of(example["RULES"]))
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
