@@ -22,12 +22,16 @@ if TYPE_CHECKING:
 
 
 class BandedReqToTokenPool(ReqToTokenPool):
-    """A request table whose rows own deep slots. `attach` comes before the first request."""
+    """A request table whose rows own deep slots. `attach` comes before the first request.
+
+    preempted: requests that the scheduling pass at hand has preempted.
+    """
 
     deep: DeepBand
     policy: SpeedPolicy
     deep_kv_pool: KVCache
     counters: Counters
+    preempted: list[Req]
     _num_admitted: int
     _idle_checked_at: int
 
@@ -43,6 +47,7 @@ class BandedReqToTokenPool(ReqToTokenPool):
         self.policy = policy
         self.deep_kv_pool = deep_kv_pool
         self.counters = Counters()
+        self.preempted = []
         self._num_admitted = 0
         self._idle_checked_at = -1
 

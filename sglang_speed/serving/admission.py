@@ -97,9 +97,8 @@ def add_within_deep_room(
 def preempt_within_deep_room(original: Callable[..., bool], adder: PrefillAdder, req: Req, server_args: Any) -> bool:
     """Hook around PrefillAdder.preempt_to_schedule: preempt as many as the deep band needs, or none.
 
-    SGLang picks victims by the main pool. Were the request then refused for lack of deep slots, SGLang would forget
-    its victims: it queues them again only if something starts. So nothing begins unless all that may be preempted make
-    enough room, and what begins goes on until there is.
+    SGLang picks victims by the main pool. Nothing begins unless all that may be preempted make enough room, and what
+    begins goes on until there is.
     """
     pool = banded(adder.tree_cache.req_to_token_pool)
     if pool is None:
@@ -108,10 +107,25 @@ def preempt_within_deep_room(original: Callable[..., bool], adder: PrefillAdder,
     gains = (_gain(adder, pool, victim) for victim in _preemptible(adder, req, server_args))
     if claim > _deep_room(adder, pool) + sum(gains):
         return False
+    pool.preempted = adder.preempt_list
     preempted = original(adder, req, server_args)
     while preempted and claim > _deep_room(adder, pool):
         preempted = original(adder, req, server_args)
     return preempted
+
+
+def queue_preempted_again(_: Any, scheduler: Any, *args: Any, **kwargs: Any) -> None:
+    """Hook after Scheduler._get_new_batch_prefill_raw: who was preempted waits, whether or not anything started.
+
+    SGLang queues them again only if something started; who preempted may yet find the main pool too short.
+    """
+    pool = banded(scheduler.req_to_token_pool)
+    if pool is None or not pool.preempted:
+        return
+    forgotten = [req for req in pool.preempted if req not in scheduler.waiting_queue]
+    pool.preempted = []
+    for req in forgotten:
+        scheduler._add_request_to_queue(req)
 
 
 def _preemptible(adder: PrefillAdder, req: Req, server_args: Any) -> list[Req]:

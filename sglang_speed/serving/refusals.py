@@ -82,6 +82,11 @@ REFUSALS = (
         lambda args: args.offload_group_size > 0,
         "offloading expects every layer in every forward",
     ),
+    Refusal(
+        "--page-size",
+        lambda args: 0 < (args.chunked_prefill_size or 0) < args.page_size,
+        "a page is larger than a chunk of --chunked-prefill-size, and no prompt would ever start",
+    ),
     # Other caches and pools.
     Refusal("--enable-hierarchical-cache", _on("enable_hierarchical_cache"), "not proven with the deep band"),
     Refusal("--hicache-storage-backend", _on("hicache_storage_backend"), "not proven with the deep band"),

@@ -30,6 +30,7 @@ VALUES: dict[str, Any] = {
     "--lora-paths": {"adapter": "path"},
     "--disaggregation-mode": "prefill",
     "--decoupled-spec-role": "verifier",
+    "--page-size": 2**20,
     "--pp-size": 2,
     "--nnodes": 2,
     "--attn-cp-size": 2,
@@ -168,8 +169,8 @@ def test_tested_backends_and_decode_graphs_are_allowed_on_a_gpu(tiny_speed: Path
     ("settings", "message"),
     [
         (
-            {"backend": "fa3"},
-            "--attention-backend fa3 is not tested with depth bands; choose one of flashinfer, triton",
+            {"backend": "fa4"},
+            "--attention-backend fa4 is not tested with depth bands; choose one of flashinfer, triton",
         ),
         (
             {"decode": "breakable"},

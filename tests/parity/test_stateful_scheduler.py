@@ -19,9 +19,6 @@ from tests.parity.expected import Bands
 from tests.parity.scheduler_machine import Scene, SchedulerMachine, Stage
 
 NONE, ONE, FOUR = Bands(3, 0, 2), Bands(3, 1, 3), Bands(2, 4, 2)
-ROOMY = {"max_total_tokens": 512}
-"""SGLang forgets preempted requests when the shallow band is short; see test_pressure."""
-
 SCENES = {
     "defaults": Scene(ONE),
     "tight, no overlap": Scene(ONE, deep_tokens=16, max_total_tokens=64, disable_overlap_schedule=True),
@@ -31,8 +28,8 @@ SCENES = {
     "pages of 4": Scene(ONE, page_size=4, chunked_prefill_size=8, schedule_policy="lpm"),
     "pages of 16, no overlap": Scene(FOUR, page_size=16, max_total_tokens=128, disable_overlap_schedule=True),
     "no cache": Scene(ONE, disable_radix_cache=True, deep_tokens=24),
-    "priorities": Scene(ONE, enable_priority_scheduling=True, max_running_requests=2, **ROOMY),
-    "priorities, no overlap": Scene(FOUR, 30, enable_priority_scheduling=True, disable_overlap_schedule=True, **ROOMY),
+    "priorities": Scene(ONE, enable_priority_scheduling=True, max_running_requests=2),
+    "priorities, no overlap": Scene(FOUR, 30, enable_priority_scheduling=True, disable_overlap_schedule=True),
     "cautious": Scene(ONE, schedule_conservativeness=1.0, deep_tokens=40, max_total_tokens=128),
 }
 NUM_HISTORIES, NUM_STEPS = 3, 40
@@ -91,11 +88,11 @@ def any_scene(generator: random.Random) -> Scene:
     """Settings that need not go well together."""
     has_priorities = generator.random() < 0.3
     page_size = generator.choice([1, 1, 4, 16])
-    chunks = [size for size in (8, 12, 16, 32, -1) if size == -1 or size % page_size == 0]  # or SGLang starts nothing
+    chunks = [size for size in (8, 12, 16, 32, -1) if size == -1 or size % page_size == 0]  # what SGLang asks for
     return Scene(
         generator.choice([NONE, ONE, FOUR]),
         deep_tokens=generator.choice([12, 16, 24, 36, 60]),
-        max_total_tokens=512 if has_priorities else generator.choice([64, 80, 96, 128, 256]),
+        max_total_tokens=generator.choice([64, 80, 96, 128, 256]),
         page_size=page_size,
         chunked_prefill_size=generator.choice(chunks),
         disable_overlap_schedule=generator.random() < 0.5,
