@@ -69,8 +69,8 @@ class Served:
 
     @property
     def recomputed(self) -> int:
-        """Prompt tokens that the fullest hit computes again."""
-        return self.tail_tokens if self.prefill_layers else 1
+        """Prompt tokens that the fullest hit computes again: all layers in one band need no tail."""
+        return self.tail_tokens if self.prefill_layers not in (None, NUM_LAYERS) else 1
 
 
 SERVED = (
@@ -251,6 +251,7 @@ def main(
     prompts: Annotated[int, typer.Option(help="For stock and the default SPEED model, in batches of 20.")] = 100,
     control_prompts: Annotated[int, typer.Option(help="How many of them for the other models.")] = 40,
     tokens: Annotated[int, typer.Option(help="How many tokens each answer has.")] = 32,
+    only: Annotated[str, typer.Option(help="Measure only the models whose names contain this.")] = "",
     out: Annotated[Path, typer.Option(help="Where to write the results.")] = RESULT,
 ) -> None:
     """Measure every model, print the table and write the results."""
@@ -264,7 +265,7 @@ def main(
         smollm2.write_llama_checkpoint(smollm2.locate_gguf(), plain)
         asked, turns = ask_all(AutoTokenizer.from_pretrained(plain), prompts)
         report["configuration"] |= configuration(asked)
-        for served in SERVED:
+        for served in (each for each in SERVED if only in each.name):
             num_asked = prompts if served.answers_all else min(control_prompts, prompts)
             with sglang.Engine(model_path=str(checkpoint(served, plain)), dtype=served.dtype, **ENGINE_ARGS) as engine:
                 comparisons = measure(Asker(engine, tokens), served, asked[:num_asked], turns)
