@@ -1,6 +1,6 @@
 """How often does greedy output in bfloat16 differ between a prefix hit and a cold run, for SPEED and for stock SGLang?
 
-python benchmarks/warm_cold_flips.py                          # about 20 minutes on two idle cores
+python benchmarks/warm_cold_flips.py                          # 15 to 20 minutes on two idle cores
 python benchmarks/warm_cold_flips.py --prompts 20 --tokens 8   # a first look
 
 The ceiling is 0, which float32 reaches: a hit changes the shapes of the computation and nothing else. In bfloat16 other
