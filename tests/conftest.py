@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.servers import RunningServer, running_server
+
+if TYPE_CHECKING:
+    from tests.e2e.reference_answers import Reference
 
 SPEED = {"prefill_layers": 6, "anchor_tokens": 1, "tail_tokens": 3}
 DEEP_TOKENS = 1024
@@ -29,6 +33,14 @@ def tiny_speed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.tiny_models import make_tiny_llama  # torch and transformers: seconds that other tests need not spend
 
     return make_tiny_llama(tmp_path_factory.mktemp("tiny-speed"), speed=SPEED)
+
+
+@pytest.fixture(scope="session")
+def reference(tiny_speed: Path) -> Reference:
+    """What the shared server should answer."""
+    from tests.e2e.reference_answers import Reference
+
+    return Reference(tiny_speed)
 
 
 @pytest.fixture(scope="session")

@@ -41,6 +41,8 @@ def activate() -> str | None:
     # SGLang compiles small functions when a request first needs them: with a repetition penalty that is half a minute
     # in which the server answers nobody, and its end where there is no C++ compiler.
     os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
+    # or a server whose scheduler died waits a minute for CUDA core dumps, and its clients with it
+    os.environ.setdefault("SGLANG_CUDA_COREDUMP_BEFORE_CRASH", "0")
     return f"{CpuPlatform.__module__}.{CpuPlatform.__qualname__}"
 
 

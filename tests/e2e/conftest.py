@@ -3,28 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-import torch
 
 from tests.e2e.asking import Asker
 from tests.e2e.reference_answers import Reference
+from tests.one_thread import one_thread  # noqa: F401
 from tests.servers import RunningServer
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tiny products are faster on one thread, and machines that run tests are shared."""
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(num_threads)
-
-
-@pytest.fixture(scope="session")
-def reference(tiny_speed: Path) -> Reference:
-    return Reference(tiny_speed)
 
 
 @pytest.fixture

@@ -17,9 +17,8 @@ import requests
 from tests.conftest import DEEP_TOKENS, SERVER_FLAGS
 from tests.servers import RunningServer, running_server
 
-# Not the strict checks of other tests: what is on by default must do. SGLang waits a minute for core dumps of CUDA
-# before a server ends that has lost its detokenizer; there are none here.
-ENV = {"SGLANG_SPEED_DEEP_TOKENS": str(DEEP_TOKENS), "SGLANG_CUDA_COREDUMP_BEFORE_CRASH": "0"}
+# Not the strict checks of other tests: what is on by default must do.
+ENV = {"SGLANG_SPEED_DEEP_TOKENS": str(DEEP_TOKENS)}
 END_SECONDS = 60.0
 LONG = {"input_ids": [0, 74, 107], "sampling_params": {"temperature": 0, "max_new_tokens": 2000}}
 

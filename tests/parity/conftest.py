@@ -10,11 +10,11 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
-import torch
 from sglang.srt.platforms import current_platform
 
 from sglang_speed.platforms.cpu import CpuPlatform
 from sglang_speed.serving.host import require_host
+from tests.one_thread import one_thread  # noqa: F401
 from tests.parity.expected import SHAPE, Bands, Expected
 from tests.tiny_models import make_tiny_llama
 
@@ -26,15 +26,6 @@ def cpu_platform() -> None:
     """The schedulers of this folder run on it."""
     if not isinstance(current_platform, CpuPlatform):
         pytest.skip("the CPU platform stands down where there is an accelerator")
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tiny products are faster on one thread, and machines that run tests are shared."""
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(num_threads)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 import pytest
-import torch
 from transformers import LlamaForCausalLM
 
 from sglang_speed.reference.modeling import SpeedLlamaForCausalLM
+from tests.one_thread import one_thread  # noqa: F401
 from tests.tiny_models import make_tiny_llama
 
 NUM_LAYERS = 4
 SHAPE = {"num_layers": NUM_LAYERS, "hidden_size": 32, "num_heads": 4, "num_kv_heads": 2, "head_dim": 8}
 
 SpeedModels = Callable[..., SpeedLlamaForCausalLM]
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tiny products are faster on one thread, and machines that run tests are shared."""
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(num_threads)
 
 
 @pytest.fixture(scope="session")

@@ -1,17 +1,3 @@
-"""The reference of a storm runs in the test's process, beside the server."""
+"""The reference of a storm runs in the test's process, beside the server, which needs the other cores."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator
-
-import pytest
-import torch
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tiny products are faster on one thread, and the server needs the other cores."""
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(num_threads)
+from tests.one_thread import one_thread  # noqa: F401
