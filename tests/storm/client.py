@@ -110,13 +110,15 @@ class Client:
         try:
             with closing(self.stream(question)) as events:
                 for count, event in enumerate(events, 1):
-                    read = event
+                    read = event if read is None or has_all_tokens(event) else read
                     if count >= num_events:
                         break
         except requests.RequestException as error:
             self.report(kind, question, "failed", False, words=str(error))
             return
         is_answer = read is not None and "output_ids" in read
+        if is_answer and not has_all_tokens(read):
+            read = {**read, "output_ids": []}
         self.report(kind, question, "disconnected" if is_answer else "failed", is_answer, read, words=str(read))
 
     def wait_and_leave(self, kind: str, question: Question, seconds: float) -> None:
@@ -148,3 +150,9 @@ class Client:
             return requests.post(self.server.url + path, json=payload or {}, timeout=ANSWER_SECONDS).ok
         except requests.RequestException:
             return False  # where the server died, the requests report it
+
+
+def has_all_tokens(event: Any) -> bool:
+    """Whether an event of a stream has all tokens so far. That of a stream which is aborted while it waits has the last
+    one only (`TokenizerManager._handle_abort_req`)."""
+    return len(event.get("output_ids", ())) == event.get("meta_info", {}).get("completion_tokens")
