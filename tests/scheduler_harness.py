@@ -259,14 +259,17 @@ def running_scheduler(
     *,
     deep_tokens: int | None = None,
     retract_every: int | None = None,
+    is_checked: bool = True,
     **settings: Any,
 ) -> Iterator[SchedulerHarness]:
     """A scheduler for a checkpoint until the block ends; its pools are checked by every run.
 
     deep_tokens: size of the deep band's pool. retract_every: retract requests every so many forwards.
-    settings: fields of ServerArgs.
+    is_checked: check every slot after each step, which waits for the device. settings: fields of ServerArgs.
     """
-    variables = STRICT_CHECKS | ({} if deep_tokens is None else {DEEP_TOKENS_VARIABLE: str(deep_tokens)})
+    variables = (STRICT_CHECKS if is_checked else {}) | (
+        {} if deep_tokens is None else {DEEP_TOKENS_VARIABLE: str(deep_tokens)}
+    )
     changes = {
         "TEST_RETRACT": retract_every is not None,
         "TEST_RETRACT_INTERVAL": retract_every or 1,
@@ -277,8 +280,13 @@ def running_scheduler(
     with mock.patch.dict(os.environ, variables), mock.patch.multiple(scheduler_module, **changes), nothing_is_compiled:
         args = ServerArgs(model_path=str(model_path), **{**DEFAULTS, **settings})
         with _process_as_it_was():
-            publish(args, role="scheduler")
-            yield SchedulerHarness(InProcessScheduler(args, _port_args(), 0, 0, 0, 0, 0, 0, None))
+            yield build_scheduler(args)
+
+
+def build_scheduler(args: ServerArgs) -> SchedulerHarness:
+    """A scheduler that stays, as one of SGLang's own processes would have it; `running_scheduler` cleans up."""
+    publish(args, role="scheduler")
+    return SchedulerHarness(InProcessScheduler(args, _port_args(), 0, 0, 0, 0, 0, 0, None))
 
 
 @contextmanager

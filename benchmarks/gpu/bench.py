@@ -1,0 +1,175 @@
+"""How much faster and larger is SPEED than stock SGLang on one GPU, and how much could it be?
+
+python benchmarks/gpu/bench.py --out build/gpu                            # 5 minutes on one H200
+python benchmarks/gpu/bench.py --out build/rehearsal --profile rehearsal  # the same code on a CPU, no figures
+
+Stock, SPEED at 24 of 32 layers and SPEED at 32 of 32 on the shape of Llama 3.1 8B with random weights, started one
+after another, and again while time lasts. The ceiling stands beside every figure.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parents[1]))  # this checkout is what is measured
+
+import typer  # noqa: E402
+from ceilings import Rates, weight_bytes  # noqa: E402
+from contenders import PROFILES, Profile, describe, fitting_stock_requests  # noqa: E402
+from figures import Row, as_json, rows  # noqa: E402
+from machine import provenance  # noqa: E402
+from rich.console import Console  # noqa: E402
+from rich.table import Table  # noqa: E402
+
+from sglang_speed.config import SpeedConfig  # noqa: E402
+from sglang_speed.kv_pool.capacity import DEEP_TOKENS_VARIABLE  # noqa: E402
+
+ORDER = ("stock", "speed", "equal", "speed", "stock")
+"""Stock comes first and last: a drift of the machine is seen in the spread of its samples."""
+SECONDS_PER_START = 75.0
+"""What is assumed of a contender before its kind has been measured once."""
+
+console = Console(width=170)
+
+
+def bench(
+    out: Annotated[Path, typer.Option(help="folder of results.json, samples.jsonl and the workers' logs")],
+    profile: Annotated[Literal["gpu", "rehearsal"], typer.Option(help="sizes")] = "gpu",
+    seconds: Annotated[float, typer.Option(help="no contender starts that would not end within them")] = 330.0,
+    commit: Annotated[str | None, typer.Option(help="of a checkout without history")] = None,
+) -> None:
+    """Measure, print a table, write results; exit code 1 where a contender failed or was never measured."""
+    deadline = time.monotonic() + seconds
+    out.mkdir(parents=True, exist_ok=True)
+    sizes = PROFILES[profile]
+    machine = measure_machine(profile, out)
+    rates = Rates(machine["flops"], machine["bandwidth"])
+    print(f"matrix product {rates.flops / 1e12:.1f} TFLOP/s, copy {rates.bandwidth / 1e12:.2f} TB/s", flush=True)
+    stock_requests = requests_at_full_depth(sizes, machine["memory"])
+    head = {**provenance(commit), "rates": machine, "configuration": describe(sizes, stock_requests)}
+    samples = out / "samples.jsonl"
+    samples.write_text("", encoding="utf-8")
+    failed: list[str] = []
+    table: list[Row] = []
+    for name, code in run_all(profile, stock_requests, out, deadline):
+        failed += [name] * (code != 0)
+        table = write_results(out, head, sizes, stock_requests, rates, failed)
+    print_table(table)
+    console.print(f"written to {out / 'results.json'}" + (f"; failed: {', '.join(failed)}" if failed else ""))
+    measured = {sample["contender"] for sample in read_samples(out)}
+    raise typer.Exit(1 if failed or measured != set(ORDER) else 0)
+
+
+def measure_machine(profile: str, out: Path) -> dict[str, float]:
+    path = out / "rates.json"
+    subprocess.run([sys.executable, str(HERE / "rates.py"), profile, str(path)], check=True)
+    measured: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
+    return measured
+
+
+def requests_at_full_depth(profile: Profile, memory: float) -> int:
+    stock = SpeedConfig(profile.num_layers, profile.num_layers)
+    embedding = profile.shape.vocab_size * profile.shape.hidden_size * profile.shape.weight_dtype_bytes
+    return fitting_stock_requests(profile, int(memory), weight_bytes(profile.shape, stock) + embedding)
+
+
+def run_all(profile: str, stock_requests: int, out: Path, deadline: float) -> Iterator[tuple[str, int]]:
+    """Contender and exit code, one after another; the next one's imports run beside this one's measurements."""
+    took: dict[str, float] = {}
+    waiting = start_worker(profile, 0, stock_requests, out)
+    try:
+        for index, name in enumerate(ORDER):
+            worker, began = waiting, time.monotonic()
+            if began + took.get(name, SECONDS_PER_START) > deadline:
+                return
+            if index + 1 < len(ORDER):
+                waiting = start_worker(profile, index + 1, stock_requests, out)
+            release(worker, deadline - began)
+            took[name] = time.monotonic() - began
+            yield name, worker.returncode
+    finally:
+        stop(waiting)
+
+
+def start_worker(profile: str, index: int, stock_requests: int, out: Path) -> subprocess.Popen[str]:
+    """It imports, and waits for `release` before it touches the device."""
+    arguments = [profile, ORDER[index], str(index), str(stock_requests), str(out / "samples.jsonl")]
+    environment = {**os.environ, DEEP_TOKENS_VARIABLE: str(PROFILES[profile].deep_tokens)}
+    with (out / f"worker-{index}-{ORDER[index]}.log").open("w", encoding="utf-8") as log:
+        return subprocess.Popen(
+            [sys.executable, str(HERE / "worker.py"), *arguments],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            text=True,
+        )
+
+
+def release(worker: subprocess.Popen[str], seconds: float) -> None:
+    """Let a worker measure until it ends, or is ended."""
+    try:
+        worker.communicate("go\n", timeout=seconds)
+    except subprocess.TimeoutExpired:
+        stop(worker)
+
+
+def stop(worker: subprocess.Popen[str]) -> None:
+    if worker.poll() is None:
+        worker.kill()
+        worker.wait()
+
+
+def read_samples(out: Path) -> list[dict[str, Any]]:
+    lines = (out / "samples.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def write_results(
+    out: Path, head: Mapping[str, Any], profile: Profile, stock_requests: int, rates: Rates, failed: list[str]
+) -> list[Row]:
+    """After every contender, so that a run that is cut short leaves what it measured."""
+    samples = read_samples(out)
+    table = rows(samples, profile, stock_requests, rates)
+    results = {**head, "failed": failed, "figures": [as_json(row) for row in table], "samples": samples}
+    (out / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    return table
+
+
+def print_table(table: list[Row]) -> None:
+    shown = Table(caption="time: seconds; floor: what this machine's rates allow; +-: range of the samples / median")
+    for heading in ("", "stock", "+-", "SPEED", "+-", "floor", "gain", "ceiling", "of it", "target", "Lc = L"):
+        shown.add_column(heading, justify="left" if not heading else "right")
+    for row in table:
+        of_it = None if row.gain is None or row.ceiling is None else row.gain / row.ceiling
+        target = "" if row.target is None else f"{row.target:.2f} {'met' if row.is_met else 'MISSED'}"
+        by_name = [
+            value
+            for name in ("stock", "speed")
+            for value in (number(row.medians.get(name), 4), percent(row.spreads.get(name)))
+        ]
+        gains = [number(row.gain, 3), number(row.ceiling, 3), percent(of_it), target, number(row.equal, 3)]
+        shown.add_row(row.figure, *by_name, number(row.best.get("speed"), 4), *gains)
+    console.print(shown)
+
+
+def number(value: float | None, digits: int) -> str:
+    if value is None:
+        return ""
+    return f"{value:.{digits}f}" if value < 100 else f"{value:.0f}"
+
+
+def percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.1f}%"
+
+
+if __name__ == "__main__":
+    typer.run(bench)

@@ -1,0 +1,174 @@
+"""What is measured of one server: SGLang's own scheduler in this process, with its event loop and overlap.
+
+Times end where the scheduler hands a token on; the HTTP server and the detokenizer, which are the same for everyone,
+are left out. Prompts are random token ids.
+
+Decoding behind long prompts does not wait for their prefill: their KV is put into the radix tree as random numbers, in
+slots of their own, so that a step reads as many bytes as it would behind real prompts.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from statistics import median
+from typing import Any
+
+from contenders import Profile, fitting
+from sglang.srt.mem_cache.base_prefix_cache import InsertParams
+from sglang.srt.mem_cache.radix_cache import RadixKey
+
+from tests.scheduler_harness import SchedulerHarness
+
+BOS_ID = 1
+FIRST_STEADY_STEP = 4
+"""Steps before it still share the machine with the prefill of the batch."""
+
+Sample = tuple[str, float]
+"""Name of a figure, value: seconds, tokens, requests, or tokens per second."""
+
+
+@dataclass
+class Clock:
+    """When each output left the scheduler, and for how many requests."""
+
+    harness: SchedulerHarness
+    times: list[float] = field(default_factory=list)
+    batch_sizes: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        outbox = self.harness.scheduler.ipc_channels.send_to_detokenizer
+        collect = outbox.receive
+
+        def receive(output: Any) -> None:
+            self.times.append(time.perf_counter())
+            self.batch_sizes.append(len(output.rids))
+            collect(output)
+
+        outbox.receive = receive
+
+    def run(self) -> float:
+        """Answer what was submitted; returns when it began."""
+        self.times.clear()
+        self.batch_sizes.clear()
+        start = time.perf_counter()
+        self.harness.run()
+        return start
+
+
+class Measurements:
+    """All figures of one server, one sample at a time."""
+
+    def __init__(self, harness: SchedulerHarness, profile: Profile, seed: int) -> None:
+        self.harness = harness
+        self.profile = profile
+        self.clock = Clock(harness)
+        self.random = random.Random(seed)
+        self.num_tokens: int = harness.scheduler.max_total_num_tokens
+
+    def all_of_them(self, brief: bool) -> Iterator[Sample]:
+        """The cheap ones first, so that a run that is cut short has them."""
+        self.warm_up()
+        self.fill_pools()
+        yield "prompt tokens", float(self.num_tokens)
+        yield from self.decode_figures()
+        yield from self.follow_ups(3)
+        for index, length in enumerate(self.profile.prompt_lens[: 2 if brief else 3]):
+            for _ in range((5, 3, 1)[index]):
+                yield f"TTFT, {length}", self.ttft(length)
+        if not brief:
+            yield "output tokens/s, served", self.served()
+
+    def decode_figures(self) -> Iterator[Sample]:
+        length = self.profile.long_prompt
+        most = fitting(self.num_tokens, length)
+        for batch_size in sorted({1, min(4, most), most}):
+            for _ in range(3):
+                step, running = self.decode(length, batch_size)
+                name = "as many as fit" if batch_size == most else f"batch {batch_size}"
+                yield f"TPOT, {length}, {name}", step
+        yield f"requests at once, {length}", float(running)
+        middle = self.profile.prompt_lens[1]
+        for _ in range(3):
+            step, running = self.decode(middle, fitting(self.num_tokens, middle))
+            yield f"output tokens/s, {middle}, as many as fit", running / step
+
+    def warm_up(self) -> None:
+        """Every kernel that is timed runs once before."""
+        for length in self.profile.prompt_lens[:2]:
+            self.ttft(length)
+        self.decode(self.profile.prompt_lens[0], 2)
+
+    def ttft(self, length: int) -> float:
+        """A prompt that nothing is known of."""
+        self.harness.flush()
+        return self.time_to_first_token(self.prompt(length))
+
+    def follow_ups(self, count: int) -> Iterator[Sample]:
+        """A second turn: the longest prompt is in the tree, a question follows."""
+        self.start_over()
+        first = self.prompt(self.profile.long_prompt)
+        self.put_in_tree(first)
+        for _ in range(count):
+            question = self.prompt(self.profile.follow_up_len)[1:]
+            yield f"TTFT of a hit, {self.profile.long_prompt}", self.time_to_first_token([*first, *question])
+
+    def decode(self, length: int, batch_size: int) -> tuple[float, int]:
+        """Seconds of a decode step, and how many requests ran at once."""
+        self.start_over()
+        for _ in range(batch_size):
+            prompt = self.prompt(length)
+            self.put_in_tree(prompt)
+            self.submit(prompt, self.profile.new_tokens)
+        self.clock.run()
+        full = max(self.clock.batch_sizes)
+        times = [at for at, size in zip(self.clock.times, self.clock.batch_sizes, strict=True) if size == full]
+        assert len(times) >= self.profile.new_tokens // 2, f"{full} requests ran together for {len(times)} steps only"
+        steps = [after - before for before, after in pairwise(times)]
+        return median(steps[min(FIRST_STEADY_STEP, len(steps) // 2) :]), full
+
+    def served(self) -> float:
+        """Output tokens per second of cold prompts of the shortest length, prefill included."""
+        self.harness.flush()
+        profile = self.profile
+        for _ in range(profile.served_requests):
+            self.submit(self.prompt(profile.prompt_lens[0]), profile.served_new_tokens)
+        start = self.clock.run()
+        return profile.served_requests * profile.served_new_tokens / (self.clock.times[-1] - start)
+
+    def time_to_first_token(self, prompt: Sequence[int]) -> float:
+        self.submit(prompt, 1)
+        start = self.clock.run()
+        return self.clock.times[0] - start
+
+    def submit(self, prompt: Sequence[int], max_new_tokens: int) -> None:
+        """Every token is handed on as it comes, and all that were asked for come."""
+        self.harness.submit(prompt, max_new_tokens, stream=True, sampling={"ignore_eos": True})
+
+    def start_over(self) -> None:
+        """An empty tree, but anchors that are cached: without them no prefix is reused."""
+        self.harness.flush()
+        self.harness.ask(self.prompt(64), 2)
+
+    def prompt(self, length: int) -> list[int]:
+        vocabulary = range(3, self.profile.shape.vocab_size)
+        return [BOS_ID, *self.random.choices(vocabulary, k=length - 1)]
+
+    def put_in_tree(self, prompt: Sequence[int]) -> None:
+        """As if the prompt had been prefilled; its first token may be there already."""
+        scheduler = self.harness.scheduler
+        slots = scheduler.token_to_kv_pool_allocator.alloc(len(prompt))
+        assert slots is not None, f"no room for {len(prompt)} tokens beside {scheduler.tree_cache.evictable_size()}"
+        key = RadixKey(array("q", prompt))
+        known = scheduler.tree_cache.insert(InsertParams(key=key, value=slots)).prefix_len
+        scheduler.token_to_kv_pool_allocator.free(slots[:known])
+
+    def fill_pools(self) -> None:
+        """Random keys and values in every slot of the pool: zeros would be faster to multiply."""
+        pool = self.harness.scheduler.token_to_kv_pool_allocator.get_kvcache()
+        for buffer in (*pool.k_buffer, *pool.v_buffer):
+            buffer.normal_()

@@ -1,0 +1,61 @@
+#!/usr/bin/env bash
+# The one command for an offline GPU machine: install the bundle, then smoke test, tests and benchmark.
+#
+#   bash benchmarks/gpu/run.sh [--bundle DIR] [--out DIR] [--commit SHA] [--seconds N] [--stages "smoke tests bench"]
+#   bash benchmarks/gpu/run.sh --rehearse [--out DIR]    # the benchmark's code on a CPU, in the environment that is there
+#
+# Every stage has its own time limit and log; a stage that fails does not keep the next from running. The exit code is
+# the number of stages that failed.
+set -uo pipefail
+cd "$(dirname "$0")/../.."
+
+bundle=.gpu-bundle out=build/gpu commit= seconds=480 stages="smoke tests bench" rehearse=
+while [ $# -gt 0 ]; do
+    case $1 in
+        --bundle) bundle=$2; shift ;;
+        --out) out=$2; shift ;;
+        --commit) commit=$2; shift ;;
+        --seconds) seconds=$2; shift ;;
+        --stages) stages=$2; shift ;;
+        --rehearse) rehearse=yes ;;
+        *) echo "unknown argument: $1" >&2; exit 64 ;;
+    esac
+    shift
+done
+mkdir -p "$out"
+out=$(realpath "$out")
+python=${PYTHON:-python3}
+export PYTHONUNBUFFERED=1
+started=$SECONDS
+failed=0
+
+stage() {  # stage NAME LIMIT COMMAND...
+    local name=$1 limit=$2 begun=$SECONDS code
+    shift 2
+    echo "== $name (at most $limit s)"
+    timeout --kill-after=5 "$limit" "$@" 2>&1 | tee "$out/$name.log"
+    code=${PIPESTATUS[0]}
+    echo "== $name: exit code $code after $((SECONDS - begun)) s" | tee -a "$out/stages.txt"
+    [ "$code" = 0 ] || failed=$((failed + 1))
+}
+
+left() { echo $((seconds - (SECONDS - started))); }
+
+if [ "$rehearse" ]; then
+    stage bench 600 "$python" benchmarks/gpu/bench.py --out "$out" --profile rehearsal --seconds 590
+    exit "$failed"
+fi
+
+site=${SITE:-/tmp/sglang-speed-site}
+[ -e "$site/env.sh" ] || stage install 120 "$python" benchmarks/gpu/install.py "$bundle" "$site"
+. "$site/env.sh" || exit 1
+for name in $stages; do
+    case $name in
+        smoke) stage smoke 100 "$python" benchmarks/gpu/smoke.py ;;
+        tests) stage tests 190 bash benchmarks/gpu/tests.sh "$out" ;;
+        bench) stage bench "$(($(left) + 20))" "$python" benchmarks/gpu/bench.py --out "$out" --seconds "$(left)" \
+            ${commit:+--commit "$commit"} ;;
+    esac
+done
+cat "$out/stages.txt"
+exit "$failed"

@@ -1,0 +1,50 @@
+"""Measure one contender, in a process of its own; samples go to a file as they come.
+
+Started by `bench.py`. Imports first, then waits for a line on standard input before it touches the device, so that the
+next contender's imports run beside the measurements of this one.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))  # for tests.scheduler_harness
+
+import typer  # noqa: E402
+
+
+def work(profile_name: str, contender_name: str, start: int, stock_requests: int, samples: Path) -> None:
+    """start: which start of the run this is, for the samples."""
+    from contenders import PROFILES, contenders, server_settings, write_checkpoint
+    from measurements import Measurements
+    from sglang.srt.server_args import ServerArgs
+
+    from tests.scheduler_harness import build_scheduler
+
+    sys.stdin.readline()
+    began = time.perf_counter()
+    profile = PROFILES[profile_name]
+    contender = contenders(profile)[contender_name]
+    settings = server_settings(contender, profile, stock_requests)
+    with tempfile.TemporaryDirectory() as directory, samples.open("a", encoding="utf-8") as file:
+
+        def write(name: str, value: float) -> None:
+            sample = {"contender": contender_name, "start": start, "figure": name, "value": value}
+            file.write(json.dumps(sample) + "\n")
+            file.flush()
+            print(f"{contender_name:6} {name:40} {value:12.4f}", flush=True)
+
+        path = write_checkpoint(contender, profile, Path(directory))
+        harness = build_scheduler(ServerArgs(model_path=str(path), **settings))
+        write("seconds to start", time.perf_counter() - began)
+        for name, value in Measurements(harness, profile, seed=start).all_of_them(contender.brief):
+            write(name, value)
+
+
+if __name__ == "__main__":
+    typer.run(work)

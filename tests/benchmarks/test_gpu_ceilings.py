@@ -1,0 +1,99 @@
+"""The arithmetic of the GPU benchmark: ceilings, memory, and the table made of samples."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+FOLDER = Path(__file__).parents[2] / "benchmarks" / "gpu"
+
+
+@pytest.fixture(autouse=True)
+def on_path(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The benchmark's files import each other by name, as scripts do."""
+    known = set(sys.modules)
+    monkeypatch.syspath_prepend(str(FOLDER))
+    yield
+    for name in set(sys.modules) - known:
+        if str(FOLDER) in (getattr(sys.modules[name], "__file__", None) or ""):
+            del sys.modules[name]
+
+
+def samples(**values: float) -> list[dict[str, Any]]:
+    return [
+        {"contender": name, "start": 0, "figure": "TPOT, 131072, batch 4", "value": value}
+        for name, value in values.items()
+    ]
+
+
+def test_the_published_ceilings_of_llama_8b_at_128k() -> None:
+    """Decode 1.15 at batch 1 and 1.26 at batch 4; prefill a hair under four thirds."""
+    from ceilings import Rates, extend_of, step_floor, ttft_floor
+    from contenders import GPU, contenders
+
+    rates = Rates(7e14, 4e12)
+    stock, speed = (contenders(GPU)[name].config(GPU) for name in ("stock", "speed"))
+    for batch_size, expected in ((1, 1.15), (4, 1.26)):
+        slow, fast = (step_floor(GPU.shape, one, 131072, batch_size, rates) for one in (stock, speed))
+        assert slow / fast == pytest.approx(expected, abs=0.005)
+    slow, fast = (ttft_floor(GPU.shape, one, extend_of(one, 131072), rates) for one in (stock, speed))
+    assert slow / fast == pytest.approx(4 / 3, abs=0.001)
+
+
+def test_prefill_operations_are_those_of_the_cost_model() -> None:
+    from ceilings import Extend, extend_flops, extend_of
+    from contenders import GPU, contenders
+
+    from sglang_speed.method.cost import prefill_flops
+
+    speed = contenders(GPU)["speed"].config(GPU)
+    head = 2 * GPU.shape.vocab_size * GPU.shape.hidden_size
+    assert extend_of(speed, 8192) == Extend(8192, 16)
+    assert extend_flops(GPU.shape, speed, Extend(8192, 16)) == prefill_flops(GPU.shape, speed, 8192, 16) + head
+
+
+def test_a_prefill_in_two_parts_costs_what_it_costs_in_one() -> None:
+    from ceilings import Extend, extend_flops
+    from contenders import GPU, contenders
+
+    stock = contenders(GPU)["stock"].config(GPU)
+    head = 2 * GPU.shape.vocab_size * GPU.shape.hidden_size
+    whole = extend_flops(GPU.shape, stock, Extend(1000, 1000)) + head
+    assert whole == sum(extend_flops(GPU.shape, stock, one) for one in (Extend(600, 600), Extend(400, 400, 600)))
+
+
+@pytest.mark.parametrize(("gib", "at_once"), [(139.8, (6, 8)), (79.1, (3, 4))], ids=["H200", "H100"])
+def test_four_requests_at_three_quarters_fit_where_three_at_full_depth_do(gib: float, at_once: tuple[int, int]) -> None:
+    from contenders import GPU, contenders, fitting, fitting_stock_requests, prompt_tokens
+
+    requests = fitting_stock_requests(GPU, int(gib * 2**30), 16 * 10**9)
+    found = [prompt_tokens(contenders(GPU)[name], GPU, requests) for name in ("stock", "speed")]
+    assert tuple(fitting(num, GPU.long_prompt) for num in found) == at_once
+    assert found[1] / found[0] > 1.30
+
+
+def test_a_gain_is_judged_by_its_ceiling() -> None:
+    from ceilings import Rates
+    from contenders import GPU
+    from figures import rows
+
+    (row,) = rows(samples(stock=1.25, speed=1.0, equal=1.25), GPU, 6, Rates(7e14, 4e12))
+    assert (row.gain, row.equal) == (1.25, 1.0)
+    assert row.ceiling == pytest.approx(1.26, abs=0.005)
+    assert row.is_met
+    (row,) = rows(samples(stock=1.1, speed=1.0), GPU, 6, Rates(7e14, 4e12))
+    assert row.is_met is False
+    assert row.equal is None
+
+
+def test_a_contender_that_was_never_measured_leaves_its_place_empty() -> None:
+    from ceilings import Rates
+    from contenders import GPU
+    from figures import rows
+
+    (row,) = rows(samples(speed=1.0), GPU, 6, Rates(7e14, 4e12))
+    assert (row.gain, row.is_met) == (None, None)

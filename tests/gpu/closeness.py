@@ -1,0 +1,79 @@
+"""Is every token that a server chose one that the reference would choose, up to the rounding of a 16-bit server?
+
+The reference is given the weights as the server holds them, rounded to 16 bits, and computes in float32. It is shown
+the prompt and all that was answered, and says how far each chosen token is behind its own best. Rounding can turn a
+race that is closer than `TIE`; what other bands would say is further apart in most places (`test_closeness.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sglang_speed.reference.modeling import SpeedLlamaForCausalLM
+from tests.scheduler_harness import Answer
+from tests.tiny_models import make_tiny_llama
+
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+TIE = {"bfloat16": 0.3, "float16": 0.05}
+"""Logits, whose standard deviation is near 1.6 in these models. Each of eight layers rounds its additions to the
+residual at 2^-9 (2^-12) of it, and its products as often again: a few hundredths (thousandths) of a logit, and the
+worst of a hundred tokens is several times that: 0.13 in bfloat16 on a CPU. Twice as much is allowed."""
+MIN_AGREEING = 0.9
+"""Share of tokens that are the reference's best; what is lost are near ties."""
+SHAPE = {"num_layers": 8, "hidden_size": 128, "num_heads": 8, "num_kv_heads": 2, "head_dim": 128}
+SPEED = {"prefill_layers": 6, "anchor_tokens": 1, "tail_tokens": 3}
+
+
+@dataclass
+class Checked:
+    """Tokens that were looked at, those that were the reference's best, and the worst gap of a logit seen."""
+
+    num_tokens: int = 0
+    num_best: int = 0
+    worst_gap: float = 0.0
+
+
+class Rounded:
+    """A checkpoint, and its reference with weights rounded to a dtype."""
+
+    def __init__(self, directory: Path, dtype: str, speed: dict[str, Any] | None = None, **shape: int) -> None:
+        self.dtype = dtype
+        self.path = make_tiny_llama(directory, speed=SPEED | (speed or {}), **SHAPE | shape)
+        self.model = SpeedLlamaForCausalLM.from_pretrained(self.path).eval()
+        with torch.no_grad():
+            for parameter in self.model.parameters():
+                parameter.copy_(parameter.to(DTYPES[dtype]))
+
+    @torch.no_grad()
+    def logits(self, prompt: Sequence[int], output_ids: Sequence[int], scored_from: int | None = None) -> torch.Tensor:
+        """What each output was chosen from, [num_outputs, vocab]."""
+        deep = self.model.policy.deep_tokens(len(prompt), scored_from)
+        ids = torch.tensor([[*prompt, *output_ids[:-1]]])
+        first = deep.index_of(len(prompt) - 1)
+        return self.model(ids, deep).logits[0, first:].float()
+
+    def check(self, prompt: Sequence[int], answer: Answer, checked: Checked, scored_from: int | None = None) -> None:
+        """AssertionError where a token is further behind than rounding explains, or a log-probability is off."""
+        assert answer.finish_reason is not None, "no answer"
+        assert answer.finish_reason["type"] == "length", answer.finish_reason
+        logits = self.logits(prompt, answer.output_ids, scored_from)
+        chosen = logits.gather(1, torch.tensor(answer.output_ids)[:, None])[:, 0]
+        gaps = logits.max(-1).values - chosen
+        checked.num_tokens += len(gaps)
+        checked.num_best += int((gaps == 0).sum())
+        checked.worst_gap = max(checked.worst_gap, float(gaps.max()))
+        where = f"output {int(gaps.argmax())} of {len(gaps)} after a prompt of {len(prompt)}, {scored_from=}"
+        assert gaps.max() < TIE[self.dtype], f"{float(gaps.max()):.3f} logits behind the reference's best at {where}"
+        if answer.output_logprobs and not answer.num_retractions:
+            said = logits.log_softmax(-1).gather(1, torch.tensor(answer.output_ids)[:, None])[:, 0]
+            off = (said - torch.tensor(answer.output_logprobs[: len(said)])).abs().max()
+            assert off < TIE[self.dtype], f"log-probabilities are off by {float(off):.3f} at {where}"
+
+
+def require_agreement(checked: Checked) -> None:
+    assert checked.num_best >= MIN_AGREEING * checked.num_tokens, f"too few are the reference's best: {checked}"
