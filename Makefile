@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help install demo serve test test-slow test-storm soak check format clean
+.PHONY: help install demo serve test test-slow test-storm soak gpu-bundle gpu-rehearsal check format clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -38,6 +38,12 @@ test-storm: $(INSTALLED)  ## thousands of requests against servers that are too 
 
 soak: $(INSTALLED)  ## the same storm for MINUTES (120) with SEED (1), figures in build/soak.json
 	$(BIN)/python -m tests.storm.soak --minutes $(MINUTES) --seed $(SEED) --json build/soak.json
+
+gpu-bundle: $(INSTALLED)  ## what an offline GPU machine needs, in .gpu-bundle (EXTRA=kernels.tar.xz)
+	$(BIN)/python benchmarks/gpu/bundle.py --cache build/gpu-wheels --out .gpu-bundle $(addprefix --extra ,$(EXTRA))
+
+gpu-rehearsal: $(INSTALLED)  ## the GPU benchmark's code on a CPU; its figures mean nothing
+	PYTHON=$(BIN)/python bash benchmarks/gpu/run.sh --rehearse --out build/rehearsal
 
 check: $(INSTALLED)  ## format, lint, types
 	$(BIN)/ruff format --check .

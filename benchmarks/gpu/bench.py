@@ -41,7 +41,7 @@ console = Console(width=170)
 
 
 def bench(
-    out: Annotated[Path, typer.Option(help="folder of results.json, samples.jsonl and the workers' logs")],
+    out: Annotated[Path, typer.Option(help="folder of results.json, samples.jsonl and workers.log")],
     profile: Annotated[Literal["gpu", "rehearsal"], typer.Option(help="sizes")] = "gpu",
     seconds: Annotated[float, typer.Option(help="no contender starts that would not end within them")] = 330.0,
     commit: Annotated[str | None, typer.Option(help="of a checkout without history")] = None,
@@ -55,8 +55,8 @@ def bench(
     print(f"matrix product {rates.flops / 1e12:.1f} TFLOP/s, copy {rates.bandwidth / 1e12:.2f} TB/s", flush=True)
     stock_requests = requests_at_full_depth(sizes, machine["memory"])
     head = {**provenance(commit), "rates": machine, "configuration": describe(sizes, stock_requests)}
-    samples = out / "samples.jsonl"
-    samples.write_text("", encoding="utf-8")
+    for name in ("samples.jsonl", "workers.log"):
+        (out / name).write_text("", encoding="utf-8")
     failed: list[str] = []
     table: list[Row] = []
     for name, code in run_all(profile, stock_requests, out, deadline):
@@ -103,7 +103,7 @@ def start_worker(profile: str, index: int, stock_requests: int, out: Path) -> su
     """It imports, and waits for `release` before it touches the device."""
     arguments = [profile, ORDER[index], str(index), str(stock_requests), str(out / "samples.jsonl")]
     environment = {**os.environ, DEEP_TOKENS_VARIABLE: str(PROFILES[profile].deep_tokens)}
-    with (out / f"worker-{index}-{ORDER[index]}.log").open("w", encoding="utf-8") as log:
+    with (out / "workers.log").open("a", encoding="utf-8") as log:
         return subprocess.Popen(
             [sys.executable, str(HERE / "worker.py"), *arguments],
             stdin=subprocess.PIPE,

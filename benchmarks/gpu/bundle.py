@@ -30,7 +30,7 @@ MIN_STRIPPED_BYTES = 100_000
 def build(
     cache: Annotated[Path, typer.Option(help="downloaded wheels are kept here")],
     out: Annotated[Path, typer.Option(help="the bundle's folder, made anew")],
-    extra: Annotated[list[Path] | None, typer.Option(help="further archives, e.g. of kernels.py")] = None,
+    extra: Annotated[list[Path] | None, typer.Option(help="further archives, e.g. of compile_kernels.py")] = None,
 ) -> None:
     """Download what the cache lacks, pack it, and print what each archive takes."""
     cache.mkdir(parents=True, exist_ok=True)

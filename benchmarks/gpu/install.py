@@ -65,7 +65,7 @@ def announce_plugin(site: Path) -> None:
 def write_environment(site: Path) -> None:
     variables = {
         **toolkit_variables(site),
-        "PYTHONPATH": f"{site}:{ROOT}",
+        "PYTHONPATH": f"{site}:{ROOT}${{PYTHONPATH:+:$PYTHONPATH}}",
         "FLASHINFER_WORKSPACE_BASE": f"{site}/jit",  # FlashInfer's compiled kernels
         "TVM_FFI_CACHE_DIR": f"{site}/jit/tvm-ffi",  # SGLang's
         "TRITON_CACHE_DIR": f"{site}/jit/triton",
@@ -96,7 +96,7 @@ def toolkit_variables(directory: Path) -> dict[str, str]:
         "CPATH": _prepended("CPATH", include),
         "LIBRARY_PATH": _prepended("LIBRARY_PATH", lib),
         "FLASHINFER_CUDA_ARCH_LIST": "9.0a",
-        "MAX_JOBS": str(len(os.sched_getaffinity(0))),
+        "MAX_JOBS": os.environ.get("MAX_JOBS", str(len(os.sched_getaffinity(0)))),
     }
 
 

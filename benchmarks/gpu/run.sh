@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # The one command for an offline GPU machine: install the bundle, then smoke test, tests and benchmark.
 #
-#   bash benchmarks/gpu/run.sh [--bundle DIR] [--out DIR] [--commit SHA] [--seconds N] [--stages "smoke tests bench"]
+#   bash benchmarks/gpu/run.sh [--bundle DIR] [--out DIR] [--commit SHA] [--seconds N] [--stages "kernels smoke tests bench keep"]
 #   bash benchmarks/gpu/run.sh --rehearse [--out DIR]    # the benchmark's code on a CPU, in the environment that is there
 #
-# Every stage has its own time limit and log; a stage that fails does not keep the next from running. The exit code is
-# the number of stages that failed.
+# Every stage has its own time limit; a stage that fails does not keep the next from running. The exit code is the number
+# of stages that failed. DIR gets a handful of files: run.log, tests.log, workers.log, samples.jsonl, results.json.
 set -uo pipefail
 cd "$(dirname "$0")/../.."
 
-bundle=.gpu-bundle out=build/gpu commit= seconds=480 stages="smoke tests bench" rehearse=
+bundle=.gpu-bundle out=build/gpu commit= seconds=480 stages="kernels smoke tests bench keep" rehearse=
 while [ $# -gt 0 ]; do
     case $1 in
         --bundle) bundle=$2; shift ;;
@@ -27,15 +27,16 @@ out=$(realpath "$out")
 python=${PYTHON:-python3}
 export PYTHONUNBUFFERED=1
 started=$SECONDS
+: >"$out/run.log"
 failed=0
 
 stage() {  # stage NAME LIMIT COMMAND...
     local name=$1 limit=$2 begun=$SECONDS code
     shift 2
     echo "== $name (at most $limit s)"
-    timeout --kill-after=5 "$limit" "$@" 2>&1 | tee "$out/$name.log"
+    timeout --kill-after=5 "$limit" "$@" 2>&1 | tee -a "$out/run.log"
     code=${PIPESTATUS[0]}
-    echo "== $name: exit code $code after $((SECONDS - begun)) s" | tee -a "$out/stages.txt"
+    echo "== $name: exit code $code after $((SECONDS - begun)) s" | tee -a "$out/run.log"
     [ "$code" = 0 ] || failed=$((failed + 1))
 }
 
@@ -51,11 +52,16 @@ site=${SITE:-/tmp/sglang-speed-site}
 . "$site/env.sh" || exit 1
 for name in $stages; do
     case $name in
+        # 32 compilers at a time: FlashInfer's take 2 GB each
+        kernels) stage kernels 200 env MAX_JOBS=4 "$python" benchmarks/gpu/compile_kernels.py --work "$site/jit" --jobs 8 ;;
+        # what was compiled here, for the next bundle
+        keep) stage keep 60 "$python" benchmarks/gpu/compile_kernels.py --work "$site/jit" --variants 0 \
+            --out "$out/kernels.tar.xz" ;;
         smoke) stage smoke 100 "$python" benchmarks/gpu/smoke.py ;;
         tests) stage tests 190 bash benchmarks/gpu/tests.sh "$out" ;;
         bench) stage bench "$(($(left) + 20))" "$python" benchmarks/gpu/bench.py --out "$out" --seconds "$(left)" \
             ${commit:+--commit "$commit"} ;;
     esac
 done
-cat "$out/stages.txt"
+grep "^== .*exit code" "$out/run.log"
 exit "$failed"

@@ -1,6 +1,6 @@
 """Compile what SGLang and FlashInfer would compile at first use on sm_90, all at once, with a GPU or without.
 
-python benchmarks/gpu/kernels.py --work build/kernels --out build/kernels.tar.xz
+python benchmarks/gpu/compile_kernels.py --work build/kernels --out build/kernels.tar.xz
 python benchmarks/gpu/bundle.py ... --extra build/kernels.tar.xz
 
 Needs nvcc 13.0, ninja and an environment with SGLang. The sources of a module name it, so modules that were compiled
