@@ -40,7 +40,7 @@ stage() {  # stage NAME LIMIT COMMAND...
     [ "$code" = 0 ] || failed=$((failed + 1))
 }
 
-left() { echo $((seconds - (SECONDS - started))); }
+left() { local rest=$((seconds - (SECONDS - started))); echo $((rest > 30 ? rest : 30)); }
 
 if [ "$rehearse" ]; then
     stage bench 600 "$python" benchmarks/gpu/bench.py --out "$out" --profile rehearsal --seconds 590
