@@ -16,7 +16,7 @@ class Counters:
     prompt_tokens: prompt tokens of the requests that started, as far as they pass the band.
     reused_tokens: those of them that came from the band's cache.
     retracted_requests: retractions because the band was short.
-    anchor_misses: requests whose anchors were not there; they can reuse nothing of the tree either.
+    anchor_misses: requests whose anchors could be shared and were not there; they reuse nothing of the tree either.
     refused_requests: can never fit in the band. clipped_requests: may generate less than they asked for.
     """
 

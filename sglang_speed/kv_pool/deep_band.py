@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Protocol
 
 import torch
@@ -218,15 +217,17 @@ class DeepBand:
         free, owned, shared = self.allocator.available_size(), self._num_owned_by_rows(), self.anchors.num_slots
         if free + owned + shared != self.capacity:
             yield f"{free=} + {owned=} by rows + {shared=} by anchors != capacity {self.capacity}"
-        held = [self.table[row, state.first_owned : state.length].tolist() for row, state in self.rows.items()]
-        held += [entry.slots.tolist() for entry in self.anchors.entries.values()]
-        held += [self.allocator.free_pages.tolist(), self.allocator.release_pages.tolist()]
-        owners = Counter(chain.from_iterable(held))
-        if max(owners.values(), default=0) > 1:
-            doubled = sorted(slot for slot, count in owners.items() if count > 1)
-            yield f"{owners.total()} slots are held, only {len(owners)} of them distinct: {doubled[:8]} are held twice"
-        if owners and not 1 <= min(owners) <= max(owners) <= self.capacity:
-            yield f"slots {min(owners)}..{max(owners)} are not within 1..{self.capacity}"
+        held = [self.table[row, state.first_owned : state.length].long() for row, state in self.rows.items()]
+        held += [entry.slots for entry in self.anchors.entries.values()]
+        slots = torch.cat([*held, self.allocator.free_pages, self.allocator.release_pages]).cpu()
+        outside = slots[(slots < 1) | (slots > self.capacity)]
+        if outside.numel():
+            yield f"slots {outside[:8].tolist()} are not within 1..{self.capacity}"
+            return
+        num_owners = torch.bincount(slots, minlength=self.capacity + 1)
+        if bool((num_owners > 1).any()):
+            doubled, num_distinct = (num_owners > 1).nonzero().flatten().tolist(), int((num_owners > 0).sum())
+            yield f"{len(slots)} slots are held, only {num_distinct} of them distinct: {doubled[:8]} are held twice"
 
     def _row_violations(self) -> Iterator[str]:
         for row, state in self.rows.items():

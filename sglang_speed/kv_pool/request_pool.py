@@ -100,16 +100,16 @@ class BandedReqToTokenPool(ReqToTokenPool):
             f"request {req.rid} reuses {prefix_len} tokens, {deep} with {cached=} anchors allows fewer"
         )
         if req.retraction_count == 0 and req.to_finish is None:
-            self._count(req, deep, cached)
+            self._count(req, deep, key, cached)
         return Admission(req.req_pool_idx, deep, len(req.full_untruncated_fill_ids), req.extend_range.end, key)
 
-    def _count(self, req: Req, deep: DeepTokens, cached: bool) -> None:
+    def _count(self, req: Req, deep: DeepTokens, key: Hashable | None, cached: bool) -> None:
         prompt_len = len(req.origin_input_ids)
         self.counters.shallow_prompt_tokens += prompt_len
         self.counters.shallow_reused_tokens += len(req.prefix_indices)
         self.counters.deep_prompt_tokens += deep.num_before(prompt_len)
         self.counters.deep_reused_tokens += deep.num_anchors if cached else 0
-        self.counters.deep_anchor_misses += int(deep.num_anchors > 0 and not cached)
+        self.counters.deep_anchor_misses += int(key is not None and not cached)
 
     def check_integrity(self) -> None:
         """Raise IntegrityError with both sides of every sum that does not hold, in this table or the deep band."""

@@ -114,18 +114,18 @@ def preempt_within_deep_room(original: Callable[..., bool], adder: PrefillAdder,
     return preempted
 
 
-def queue_preempted_again(_: Any, scheduler: Any, *args: Any, **kwargs: Any) -> None:
+def queue_preempted_again(result: tuple[Any, Any], scheduler: Any, *args: Any, **kwargs: Any) -> None:
     """Hook after Scheduler._get_new_batch_prefill_raw: who was preempted waits, whether or not anything started.
 
-    SGLang queues them again only if something started; who preempted may yet find the main pool too short.
+    SGLang queues them again only if there is a batch; who preempted may yet find the main pool too short.
     """
     pool = banded(scheduler.req_to_token_pool)
-    if pool is None or not pool.preempted:
+    if pool is None:
         return
-    forgotten = [req for req in pool.preempted if req not in scheduler.waiting_queue]
-    pool.preempted = []
-    for req in forgotten:
-        scheduler._add_request_to_queue(req)
+    preempted, pool.preempted = pool.preempted, []
+    if result[0] is None:
+        for req in preempted:
+            scheduler._add_request_to_queue(req)
 
 
 def _preemptible(adder: PrefillAdder, req: Req, server_args: Any) -> list[Req]:

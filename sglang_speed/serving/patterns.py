@@ -6,6 +6,7 @@ Owns what counts as harmless. Compiles nothing.
 from __future__ import annotations
 
 import json
+import math
 import re._constants as constants  # type: ignore[import-not-found]
 import re._parser as parser  # type: ignore[import-not-found]
 from collections.abc import Iterator
@@ -13,9 +14,11 @@ from typing import Any
 
 MAX_NESTING = 100
 """Levels of a JSON schema. xgrammar compiles by recursion: 400 take minutes, and 10000 overflow its stack."""
-MAX_OPEN_REPEATS = 2
-"""Repetitions in a row without an upper bound: with k of them, a search takes up to length^(k + 1) steps."""
-
+LONGEST = 100
+"""What a repetition of more, or without an upper bound, counts as."""
+MAX_WAYS = 20_000
+"""Ways to match at one place: that many are tried where none fits. Two long repetitions in a row are within it."""
+MAX_POWER = 30
 _REPEATS = {constants.MAX_REPEAT, constants.MIN_REPEAT, constants.POSSESSIVE_REPEAT}
 
 
@@ -32,14 +35,14 @@ def require_compilable(name: str, grammar: str) -> None:
 
 
 def require_bounded_search(name: str, pattern: str) -> None:
-    """ValueError for a regular expression whose search can take time exponential in the text.
+    """ValueError for a regular expression whose search can take a time that nobody waits for.
 
     SGLang searches the output after every token, in the scheduler, where nothing interrupts it.
     """
-    if _open_repeats(parser.parse(pattern)) > MAX_OPEN_REPEATS:
+    if _ways(parser.parse(pattern)) > MAX_WAYS:
         raise ValueError(
-            f"sglang_speed: {name}={pattern[:100]!r} repeats what itself varies in length, or has more than "
-            f"{MAX_OPEN_REPEATS} repetitions without an upper bound: its search could block the server; simplify it"
+            f"sglang_speed: {name}={pattern[:100]!r} can match in more than {MAX_WAYS} ways, because it repeats what "
+            "varies, or varies in too many places: its search could block the server; simplify it"
         )
 
 
@@ -67,32 +70,25 @@ def _too_deep(name: str) -> ValueError:
     return ValueError(f"sglang_speed: {name} is nested deeper than {MAX_NESTING} levels; flatten it")
 
 
-def _open_repeats(sequence: Any) -> float:
-    """How many open repetitions follow each other; infinite where something that varies is repeated."""
-    return sum(_open_repeats_of(operator, value) for operator, value in sequence)
+def _ways(sequence: Any) -> float:
+    """In how many ways a sequence can match at one place, at most."""
+    return math.prod(_ways_of(operator, value) for operator, value in sequence)
 
 
-def _open_repeats_of(operator: Any, value: Any) -> float:
+def _ways_of(operator: Any, value: Any) -> float:
+    if operator is constants.BRANCH:
+        return sum(map(_ways, value[1]))
     if operator in _REPEATS:
-        _, most, inner = value
-        if most > 1 and any(_varies(*part) for part in inner):
-            return float("inf")
-        return _open_repeats(inner) + (most == constants.MAXREPEAT)
-    return max(map(_open_repeats, _parts_of(operator, value)), default=0)
-
-
-def _varies(operator: Any, value: Any) -> bool:
-    """Whether the length of what matches can vary."""
-    if operator is constants.BRANCH or (operator in _REPEATS and value[0] != value[1]):
-        return True
-    parts = [value[2]] if operator in _REPEATS else _parts_of(operator, value)
-    return any(_varies(*inner) for part in parts for inner in part)
+        least, most, inner = value
+        most = min(most, LONGEST)
+        ways = _ways(inner)
+        # the power of what varies is over any limit long before it is over a float's
+        return math.inf if ways > 1 and most > MAX_POWER else ways**most * (most - min(least, most) + 1)
+    return math.prod(map(_ways, _parts_of(operator, value)))
 
 
 def _parts_of(operator: Any, value: Any) -> list[Any]:
-    """The sequences inside of one that is not a repetition."""
-    if operator is constants.BRANCH:
-        return list(value[1])
+    """The sequences inside of one that is no repetition and no choice."""
     if operator is constants.ATOMIC_GROUP:
         return [value]
     if operator in (constants.SUBPATTERN, constants.ASSERT, constants.ASSERT_NOT):

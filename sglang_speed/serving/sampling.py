@@ -18,5 +18,5 @@ def leave_a_choice(_: Any, info: Any, logits: Tensor) -> None:
     forbids = info.grammar_mask is not None or info.acc_additive_penalties is not None
     forbids = forbids or (info.penalizer_orchestrator is not None and info.penalizer_orchestrator.is_required)
     if served() is not None and forbids:
-        is_dead_end = ~(logits > float("-inf")).any(-1, keepdim=True)
+        is_dead_end = (logits == float("-inf")).all(-1, keepdim=True)
         logits.masked_fill_(is_dead_end, 0.0)

@@ -72,7 +72,7 @@ def create_harmless(original: Callable[..., Any], manager: Any, obj: Any, *args:
         raise ValueError(f"sglang_speed: a value of the request is of the wrong kind: {_with_names(error)}") from error
     _check_prompt(tokenized, manager.model_config)
     _check_log_probabilities(tokenized, manager.model_config.vocab_size)
-    _check_sampling(tokenized.sampling_params)
+    _check_sampling(tokenized.sampling_params, manager.model_config.vocab_size)
     return tokenized
 
 
@@ -157,7 +157,9 @@ def _check_log_probabilities(tokenized: TokenizedGenerateReqInput, vocab_size: i
         _require(0 <= num <= vocab_size, "top_logprobs_num", num, _within(0, vocab_size))
 
 
-def _check_sampling(params: SamplingParams) -> None:
+def _check_sampling(params: SamplingParams, vocab_size: int) -> None:
+    if params.stop_token_ids:  # others are never drawn, and min_new_tokens makes indices of them for a whole batch
+        params.stop_token_ids = {token for token in params.stop_token_ids if token in range(vocab_size)}
     for name, (low, high) in RANGES.items():
         value = getattr(params, name)
         _require(value is None or low <= value <= high, name, value, _within(low, high))

@@ -42,6 +42,19 @@ def test_a_stop_token_ends_the_answer(asker: Asker) -> None:
     assert answer["output_ids"] == tokens[: tokens.index(tokens[9]) + 1]
 
 
+def test_stop_tokens_that_the_model_does_not_have_do_no_harm(asker: Asker) -> None:
+    """Also where a minimum length makes SGLang look them up, for a whole batch."""
+    params = [
+        {"stop_token_ids": [128009, -5]},
+        {"min_new_tokens": 5},
+        {"stop_token_ids": [128009], "min_new_tokens": 5},
+    ]
+    params = [{"temperature": 0, "max_new_tokens": NUM_NEW, **each} for each in params]
+    for answer in asker.server.generate(input_ids=[PROMPT] * len(params), sampling_params=params):
+        assert len(answer["output_ids"]) == NUM_NEW
+        asker.reference.require(PROMPT, answer["output_ids"])
+
+
 def test_a_disconnected_client_frees_its_slots(asker: Asker) -> None:
     with closing(asker.stream(PROMPT, MANY)) as events:
         partial = list(islice(events, 3))[-1]

@@ -164,7 +164,7 @@ def test_a_slot_outside_the_pool_is_reported() -> None:
     deep = band()
     deep.admit([admission(1)])
     deep.table[1, 4] = 0
-    with pytest.raises(IntegrityError, match=r"slots 0\.\.64 are not within 1\.\.64"):
+    with pytest.raises(IntegrityError, match=r"slots \[0\] are not within 1\.\.64"):
         deep.check_integrity()
 
 

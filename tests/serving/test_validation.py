@@ -71,6 +71,12 @@ def test_what_custom_parameters_contain_is_left_to_logit_processors() -> None:
     assert create(made) is made
 
 
+def test_stop_tokens_that_the_model_does_not_have_are_dropped() -> None:
+    """SGLang makes indices of them for a whole batch as soon as one of its requests has a minimum length."""
+    made = create(tokenized(params={"stop_token_ids": [5, 99, 100, 128009, -5]}))
+    assert made.sampling_params.stop_token_ids == {5, 99}
+
+
 def test_other_models_are_left_alone() -> None:
     other, made = manager("LlamaForCausalLM"), tokenized(input_ids=array("q", [-1]), logprob_start_len=-5)
     assert create(made, other) is made
