@@ -113,7 +113,7 @@ def test_an_answer_may_outgrow_the_decode_log_interval(asker: Asker) -> None:
 
 @pytest.mark.parametrize("sampling", [{"top_p": 0.9}, {"top_k": 5}, {"min_p": 0.1}, {"n": 3}], ids=str)
 def test_sampling_gives_as_many_tokens_as_asked_for(asker: Asker, sampling: dict[str, float]) -> None:
-    answers = asker.ask(PROMPT, sampling={"temperature": 0.8, **sampling})
+    answers = asker.ask(PROMPT, sampling={"temperature": 0.8, "ignore_eos": True, **sampling})
     for answer in answers if isinstance(answers, list) else [answers]:
         assert len(answer["output_ids"]) == NUM_NEW
 
