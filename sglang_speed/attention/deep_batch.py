@@ -73,10 +73,14 @@ def build_deep_batch(forward_batch: ForwardBatch, deep: DeepBand) -> DeepBatch:
 
 def _decode_view(forward_batch: ForwardBatch, deep: DeepBand, rows: Sequence[int]) -> ForwardBatch:
     """Every row is deep; the deep length is the length less the gap, computed where each copy lives."""
+    return _decode_child(forward_batch, deep, rows, *_lengths_and_slots(forward_batch, deep))
+
+
+def _lengths_and_slots(forward_batch: ForwardBatch, deep: DeepBand) -> tuple[Tensor, Tensor]:
+    """Deep lengths of a decode batch and the slots of its new tokens, [batch_size] each, int64, on the device."""
     table_rows = forward_batch.req_pool_indices
     seq_lens = forward_batch.seq_lens - deep.gap[table_rows]
-    slots = deep.table[table_rows, seq_lens - 1].long()
-    return _decode_child(forward_batch, deep, rows, seq_lens, slots)
+    return seq_lens, deep.table[table_rows, seq_lens - 1].long()
 
 
 def _decode_child(
@@ -112,11 +116,9 @@ class DecodeBuffers:
 
         Padding requests have row 0, whose gap and slots are 0: they read and write the padding slot only.
         """
-        batch_size = forward_batch.batch_size
-        table_rows = forward_batch.req_pool_indices[:batch_size]
-        seq_lens, slots = self.seq_lens[:batch_size], self.slots[:batch_size]
-        seq_lens.copy_(forward_batch.seq_lens[:batch_size] - self.deep.gap[table_rows])
-        slots.copy_(self.deep.table[table_rows, seq_lens - 1])
+        seq_lens, slots = (buffer[: forward_batch.batch_size] for buffer in (self.seq_lens, self.slots))
+        for buffer, values in zip((seq_lens, slots), _lengths_and_slots(forward_batch, self.deep), strict=True):
+            buffer.copy_(values)
         return _decode_child(forward_batch, self.deep, _padded_rows(forward_batch), seq_lens, slots)
 
 

@@ -176,11 +176,10 @@ def _check_attention_backends(args: Any) -> None:
 
 
 def _check_graphs(args: Any) -> None:
-    graphs = args.cuda_graph_config
-    for phase, allowed in ((graphs.decode, DECODE_GRAPHS), (graphs.prefill, PREFILL_GRAPHS)):
-        name = "decode" if phase is graphs.decode else "prefill"
-        if args.device == "cuda" and phase.backend not in allowed:
+    for phase, allowed in (("decode", DECODE_GRAPHS), ("prefill", PREFILL_GRAPHS)):
+        backend = getattr(args.cuda_graph_config, phase).backend
+        if args.device == "cuda" and backend not in allowed:
             raise ConfigError(
-                f"sglang_speed: --cuda-graph-backend-{name} {phase.backend} is not supported with depth bands; choose "
-                f"one of {', '.join(allowed)}"
+                f"sglang_speed: --cuda-graph-backend-{phase} {backend} is not supported with depth bands; choose one "
+                f"of {', '.join(allowed)}"
             )

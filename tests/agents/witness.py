@@ -13,12 +13,11 @@ from typing import Any
 
 import xgrammar
 from openai import OpenAI
-from torch import Tensor
 
 from sglang_speed.reference.generation import score
 from tests.conftest import SPEED
 from tests.e2e.asking import require_close
-from tests.e2e.reference_answers import Adjust, Reference
+from tests.e2e.reference_answers import Reference, within
 from tests.tiny_models import EOS_ID, VOCAB_SIZE, ids_of
 
 BOTH_IDS = {"return_token_ids": True, "return_prompt_token_ids": True}
@@ -153,16 +152,3 @@ def require_answer(reference: Reference, call: Call) -> None:
     text = reference.tokenizer.decode(call.output)
     is_stopped = any(stop in text for stop in call.stop)
     assert is_stopped or EOS_ID in call.output or len(call.output) == call.max_tokens, text
-
-
-def within(grammar: xgrammar.CompiledGrammar) -> Adjust:
-    """Tokens that a grammar forbids have no chance."""
-    matcher, bitmask = xgrammar.GrammarMatcher(grammar), xgrammar.allocate_token_bitmask(1, VOCAB_SIZE)
-
-    def adjust(logits: Tensor, output: list[int]) -> Tensor:
-        assert not output or matcher.accept_token(output[-1])
-        matcher.fill_next_token_bitmask(bitmask)
-        xgrammar.apply_token_bitmask_inplace(logits[None], bitmask)
-        return logits
-
-    return adjust

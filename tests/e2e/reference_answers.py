@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import xgrammar
 from torch import Tensor
 from transformers import AutoTokenizer
 from transformers.cache_utils import DynamicCache
 
 from sglang_speed.reference.generation import GreedyStep, greedy_steps
 from sglang_speed.reference.modeling import SpeedLlamaForCausalLM
-from tests.tiny_models import EOS_ID
+from tests.tiny_models import EOS_ID, VOCAB_SIZE
 
 LOGPROB_ATOL = 1e-3
 """float32 through eight layers, in other orders of summation; what is seen is below 1e-4."""
@@ -70,3 +71,16 @@ class Reference:
             assert token == step.token_id, (
                 f"output {index} of {len(found)} is {token}, not {step.token_id}, whose margin is {step.margin:.2e}"
             )
+
+
+def within(grammar: xgrammar.CompiledGrammar) -> Adjust:
+    """Tokens that a grammar forbids have no chance."""
+    matcher, bitmask = xgrammar.GrammarMatcher(grammar), xgrammar.allocate_token_bitmask(1, VOCAB_SIZE)
+
+    def adjust(logits: Tensor, output: list[int]) -> Tensor:
+        assert not output or matcher.accept_token(output[-1])
+        matcher.fill_next_token_bitmask(bitmask)
+        xgrammar.apply_token_bitmask_inplace(logits[None], bitmask)
+        return logits
+
+    return adjust

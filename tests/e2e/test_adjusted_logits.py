@@ -13,7 +13,7 @@ import xgrammar
 from torch import Tensor
 
 from tests.e2e.asking import Asker, long_prompt
-from tests.e2e.reference_answers import Adjust
+from tests.e2e.reference_answers import Adjust, within
 from tests.tiny_models import EOS_ID, FIRST_BYTE_ID, VOCAB_SIZE
 
 PROMPT = long_prompt(120)
@@ -104,19 +104,6 @@ GRAMMARS: dict[str, tuple[dict[str, Any], Compile]] = {
     ),
     "ebnf": ({"ebnf": WORDS}, lambda compiler: compiler.compile_grammar(WORDS)),
 }
-
-
-def within(grammar: xgrammar.CompiledGrammar) -> Adjust:
-    """Tokens that a grammar forbids have no chance."""
-    matcher, bitmask = xgrammar.GrammarMatcher(grammar), xgrammar.allocate_token_bitmask(1, VOCAB_SIZE)
-
-    def adjust(logits: Tensor, output: list[int]) -> Tensor:
-        assert not output or matcher.accept_token(output[-1])
-        matcher.fill_next_token_bitmask(bitmask)
-        xgrammar.apply_token_bitmask_inplace(logits[None], bitmask)
-        return logits
-
-    return adjust
 
 
 def is_valid(kind: str, text: str) -> bool:
