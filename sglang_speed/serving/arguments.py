@@ -1,4 +1,5 @@
-"""What the user typed, completed before SGLang resolves it: the name `speed-llama`, and which graphs are captured."""
+"""What the user typed, completed before SGLang resolves it: the name `speed-llama`, which graphs are captured, and the
+operator's settings, which travel with the arguments to every process."""
 
 from __future__ import annotations
 
@@ -6,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from sglang_speed.config import SpeedConfig
+from sglang_speed.serving.settings import Settings
 
 
 def complete(args: Any) -> None:
     """Hook before ServerArgs.__post_init__."""
+    args.speed_settings = Settings.from_environment()
     _resolve_model_path(args)
     _leave_out_prefill_graphs(args)
 

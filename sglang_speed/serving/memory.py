@@ -59,7 +59,7 @@ def split_budget(
     config = speed_config_of(kvc.model)
     if config is None or config.is_stock:
         return original(kvc)
-    return BandedPoolConfigurator(kvc, config, Settings.from_environment())
+    return BandedPoolConfigurator(kvc, config, kvc.server_args.speed_settings)
 
 
 def build_deep_band(pools: Any, kvc: KVCacheConfigurator, *, sizes: Any, **_: Any) -> Any:
@@ -83,7 +83,7 @@ def _banded_request_pool(
         raise ConfigError(
             "sglang_speed: KV pools sized after CUDA graph capture are not supported; start with --disable-cuda-graph"
         )
-    requested = deep_tokens_beside(config, sizes.max_total_num_tokens, Settings.from_environment().deep_tokens)
+    requested = deep_tokens_beside(config, sizes.max_total_num_tokens, kvc.server_args.speed_settings.deep_tokens)
     num_rows, context_len = stock_pool.req_to_token.shape
     num_tokens = cap_deep_tokens(config, requested, sizes.max_running_requests, context_len)
     kv_pool = _deep_kv_pool(kvc, config, sizes, num_tokens, stock_pool)

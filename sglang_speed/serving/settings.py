@@ -1,4 +1,4 @@
-"""The operator's settings, read from the environment once, here and nowhere else."""
+"""The operator's settings, read from the environment here and nowhere else; `arguments` keeps them with the flags."""
 
 from __future__ import annotations
 

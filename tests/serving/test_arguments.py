@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ import pytest
 
 from sglang_speed.checkpoints import default_model
 from sglang_speed.serving.arguments import complete
+from sglang_speed.serving.settings import Settings
 
 
 def server_args(model: str) -> SimpleNamespace:
@@ -23,6 +25,15 @@ def test_speed_llama_means_the_default_model_and_is_still_served_by_that_name(mo
     args = server_args("speed-llama")
     complete(args)
     assert (args.model_path, args.served_model_name) == ("/cache/default", "speed-llama")
+
+
+def test_settings_are_read_once_and_travel_with_the_flags(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scheduler processes get the arguments; what their environment says then does not matter."""
+    monkeypatch.setenv("SGLANG_SPEED_DEEP_TOKENS", "4096")
+    args = server_args("meta-llama/Llama-3.1-8B")
+    complete(args)
+    monkeypatch.delenv("SGLANG_SPEED_DEEP_TOKENS")
+    assert pickle.loads(pickle.dumps(args)).speed_settings == Settings(deep_tokens=4096)
 
 
 def test_an_existing_path_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
