@@ -2,6 +2,15 @@
 
 The shallow band's pool holds every token, the deep band's pool only deep tokens, so a small share of the
 bytes serves it. The share is a promise: 94% of the ideal `L / Lc` gain stays with prompt tokens.
+
+What grows with the deep band is paid from the deep band's share: its pool, its request table, and what its attention
+backend keeps for decode graphs, which has the shape of the table. They add up to
+
+    D * (L - Lc) * c  +  min(D, context) * (4 * rows + 8 * graph_rows)
+
+for `D` deep tokens. Llama-3.1-8B at a context of 128K on a GPU with 108 GB for KV: SGLang takes 4030 requests, so the
+table is 2.05 GB of the 6.5 GB; 127 thousand deep tokens are left. With --max-running-requests 512 it is 0.3 GB and 181
+thousand. The width is not capped, because one request may need it: it may generate, or score, its whole context.
 """
 
 from __future__ import annotations
@@ -13,43 +22,79 @@ from sglang_speed.errors import ConfigError
 
 DEEP_PERCENT = 6
 DEEP_TOKENS_VARIABLE = "SGLANG_SPEED_DEEP_TOKENS"
+TABLE_BYTES = 4
+"""An entry of the request table, int32."""
+GRAPH_BYTES = 8
+"""The same of the attention backend for decode graphs: Triton 8, FlashInfer 4 and 1 for a mask, FA3 4."""
+
+
+@dataclass(frozen=True)
+class DeepTables:
+    """What stands beside the deep band's pool on one device, a column per deep token of one request.
+
+    num_rows: rows of the request table. num_graph_rows: requests in the largest decode graph, 0 where there is none.
+    max_width: the longest that a request can be; fewer columns are made where the deep pool holds fewer tokens.
+    """
+
+    num_rows: int = 0
+    num_graph_rows: int = 0
+    max_width: int = 0
+
+    @property
+    def column_bytes(self) -> int:
+        return self.num_rows * TABLE_BYTES + self.num_graph_rows * GRAPH_BYTES
 
 
 @dataclass(frozen=True)
 class KVSplit:
-    """Token capacities of the two bands. Bytes: `(prompt_tokens * Lc + deep_tokens * (L - Lc)) * c`."""
+    """Token capacities of the two bands. Bytes: `prompt_tokens * Lc * c` and `deep_band_bytes`."""
 
     prompt_tokens: int
     deep_tokens: int
 
 
-def deep_tokens_beside(config: SpeedConfig, prompt_tokens: int, override: int | None = None) -> int:
+def deep_band_bytes(config: SpeedConfig, deep_tokens: int, bytes_per_layer: int, tables: DeepTables) -> int:
+    """Bytes of a deep pool of `deep_tokens` and of the tables beside it."""
+    columns = min(deep_tokens, tables.max_width)
+    return deep_tokens * config.num_deep_layers * bytes_per_layer + columns * tables.column_bytes
+
+
+def deep_tokens_beside(
+    config: SpeedConfig, prompt_tokens: int, bytes_per_layer: int, override: int | None, tables: DeepTables
+) -> int:
     """Deep tokens that go with a shallow pool of `prompt_tokens`.
 
-    The shallow pool's bytes `S*Lc` are 94 parts of 100, the deep pool's `D*(L-Lc)` the other 6.
+    The shallow pool's bytes `S*Lc*c` are 94 parts of 100; the deep band has the other 6, for as many tokens as
+    `deep_band_bytes` allows: a pool narrower than the tables can be, or one that leaves them at their full width.
     """
     if config.is_stock:
         return 0
     if override is not None:
         return override
-    return prompt_tokens * config.prefill_layers * DEEP_PERCENT // (config.num_deep_layers * (100 - DEEP_PERCENT))
+    share = prompt_tokens * config.prefill_layers * bytes_per_layer * DEEP_PERCENT // (100 - DEEP_PERCENT)
+    cell = config.num_deep_layers * bytes_per_layer
+    return max(share // (cell + tables.column_bytes), (share - tables.max_width * tables.column_bytes) // cell)
 
 
 def split_kv_bytes(
-    config: SpeedConfig, budget_bytes: int, bytes_per_layer: int, page_size: int, override: int | None = None
+    config: SpeedConfig,
+    budget_bytes: int,
+    bytes_per_layer: int,
+    page_size: int,
+    override: int | None = None,
+    tables: DeepTables = DeepTables(),
 ) -> KVSplit:
     """Split a KV budget between the bands.
 
-    budget_bytes: bytes for both pools.
+    budget_bytes: bytes for both pools and the deep band's tables.
     bytes_per_layer: KV bytes of one token in one layer on this device, `c`.
     page_size: the shallow pool is a whole number of pages.
     """
-    deep_cell = config.num_deep_layers * bytes_per_layer
     shallow_cell = config.prefill_layers * bytes_per_layer
     if config.is_stock:
         deep_bytes = 0
     elif override is not None:
-        deep_bytes = override * deep_cell
+        deep_bytes = deep_band_bytes(config, override, bytes_per_layer, tables)
     else:
         deep_bytes = -(-budget_bytes * DEEP_PERCENT // 100)
     prompt_tokens = (budget_bytes - deep_bytes) // shallow_cell // page_size * page_size
@@ -58,7 +103,7 @@ def split_kv_bytes(
             f"{DEEP_TOKENS_VARIABLE}={override} deep tokens take {deep_bytes} of the {budget_bytes} bytes for KV, "
             "which leaves no prompt tokens; lower it or raise --mem-fraction-static"
         )
-    return KVSplit(prompt_tokens, deep_tokens_beside(config, prompt_tokens, override))
+    return KVSplit(prompt_tokens, deep_tokens_beside(config, prompt_tokens, bytes_per_layer, override, tables))
 
 
 def cap_deep_tokens(config: SpeedConfig, deep_tokens: int, max_requests: int, context_len: int) -> int:
@@ -74,6 +119,7 @@ def cap_deep_tokens(config: SpeedConfig, deep_tokens: int, max_requests: int, co
         raise ConfigError(
             f"the deep band has room for {deep_tokens} tokens, but one request needs {needed} (anchor_tokens="
             f"{config.anchor_tokens} + tail_tokens={config.tail_tokens} + 1 generated); set {DEEP_TOKENS_VARIABLE} to "
-            "at least that, or give the KV cache more memory (--mem-fraction-static, --max-total-tokens)"
+            "at least that, lower --max-running-requests, or give the KV cache more memory (--mem-fraction-static, "
+            "--max-total-tokens)"
         )
     return deep_tokens

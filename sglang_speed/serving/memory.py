@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
+from sglang.srt.mem_cache.allocation_sizing import get_req_to_token_extra_context_len
 from sglang.srt.mem_cache.allocator.token import TokenToKVPoolAllocator
 from sglang.srt.mem_cache.kv_cache_configurator import KVCacheConfigurator
 from sglang.srt.mem_cache.memory_pool import KVCache, ReqToTokenPool
@@ -20,12 +21,11 @@ from sglang.srt.model_executor.pool_configurator import (
 
 from sglang_speed.config import SpeedConfig
 from sglang_speed.errors import ConfigError
-from sglang_speed.kv_pool.capacity import cap_deep_tokens, deep_tokens_beside, split_kv_bytes
+from sglang_speed.kv_pool.capacity import DeepTables, cap_deep_tokens, deep_tokens_beside, split_kv_bytes
 from sglang_speed.kv_pool.deep_band import DeepBand
 from sglang_speed.kv_pool.request_pool import BandedReqToTokenPool
 from sglang_speed.method.policy import SpeedPolicy
 from sglang_speed.serving.refusals import refuse_unsupported
-from sglang_speed.serving.settings import Settings
 from sglang_speed.serving.state import Served, set_served
 
 logger = logging.getLogger(__name__)
@@ -40,16 +40,34 @@ def speed_config_of(model: Any) -> SpeedConfig | None:
 class BandedPoolConfigurator(DefaultPoolConfigurator):
     """SGLang's configurator, with a share of the budget kept for the deep band."""
 
-    def __init__(self, configurator: KVCacheConfigurator, config: SpeedConfig, settings: Settings) -> None:
-        super().__init__(configurator)
+    def __init__(self, kvc: KVCacheConfigurator, config: SpeedConfig) -> None:
+        super().__init__(kvc)
+        self._kvc = kvc
         self._config = config
-        self._settings = settings
+        self._bytes_per_layer = self._cell_size // config.prefill_layers
+        self._override = kvc.server_args.speed_settings.deep_tokens
 
     def calculate_pool_sizes(self, available_bytes: int, page_size: int) -> MemoryPoolConfig:
-        bytes_per_layer = self._cell_size // self._config.prefill_layers
-        override = self._settings.deep_tokens
-        split = split_kv_bytes(self._config, available_bytes, bytes_per_layer, page_size, override)
+        # no more requests than SGLang would let run if the shallow band had all of the memory
+        tables = self._tables(self._kvc.resolve_max_num_reqs(available_bytes // self._cell_size))
+        split = split_kv_bytes(self._config, available_bytes, self._bytes_per_layer, page_size, self._override, tables)
         return MemoryPoolConfig(max_total_num_tokens=split.prompt_tokens)
+
+    def deep_tokens(self, sizes: Any) -> int:
+        """Tokens of the deep pool beside a shallow pool whose size is final."""
+        tables = self._tables(sizes.max_running_requests)
+        requested = deep_tokens_beside(
+            self._config, sizes.max_total_num_tokens, self._bytes_per_layer, self._override, tables
+        )
+        return cap_deep_tokens(self._config, requested, sizes.max_running_requests, tables.max_width)
+
+    def _tables(self, num_requests: int) -> DeepTables:
+        """One row more than requests: row 0 is padding."""
+        args = self._kvc.server_args
+        graphs = args.cuda_graph_config.decode
+        has_graphs = args.device == "cuda" and graphs.backend != "disabled"
+        context_len = self._kvc.model_config.context_len + get_req_to_token_extra_context_len(args)
+        return DeepTables(num_requests + 1, min(graphs.max_bs, num_requests) if has_graphs else 0, context_len)
 
 
 def split_budget(
@@ -59,7 +77,7 @@ def split_budget(
     config = speed_config_of(kvc.model)
     if config is None or config.is_stock:
         return original(kvc)
-    return BandedPoolConfigurator(kvc, config, kvc.server_args.speed_settings)
+    return BandedPoolConfigurator(kvc, config)
 
 
 def build_deep_band(pools: Any, kvc: KVCacheConfigurator, *, sizes: Any, **_: Any) -> Any:
@@ -83,9 +101,8 @@ def _banded_request_pool(
         raise ConfigError(
             "sglang_speed: KV pools sized after CUDA graph capture are not supported; start with --disable-cuda-graph"
         )
-    requested = deep_tokens_beside(config, sizes.max_total_num_tokens, kvc.server_args.speed_settings.deep_tokens)
     num_rows, context_len = stock_pool.req_to_token.shape
-    num_tokens = cap_deep_tokens(config, requested, sizes.max_running_requests, context_len)
+    num_tokens = BandedPoolConfigurator(kvc, config).deep_tokens(sizes)
     kv_pool = _deep_kv_pool(kvc, config, sizes, num_tokens, stock_pool)
     allocator = TokenToKVPoolAllocator(
         num_tokens, dtype=kvc.kv_cache_dtype, device=kvc.device, kvcache=kv_pool, need_sort=False
