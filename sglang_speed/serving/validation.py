@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, get_type_hints
 
 import msgspec
+import numpy as np
 from sglang.srt.managers import io_struct
 from sglang.srt.managers.io_struct import GenerateReqInput, TokenizedGenerateReqInput
 from sglang.srt.sampling.sampling_params import SamplingParams
@@ -22,6 +23,8 @@ from sglang_speed.serving.patterns import require_bounded_search, require_compil
 
 MAX_CHOICES = 1024
 """Answers per prompt: SGLang's HTTP process makes all of them before it does anything else."""
+MAX_ANSWERS = 16 * MAX_CHOICES
+"""Answers of a batch that asks for several per prompt."""
 
 _HINTS = {name: hint for name, hint in get_type_hints(SamplingParams).items() if not name.startswith("_")}
 _HINTS["custom_params"] = dict[str, Any]  # what is in it concerns custom logit processors alone
@@ -50,6 +53,7 @@ def check_parameters(manager: Any, obj: Any, request: Any = None) -> None:
         return
     params = obj.sampling_params
     for one in params if isinstance(params, list) else [params or {}]:
+        one |= {name: _plain(value) for name, value in one.items()}
         one |= {name: bool(one[name]) for name in _SWITCHES & one.keys() if one[name] in (0, 1)}
         for name, value in one.items():
             _require_type(name, value)
@@ -86,6 +90,19 @@ def _require(holds: bool, name: str, value: Any, rule: str) -> None:
         raise ValueError(f"sglang_speed: {name}={text if len(text) < 100 else text[:100] + '...'} {rule}")
 
 
+def _plain(value: Any) -> Any:
+    """Numpy's numbers as Python's, which messages know, also in a list or a mapping."""
+    if type(value) in (list, tuple, set):
+        return type(value)(map(_plain_number, value))
+    if type(value) is dict:
+        return {_plain_number(key): _plain_number(each) for key, each in value.items()}
+    return _plain_number(value)
+
+
+def _plain_number(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
+
+
 def _require_type(name: str, value: Any) -> None:
     _require(name in _HINTS and name not in _INTERNAL, name, value, "is not a sampling parameter")
     if value is None and name != "n":
@@ -102,6 +119,7 @@ def _require_consistent(obj: GenerateReqInput) -> None:
     """Lists have the length of the batch and the like: SGLang's normalization, tried on a copy."""
     trial = copy.copy(obj)
     try:
+        _require_few_answers(copy.copy(obj))
         trial.normalize_batch_and_arguments()
         if trial.is_single:
             _require(isinstance(trial.rid, str), "rid", trial.rid, "is not one text, and the request has one prompt")
@@ -109,6 +127,17 @@ def _require_consistent(obj: GenerateReqInput) -> None:
             collections.deque((trial[index] for index in range(trial.batch_size)), maxlen=0)
     except (AttributeError, IndexError, KeyError, TypeError) as error:
         raise ValueError(f"sglang_speed: the fields of the request do not fit together: {error}") from error
+
+
+def _require_few_answers(trial: GenerateReqInput) -> None:
+    """`n` multiplies the prompts of a batch, which normalization already does."""
+    trial._validate_inputs()
+    trial._determine_batch_size()
+    trial._handle_parallel_sampling()
+    num_each, num_prompts = trial.parallel_sample_num, trial.batch_size
+    is_small = num_each == 1 or num_each * num_prompts <= MAX_ANSWERS
+    rule = f"for {num_prompts} prompts makes more than {MAX_ANSWERS} answers; send fewer prompts at once"
+    _require(is_small, "n", num_each, rule)
 
 
 def _require_readable(tokenized: TokenizedGenerateReqInput) -> None:

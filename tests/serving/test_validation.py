@@ -6,6 +6,7 @@ from array import array
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from sglang.srt.managers.io_struct import GenerateReqInput, SessionParams, TokenizedGenerateReqInput
 from sglang.srt.sampling.sampling_params import SamplingParams
@@ -97,3 +98,44 @@ def test_the_number_of_answers_is_bounded() -> None:
     for bad in (0, -1, validation.MAX_CHOICES + 1, 2**62):
         with pytest.raises(ValueError, match=rf"n={bad} is not between 1 and {validation.MAX_CHOICES}"):
             validation.check_parameters(manager(), GenerateReqInput(text="a", sampling_params=[{"n": bad}]))
+
+
+def test_the_number_of_answers_is_bounded_over_a_batch_of_prompts() -> None:
+    each = validation.MAX_ANSWERS // 4
+    for params in ({"n": 4}, [{"n": 4}] * each):
+        validation.check_parameters(manager(), GenerateReqInput(text=["a"] * each, sampling_params=params))
+    words = rf"n=4 for {each + 1} prompts makes more than {validation.MAX_ANSWERS} answers"
+    for prompts in ({"text": ["a"] * (each + 1)}, {"input_ids": [[5]] * (each + 1)}):
+        with pytest.raises(ValueError, match=words):
+            validation.check_parameters(manager(), GenerateReqInput(**prompts, sampling_params={"n": 4}))
+
+
+def test_a_batch_of_any_size_may_have_one_answer_per_prompt() -> None:
+    validation.check_parameters(manager(), GenerateReqInput(text=["a"] * (2 * validation.MAX_ANSWERS)))
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    """The offline engine is given them; what goes to the scheduler knows Python's only."""
+    numpys = {
+        "temperature": np.float32(0.5),
+        "max_new_tokens": np.int64(3),
+        "n": np.int32(2),
+        "ignore_eos": np.bool_(True),
+        "stop_token_ids": [np.int64(5), 6],
+        "logit_bias": {"7": np.float32(1.5)},
+    }
+    params = dict(numpys)
+    validation.check_parameters(manager(), GenerateReqInput(text="a", sampling_params=params))
+    assert params == numpys
+    plain = [params["temperature"], params["max_new_tokens"], params["n"], params["ignore_eos"]]
+    assert [type(each) for each in plain] == [float, int, int, bool]
+    assert {type(each) for each in params["stop_token_ids"]} == {int}
+    assert type(params["logit_bias"]["7"]) is float
+    made = create(tokenized(params={name: value for name, value in params.items() if name != "n"}))
+    assert made.sampling_params.stop_token_ids == {5, 6}
+
+
+@pytest.mark.parametrize("value", [np.array([1, 2]), np.str_("x"), np.complex64(1)], ids=repr)
+def test_other_values_of_numpy_are_still_refused(value: Any) -> None:
+    with pytest.raises(ValueError, match=r"max_new_tokens=.* is of the wrong type"):
+        validation.check_parameters(manager(), GenerateReqInput(text="a", sampling_params={"max_new_tokens": value}))
