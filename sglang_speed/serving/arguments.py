@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from sglang_speed.config import SpeedConfig
+from sglang_speed.reference.configuration import SpeedLlamaConfig
 from sglang_speed.serving.settings import Settings
 
 
@@ -14,7 +14,6 @@ def complete(args: Any) -> None:
     """Hook before ServerArgs.__post_init__."""
     args.speed_settings = Settings.from_environment()
     _resolve_model_path(args)
-    _leave_out_prefill_graphs(args)
 
 
 def _resolve_model_path(args: Any) -> None:
@@ -33,9 +32,13 @@ def _resolve_model_path(args: Any) -> None:
     args.model_path = resolved
 
 
-def _leave_out_prefill_graphs(args: Any) -> None:
-    """SGLang captures them by default on CUDA; a graph cannot hold the selection of deep rows, which depends on the
-    data. Whoever asks for one explicitly is refused, by `refusals`."""
-    config = SpeedConfig.from_checkpoint(Path(args.model_path))
-    if config is not None and not config.is_stock:
+def leave_out_prefill_graphs(args: Any) -> None:
+    """Hook before ServerArgs._handle_cuda_graph_config, when SGLang has read the model's configuration, wherever it is.
+
+    SGLang captures them by default on CUDA; a graph cannot hold the selection of deep rows, which depends on the data.
+    SGLang has not read the configuration yet where these graphs were asked for or left out explicitly; asking for them
+    is refused, by `refusals`.
+    """
+    hf_config = getattr(getattr(args, "model_config", None), "hf_config", None)
+    if isinstance(hf_config, SpeedLlamaConfig) and not hf_config.speed_config.is_stock:
         args.disable_prefill_cuda_graph = True

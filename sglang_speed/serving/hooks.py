@@ -32,9 +32,16 @@ START_UP_HOOKS = (
         parameters=("self",),
         kind=HookType.BEFORE,
         function=arguments.complete,
-        reason="the name speed-llama stands for a checkpoint that is built on first use, and a prefill graph, which "
-        "SGLang captures by default, cannot hold a selection of rows",
-        remove_when="SGLang lets a plugin resolve model names, and asks models which graphs they support",
+        reason="the name speed-llama stands for a checkpoint that is built on first use",
+        remove_when="SGLang lets a plugin resolve model names",
+    ),
+    Hook(
+        target="sglang.srt.server_args.ServerArgs._handle_cuda_graph_config",
+        parameters=("self",),
+        kind=HookType.BEFORE,
+        function=arguments.leave_out_prefill_graphs,
+        reason="a prefill graph, which SGLang captures by default, cannot hold a selection of rows",
+        remove_when="SGLang asks models which graphs they support",
     ),
     Hook(
         target="sglang.srt.server_args.ServerArgs.check_server_args",

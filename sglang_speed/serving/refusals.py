@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
 from sglang.srt.environ import envs
 
 from sglang_speed.config import ARCHITECTURE, MODEL_TYPE, SpeedConfig, is_speed_model
@@ -148,7 +150,7 @@ def served_config(args: Any) -> SpeedConfig | None:
     """
     hf_config = args.get_model_config().hf_config
     names = {"model_type": hf_config.model_type, "architectures": hf_config.architectures}
-    on_disk = SpeedConfig.from_checkpoint(Path(args.model_path))
+    on_disk = SpeedConfig.from_checkpoint(_directory_of(args))
     if on_disk is None and not is_speed_model(names):
         return None
     if names != {"model_type": MODEL_TYPE, "architectures": [ARCHITECTURE]}:
@@ -158,12 +160,24 @@ def served_config(args: Any) -> SpeedConfig | None:
             "--json-model-override-args, or convert the checkpoint again"
         )
     config: SpeedConfig = hf_config.speed_config
-    if on_disk not in (None, config):
+    if on_disk != config:
         raise ConfigError(
             f"sglang_speed: --json-model-override-args would serve {config}, the checkpoint says {on_disk}; leave it "
             "out, or convert the checkpoint again with `sglang-speed convert`"
         )
     return config
+
+
+def _directory_of(args: Any) -> Path:
+    """The checkpoint's directory: for a hub id the one in the local cache, where SGLang has read the configuration."""
+    path = Path(args.model_path)
+    if path.exists():
+        return path
+    try:
+        found = try_to_load_from_cache(args.model_path, "config.json", revision=args.revision)
+    except HFValidationError:  # a URL
+        return path
+    return Path(found).parent if isinstance(found, str) else path
 
 
 def _check_attention_backends(args: Any) -> None:

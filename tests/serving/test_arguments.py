@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from transformers import LlamaConfig
 
 from sglang_speed.checkpoints import default_model
-from sglang_speed.serving.arguments import complete
+from sglang_speed.reference.configuration import SpeedLlamaConfig
+from sglang_speed.serving.arguments import complete, leave_out_prefill_graphs
 from sglang_speed.serving.settings import Settings
 
 
 def server_args(model: str) -> SimpleNamespace:
-    return SimpleNamespace(
-        model_path=model, tokenizer_path=None, served_model_name=None, disable_prefill_cuda_graph=False
-    )
+    return SimpleNamespace(model_path=model, tokenizer_path=None, served_model_name=None)
 
 
 def test_speed_llama_means_the_default_model_and_is_still_served_by_that_name(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,20 +49,19 @@ def test_any_other_name_is_left_to_sglang() -> None:
     assert args.model_path == "meta-llama/Llama-3.1-8B"
 
 
+def with_model(config: LlamaConfig) -> SimpleNamespace:
+    """Arguments whose model's configuration SGLang has read; nothing is said of where it lies."""
+    return SimpleNamespace(model_config=SimpleNamespace(hf_config=config), disable_prefill_cuda_graph=False)
+
+
 @pytest.mark.parametrize(("prefill_layers", "left_out"), [(24, True), (30, False)])
-def test_prefill_graphs_are_left_out_where_prompts_are_shallow(
-    tmp_path: Path, prefill_layers: int, left_out: bool
-) -> None:
-    speed = {"prefill_layers": prefill_layers, "anchor_tokens": 1, "tail_tokens": 16}
-    config = {"model_type": "speed_llama", "num_hidden_layers": 30, "speed": speed}
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    args = server_args(str(tmp_path))
-    complete(args)
+def test_prefill_graphs_are_left_out_where_prompts_are_shallow(prefill_layers: int, left_out: bool) -> None:
+    args = with_model(SpeedLlamaConfig(num_hidden_layers=30, speed={"prefill_layers": prefill_layers}))
+    leave_out_prefill_graphs(args)
     assert args.disable_prefill_cuda_graph == left_out
 
 
-def test_other_models_keep_their_prefill_graphs(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "num_hidden_layers": 30}))
-    args = server_args(str(tmp_path))
-    complete(args)
-    assert not args.disable_prefill_cuda_graph
+def test_other_models_keep_their_prefill_graphs() -> None:
+    for args in (with_model(LlamaConfig(num_hidden_layers=30)), SimpleNamespace(disable_prefill_cuda_graph=False)):
+        leave_out_prefill_graphs(args)
+        assert not args.disable_prefill_cuda_graph
