@@ -32,7 +32,8 @@ COUNTERS = {
     "prompt_tokens": "Prompt tokens of the requests that started, as far as they pass the band.",
     "reused_tokens": "Prompt tokens that came from the radix tree (shallow) or from shared anchors (deep).",
     "evicted_tokens": "Tokens evicted from the radix tree (shallow) or shared anchors (deep).",
-    "retracted_requests": "Requests retracted because the band was short.",
+    "retracted_requests": "Times that a request was retracted, to go on later, because the band was short.",
+    "aborted_requests": "Requests aborted because the band was short and no other was left to retract.",
     "anchor_misses": "Requests whose anchors were not there, so that they could reuse nothing.",
     "refused_requests": "Requests refused because they can never fit in the band.",
     "clipped_requests": "Requests whose max_new_tokens was cut to what the band can hold.",
@@ -78,16 +79,21 @@ def report_speed_state(output: Any, scheduler: Any, recv_req: Any) -> None:
 
 
 def count_retractions(original: Callable[..., Any], batch: ScheduleBatch, server_args: Any) -> Any:
-    """Hook around ScheduleBatch.retract_decode: count whom it sends back, by the band that is short."""
+    """Hook around ScheduleBatch.retract_decode: count whom it sends back and whom it ends, by the band that is short.
+
+    Where both are short, the deep band is named.
+    """
     pool = banded(batch.req_to_token_pool)
     if pool is None:
         return original(batch, server_args)
     deep_is_short = not pool.deep.reclaim(len(batch.reqs))
     retracted, new_token_ratio, aborted = original(batch, server_args)
     if deep_is_short:
-        pool.counters.deep_retracted_requests += len(retracted) + len(aborted)
+        pool.counters.deep_retracted_requests += len(retracted)
+        pool.counters.deep_aborted_requests += len(aborted)
     else:
-        pool.counters.shallow_retracted_requests += len(retracted) + len(aborted)
+        pool.counters.shallow_retracted_requests += len(retracted)
+        pool.counters.shallow_aborted_requests += len(aborted)
     return retracted, new_token_ratio, aborted
 
 

@@ -26,7 +26,7 @@ FIXED = {
 }
 
 
-COUNTED_IN_BOTH = ("prompt_tokens", "reused_tokens", "evicted_tokens", "retracted_requests")
+COUNTED_IN_BOTH = ("prompt_tokens", "reused_tokens", "evicted_tokens", "retracted_requests", "aborted_requests")
 COUNTED = {f"{band}_{name}" for band in ("shallow", "deep") for name in COUNTED_IN_BOTH}
 COUNTED |= {"deep_anchor_misses", "deep_refused_requests", "deep_clipped_requests"}
 

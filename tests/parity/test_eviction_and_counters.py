@@ -4,11 +4,12 @@ refusals. A workload that reuses nothing does not look like one that does."""
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from sglang_speed.serving.metrics import counts_by_band
+from sglang_speed.serving.metrics import count_retractions, counts_by_band
 from sglang_speed.serving.state import active_pool, served
 from tests.parity.conftest import Checkpoints
 from tests.parity.expected import Ask, Bands, Expected, prompt, submit, tokens
@@ -103,6 +104,26 @@ def test_retractions_are_counted_for_the_band_that_was_short(
         answers = expected.answered(engine, asks)
         retractions = {name: count for name, count in counts().items() if name.endswith("retracted_requests")}
         assert retractions == {f"{band}_retracted_requests": sum(answer.num_retractions for answer in answers)}
+
+
+def test_a_preempted_request_is_no_sign_of_a_short_band(expected: Expected) -> None:
+    """It made way for another's priority, although SGLang tells its client of a retraction."""
+    asks = [Ask(prompt(10), 12, fields={"priority": 0}), Ask(prompt(12), 2, when=6, fields={"priority": 40})]
+    with running_scheduler(expected.path, enable_priority_scheduling=True, max_running_requests=1) as engine:
+        answers = expected.answered(engine, asks)
+        assert [answer.num_retractions for answer in answers] == [1, 0]
+        assert not {name for name in counts() if name.endswith("retracted_requests")}
+
+
+@pytest.mark.parametrize(("band", "batch_size"), [("shallow", 3), ("deep", 30)])
+def test_who_is_aborted_for_want_of_room_is_not_counted_as_retracted(
+    expected: Expected, band: str, batch_size: int
+) -> None:
+    """Of a batch that does not fit SGLang retracts two requests and aborts the third."""
+    with running_scheduler(expected.path, deep_tokens=20):
+        batch: Any = SimpleNamespace(req_to_token_pool=active_pool(), reqs=[None] * batch_size)
+        count_retractions(lambda *_: (["one", "two"], 0.5, ["three"]), batch, None)
+        assert counts() == {f"{band}_retracted_requests": 2, f"{band}_aborted_requests": 1}
 
 
 def test_refused_and_clipped_requests_are_counted(expected: Expected) -> None:
