@@ -3,6 +3,8 @@ PYTHON ?= python3
 MODEL ?= speed-llama
 MINUTES ?= 120
 SEED ?= 1
+# Of pytest; each takes up to 6 GB with the servers that its tests start.
+WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -28,7 +30,7 @@ serve: $(INSTALLED)  ## serve MODEL (speed-llama) on 127.0.0.1:30000
 	$(BIN)/python -m sglang.launch_server --model $(MODEL) --host 127.0.0.1 --port 30000
 
 test: $(INSTALLED)  ## all tests but those marked slow, gpu or storm
-	$(BIN)/python -m pytest -m "not slow and not gpu and not storm"
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not gpu and not storm"
 
 test-slow: $(INSTALLED)  ## the tests that take minutes
 	$(BIN)/python -m pytest -m "slow and not gpu"

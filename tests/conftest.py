@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.servers import RunningServer, running_server
 
 if TYPE_CHECKING:
+    from xdist.scheduler import Scheduling
+
     from tests.e2e.reference_answers import Reference
 
 SPEED = {"prefill_layers": 6, "anchor_tokens": 1, "tail_tokens": 3}
@@ -49,3 +52,37 @@ def shared_server(tiny_speed: Path) -> Iterator[RunningServer]:
     with running_server(tiny_speed, *SERVER_FLAGS, *REPORT_FLAGS, *GRAMMAR_FLAGS, env=SERVER_ENV) as server:
         yield server
         assert server.is_alive, server.log[-6000:]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:
+    """Workers get groups of tests in the order in which they were collected."""
+    from tests.workers import OneWorkerPerGroup
+
+    config.option.loadscopereorder = False
+    return OneWorkerPerGroup(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):
+        from tests.workers import turn_of
+
+        items.sort(key=lambda item: turn_of(item.nodeid))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How much the random histories of tests/parity went through.
+
+    It is here because the process that reports for workers reads no other conftest.
+    """
+    reports = [report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, [])]
+    seen: Counter[str] = Counter()
+    for report in reports:
+        for name, value in getattr(report, "user_properties", []):
+            if name == "scheduler histories":
+                seen.update(value)
+            elif name == "seed":
+                terminalreporter.write_line(f"{report.nodeid}: --hypothesis-seed={value}")
+    if seen:
+        counts = ", ".join(f"{number} {name}" for name, number in seen.items())
+        terminalreporter.write_line(f"scheduler histories: {counts}")

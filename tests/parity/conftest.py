@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -76,18 +75,3 @@ def expected(checkpoints: Checkpoints) -> Expected:
 def plain_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same weights as a plain Llama, which SGLang serves with its own model."""
     return make_tiny_llama(tmp_path_factory.mktemp("plain"), **SHAPE)
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """How much the random histories of test_stateful_scheduler went through."""
-    reports = [report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, [])]
-    seen: Counter[str] = Counter()
-    for report in reports:
-        for name, value in getattr(report, "user_properties", []):
-            if name == "scheduler histories":
-                seen.update(value)
-            elif name == "seed":
-                terminalreporter.write_line(f"{report.nodeid}: --hypothesis-seed={value}")
-    if seen:
-        counts = ", ".join(f"{number} {name}" for name, number in seen.items())
-        terminalreporter.write_line(f"scheduler histories: {counts}")

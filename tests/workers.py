@@ -1,0 +1,45 @@
+"""Which tests go together, and which first, where pytest has several workers (`-n 2`).
+
+Decides only how long a run takes: a module in no list or in the wrong one costs another start of a server at worst.
+"""
+
+from __future__ import annotations
+
+from xdist.scheduler import LoadScopeScheduling
+
+SERVER, MODEL = "the shared server", "the default model"
+TOGETHER = {
+    "tests/agents": SERVER,
+    "tests/e2e": SERVER,
+    "tests/examples": SERVER,
+    "tests/checkpoints": MODEL,
+}
+ALONE = ("tests/e2e/test_refused_settings.py", "tests/e2e/test_refused_starts.py", "tests/e2e/test_several_ranks.py")
+LONGEST_FIRST = (
+    SERVER,
+    "tests/e2e/test_refused_starts.py",
+    "tests/kills/test_a_killed_server.py",
+    "tests/storm/test_storm.py",
+    "tests/parity/test_stateful_scheduler.py",
+    "tests/platforms/test_cpu_server.py",
+    "tests/parity/test_gpu_backends.py",
+    "tests/parity/test_retraction_is_exact.py",
+)
+"""What would keep one worker busy when the others are done."""
+
+
+def group_of(nodeid: str) -> str:
+    """A folder whose modules share a fixture that takes long to make, or a module; one worker runs all its tests."""
+    module = nodeid.partition("::")[0]
+    return module if module in ALONE else TOGETHER.get(module.rpartition("/")[0], module)
+
+
+def turn_of(nodeid: str) -> int:
+    """A key to sort tests by: the longest groups first, the others as they were."""
+    group = group_of(nodeid)
+    return LONGEST_FIRST.index(group) if group in LONGEST_FIRST else len(LONGEST_FIRST)
+
+
+class OneWorkerPerGroup(LoadScopeScheduling):
+    def _split_scope(self, nodeid: str) -> str:
+        return group_of(nodeid)
