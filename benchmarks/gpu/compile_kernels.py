@@ -29,17 +29,25 @@ from install import toolkit_variables
 
 @dataclass(frozen=True)
 class Variant:
-    """An attention shape that kernels are compiled for."""
+    """An attention shape that kernels are compiled for. kv_dtype: of the KV cache, where it is another."""
 
     dtype: str
     head_dim: int
     kv_heads: tuple[int, ...]
+    kv_dtype: str | None = None
+
+    @property
+    def row_bytes(self) -> tuple[int, ...]:
+        """Bytes of a token's keys in one layer, on one rank."""
+        return tuple(heads * self.head_dim * (1 if self.kv_dtype else 2) for heads in self.kv_heads)
 
 
 VARIANTS = (
     Variant("bfloat16", 128, (8, 4, 1)),  # the benchmark, and most of tests/gpu
     Variant("bfloat16", 64, (2,)),
     Variant("float16", 128, (2,)),
+    Variant("float16", 128, (2,), "float8_e4m3fn"),
+    Variant("float16", 128, (2,), "float8_e5m2"),
 )
 
 
@@ -134,15 +142,17 @@ def sglang_modules(variants: tuple[Variant, ...]) -> Iterator[tuple[str, Callabl
         yield f"clamp_position {index}", lambda index=index: _jit_clamp_position_module(index)
     for dtype in dict.fromkeys(getattr(torch, variant.dtype) for variant in variants):
         yield f"activation {dtype}", lambda dtype=dtype: activation_module(dtype)
-    for variant in variants:
-        dtype, dim = getattr(torch, variant.dtype), variant.head_dim
+    for dtype, dim in dict.fromkeys((getattr(torch, variant.dtype), variant.head_dim) for variant in variants):
         yield f"rope {dtype} {dim}", lambda dtype=dtype, dim=dim: _jit_fused_rope_module(True, dim, dtype, dtype)
-    for size in sorted({2 * heads * variant.head_dim for variant in variants for heads in variant.kv_heads}):
+    for size in sorted({size for variant in variants for size in variant.row_bytes}):
         yield f"kvcache {size}", lambda size=size: _jit_kvcache_module(size, size)
 
 
 def flashinfer_modules(variants: tuple[Variant, ...]) -> Iterator[Any]:
-    """Norms, paged and ragged prefill (FlashInfer's "auto" is its FA3 template on this chip), decode."""
+    """Norms, paged and ragged prefill (FlashInfer's "auto" is its FA3 template on this chip), decode.
+
+    An fp8 KV cache is read by the FA2 template alone, in decode too: SGLang decodes on tensor cores then.
+    """
     import torch
     from flashinfer.jit import norm
     from flashinfer.jit.attention import modules
@@ -150,9 +160,11 @@ def flashinfer_modules(variants: tuple[Variant, ...]) -> Iterator[Any]:
     yield norm.gen_norm_module()
     for variant in variants:
         dtype, dim = getattr(torch, variant.dtype), variant.head_dim
-        types = (dtype, dtype, dtype, torch.int32, dim, dim, 0, False, False)
-        yield modules.gen_batch_decode_module(*types)
-        for template in ("fa2", "fa3"):
+        kv_dtype = getattr(torch, variant.kv_dtype or variant.dtype)
+        types = (dtype, kv_dtype, dtype, torch.int32, dim, dim, 0, False, False)
+        if not variant.kv_dtype:
+            yield modules.gen_batch_decode_module(*types)
+        for template in ("fa2",) if variant.kv_dtype else ("fa2", "fa3"):
             yield modules.gen_batch_prefill_module(template, *types, False)
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 from sglang.srt.environ import envs
@@ -19,6 +20,11 @@ from sglang_speed.errors import ConfigError
 
 ATTENTION_BACKENDS = ("flashinfer", "triton", "fa3", "torch_native")
 """Backends that can be built once per band. On a CPU there is only the last."""
+
+KV_CACHE_DTYPES = ("auto", "bf16", "bfloat16", "fp8_e4m3", "fp8_e5m2")
+FP8_DTYPES = ("fp8_e4m3", "fp8_e5m2")
+FP8_QUERY_BACKEND = "fa3"
+"""With an fp8 KV cache it rounds queries too, and its kernels take e4m3 only and answer in bfloat16."""
 
 DECODE_GRAPHS = ("full", "disabled")
 PREFILL_GRAPHS = ("disabled",)
@@ -105,7 +111,16 @@ REFUSALS = (
     Refusal("--enable-unified-memory", _on("enable_unified_memory"), "it replaces the pools"),
     Refusal("--enable-page-major-kv-layout", _on("enable_page_major_kv_layout"), "not proven with the deep band"),
     Refusal("--prefill-only-disable-kv-cache", _on("prefill_only_disable_kv_cache"), "it replaces the pools"),
-    Refusal("--kv-cache-dtype", _is_not("kv_cache_dtype", "auto", "bf16", "bfloat16"), "not proven in both bands"),
+    Refusal(
+        "--kv-cache-dtype",
+        _is_not("kv_cache_dtype", *KV_CACHE_DTYPES),
+        f"not proven in both bands; {', '.join(KV_CACHE_DTYPES)} are",
+    ),
+    Refusal(
+        "--quantization-param-path",
+        _on("quantization_param_path"),
+        "scales of the KV cache are not proven in both bands, without them all are 1",
+    ),
     Refusal("--kv-canary", _is_not("kv_canary", "none"), "it expects one table and one pool"),
     # Weights that would not reach both bands as they are.
     Refusal("--model-impl", _is_not("model_impl", "auto", "sglang"), "it would serve the model at full depth"),
@@ -140,6 +155,7 @@ def refuse_unsupported(_: Any, args: Any) -> None:
             )
     if not config.is_stock:
         _check_attention_backends(args)
+        _check_fp8(args)
         _check_graphs(args)
 
 
@@ -187,6 +203,19 @@ def _check_attention_backends(args: Any) -> None:
                 f"sglang_speed: --attention-backend {backend} is not tested with depth bands; choose one of "
                 f"{', '.join(ATTENTION_BACKENDS)}"
             )
+
+
+def _check_fp8(args: Any) -> None:
+    """An fp8 KV cache under FA3: SGLang swaps the backend for e5m2 only where it was not named for one phase."""
+    kv_dtype, dtype = args.kv_cache_dtype, args.get_model_config().dtype
+    if kv_dtype not in FP8_DTYPES or FP8_QUERY_BACKEND not in args.get_attention_backends():
+        return
+    if kv_dtype != "fp8_e4m3" or dtype != torch.bfloat16:
+        raise ConfigError(
+            f"sglang_speed: --kv-cache-dtype {kv_dtype} in a {dtype} model is not supported with --attention-backend "
+            f"{FP8_QUERY_BACKEND}, whose kernels take fp8_e4m3 in bfloat16 models only; choose that, or "
+            "--attention-backend flashinfer or triton"
+        )
 
 
 def _check_graphs(args: Any) -> None:

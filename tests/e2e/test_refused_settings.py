@@ -41,7 +41,8 @@ VALUES: dict[str, Any] = {
     "--elastic-ep-backend": "mooncake",
     "--rl-quant-profile": "profile.json",
     "--quantization": "fp8",
-    "--kv-cache-dtype": "fp8_e4m3",
+    "--kv-cache-dtype": "nvfp4",
+    "--quantization-param-path": "scales.json",
     "--model-impl": "transformers",
     "--load-format": "gguf",
     "--radix-cache-backend": "other",
@@ -73,7 +74,7 @@ COMMAND_LINES: dict[str, str] = {
     "--enable-single-batch-overlap": "--enable-single-batch-overlap",
     "--enable-torch-compile": "--enable-torch-compile",
     "--quantization": "--quantization fp8",
-    "--kv-cache-dtype": "--kv-cache-dtype fp8_e4m3",
+    "--quantization-param-path": "--quantization-param-path scales.json --kv-cache-dtype fp8_e4m3",
     "--model-impl": "--model-impl transformers",
     "--load-format": "--load-format gguf",
 }
@@ -134,6 +135,8 @@ def with_flag(args: ServerArgs, flag: str) -> ServerArgs:
 def test_a_speed_model_with_ordinary_settings_is_not_refused(tiny_speed: Path) -> None:
     check(tiny_speed, "--enable-metrics --chunked-prefill-size 64 --schedule-policy lpm --tp-size 2")
     check(tiny_speed, "--dp-size 2 --disable-radix-cache --kv-cache-dtype bf16")
+    check(tiny_speed, "--kv-cache-dtype fp8_e4m3")
+    check(tiny_speed, "--kv-cache-dtype fp8_e5m2 --page-size 16")
 
 
 @pytest.mark.parametrize("flag", COMMAND_LINES)
@@ -186,6 +189,32 @@ def test_tested_backends_and_decode_graphs_are_allowed_on_a_gpu(tiny_speed: Path
 def test_what_a_gpu_would_run_untested_is_refused(tiny_speed: Path, settings: dict[str, str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         refuse_unsupported(None, on_a_gpu(check(tiny_speed), **settings))
+
+
+@pytest.mark.parametrize("backend", ["flashinfer", "triton", "fa3"])
+@pytest.mark.parametrize("kv_dtype", ["fp8_e4m3", "fp8_e5m2"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_an_fp8_cache_is_refused_where_a_backends_kernels_do_not_take_it(
+    tiny_speed: Path, backend: str, kv_dtype: str, dtype: str
+) -> None:
+    args = on_a_gpu(check(tiny_speed, f"--kv-cache-dtype {kv_dtype} --dtype {dtype}"), backend)
+    if backend != "fa3" or (kv_dtype, dtype) == ("fp8_e4m3", "bfloat16"):
+        refuse_unsupported(None, args)
+        return
+    with pytest.raises(
+        ConfigError, match=f"--kv-cache-dtype {kv_dtype} in a .*{dtype} model .* fa3, .* choose that, or"
+    ):
+        refuse_unsupported(None, args)
+
+
+@pytest.mark.parametrize("phase", ["prefill", "decode"])
+def test_an_fp8_cache_is_refused_for_a_backend_of_one_phase(tiny_speed: Path, phase: str) -> None:
+    args = on_a_gpu(check(tiny_speed, "--kv-cache-dtype fp8_e5m2"), "triton")
+    object.__setattr__(args, f"{phase}_attention_backend", "fa3")
+    with pytest.raises(
+        ConfigError, match=r"--kv-cache-dtype fp8_e5m2 .* is not supported with --attention-backend fa3"
+    ):
+        refuse_unsupported(None, args)
 
 
 @pytest.mark.parametrize("refusal", REFUSALS, ids=lambda refusal: str(refusal.flag))

@@ -1,7 +1,8 @@
 """A stand-in for FlashAttention 3 on the CPU: the one function that SGLang's backend uses for Llama, in plain PyTorch.
 
 It says nothing about kernels or speed. It reads page tables and lengths from the device, as the kernel does, and
-refuses a page table that is narrower than the longest request.
+refuses a page table that is narrower than the longest request, and queries of another dtype than the keys. Of fp8 it
+takes e4m3 alone and answers in the dtype of these tests' models, float32; the kernel answers in bfloat16.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ def attend(
     q: [num_rows, num_heads, head_dim]. k_cache, v_cache: [num_pages, page_size, num_kv_heads, head_dim].
     page_table: [batch_size, max_pages].
     """
+    assert q.dtype == k_cache.dtype == v_cache.dtype != torch.float8_e5m2, f"{q.dtype}, {k_cache.dtype}"
+    q = q.float() if q.dtype == torch.float8_e4m3fn else q
     out, page_size = torch.zeros_like(q), k_cache.shape[1]
     for index, length in enumerate(cache_seqlens.tolist()):
         rows = slice(*cu_seqlens_q[index : index + 2].tolist())
@@ -51,6 +54,7 @@ def attend(
 
 def flash_attn_with_kvcache(*, q: Tensor, k_cache: Tensor, v_cache: Tensor, **options: Any) -> Tensor:
     assert options["window_size"] == (-1, -1)
+    assert "k_descale" not in options, "the server refuses scales of keys and values"
     names = ("page_table", "cache_seqlens", "cu_seqlens_q", "softmax_scale", "causal")
     return attend(q, k_cache, v_cache, *(options[name] for name in names))
 

@@ -2,8 +2,9 @@
 
 It is no FlashInfer: it says nothing about kernels or speed. It keeps what the bookkeeping around FlashInfer can get
 wrong: `plan` looks at lengths on the host and `run` at buffers on the device, wrappers of a graph read fixed buffers,
-the logarithm of the sum of exponentials has base 2, and rows of a ragged prefill do not see the pool. A run whose
-buffers are not those of its plan is an error here, where the real kernels would compute something else.
+the logarithm of the sum of exponentials has base 2, rows of a ragged prefill do not see the pool, and a plan's dtypes
+choose the kernel. A run whose buffers or dtypes are not those of its plan is an error here; the real kernels would
+compute something else.
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ class _Wrapper:
         self._paged_kv_indptr_buf = options.get("paged_kv_indptr_buffer")
         self._paged_kv_indices_buf = options.get("paged_kv_indices_buffer")
         self._planned: Tensor | None = None
+        self._dtypes: tuple[torch.dtype, torch.dtype] | None = None
         self.num_plans = 0
 
     def _keep(self, planned: Tensor) -> None:
@@ -77,7 +79,15 @@ class _Wrapper:
         self._qo_indptr_buf, self._paged_kv_indptr_buf, self._paged_kv_indices_buf = qo_indptr, kv_indptr, kv_indices
         self._keep(torch.stack([qo_indptr, kv_indptr_host]).long())
 
+    def _choose_kernel(
+        self, *, q_data_type: torch.dtype, kv_data_type: torch.dtype | None = None, **options: Any
+    ) -> None:
+        """By the dtypes of queries and of keys and values; `data_type` is what decode plans call the latter."""
+        self._dtypes = q_data_type, kv_data_type or options.get("data_type") or q_data_type
+
     def _run(self, q: Tensor, k: Tensor, v: Tensor, sm_scale: float, causal: bool) -> tuple[Tensor, Tensor]:
+        assert (q.dtype, k.dtype) == self._dtypes, f"planned for {self._dtypes}, run on {q.dtype}, {k.dtype}"
+        assert v.dtype == k.dtype
         buffers = self._qo_indptr_buf, self._paged_kv_indptr_buf, self._paged_kv_indices_buf
         return attend(q, k, v, *buffers, self._planned, sm_scale, causal)
 
@@ -86,8 +96,9 @@ class RaggedPrefill(_Wrapper):
     """BatchPrefillWithRaggedKVCacheWrapper: new rows attend to new rows, none of them read from the pool."""
 
     def begin_forward(
-        self, qo_indptr: Tensor, kv_indptr: Tensor, num_heads: int, num_kv_heads: int, head_dim: int, **_: Any
+        self, qo_indptr: Tensor, kv_indptr: Tensor, num_heads: int, num_kv_heads: int, head_dim: int, **options: Any
     ) -> None:
+        self._choose_kernel(**options)
         self._plan(qo_indptr, kv_indptr, torch.arange(int(kv_indptr[-1])), kv_indptr.clone())
 
     def forward_return_lse(
@@ -103,13 +114,15 @@ class PagedPrefill(_Wrapper):
     """BatchPrefillWithPagedKVCacheWrapper: new rows attend to what the pool holds."""
 
     def begin_forward(
-        self, qo_indptr: Tensor, kv_indptr: Tensor, kv_indices: Tensor, last_page_len: Tensor, *_: Any, **__: Any
+        self, qo_indptr: Tensor, kv_indptr: Tensor, kv_indices: Tensor, last_page_len: Tensor, *_: Any, **options: Any
     ) -> None:
+        self._choose_kernel(**options)
         self._plan(qo_indptr, kv_indptr, kv_indices, kv_indptr.clone())
 
     def forward_return_lse(
-        self, q: Tensor, kv_cache: tuple[Tensor, Tensor], causal: bool, sm_scale: float, **_: Any
+        self, q: Tensor, kv_cache: tuple[Tensor, Tensor], causal: bool, sm_scale: float, **options: Any
     ) -> tuple[Tensor, Tensor]:
+        _require_no_scales(options)
         return self._run(q, *kv_cache, sm_scale, causal)
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
@@ -124,14 +137,22 @@ class PagedDecode(_Wrapper):
     ) -> None:
         fast_decode_plan(self, kv_indptr, kv_indices, last_page_len, **options)
 
-    def forward(self, q: Tensor, kv_cache: tuple[Tensor, Tensor], sm_scale: float, **_: Any) -> Tensor:
+    def forward(self, q: Tensor, kv_cache: tuple[Tensor, Tensor], sm_scale: float, **options: Any) -> Tensor:
+        _require_no_scales(options)
         return self._run(q, *kv_cache, sm_scale, causal=False)[0]
+
+
+def _require_no_scales(options: dict[str, Any]) -> None:
+    """The stand-in knows no scales of keys and values; the server refuses them."""
+    assert options.get("k_scale") is None, options
+    assert options.get("v_scale") is None, options
 
 
 def fast_decode_plan(
     wrapper: PagedDecode, kv_indptr: Tensor, kv_indices: Tensor, last_page_len: Tensor, *_: Any, **options: Any
 ) -> None:
     """FlashInfer's: the plan is made of lengths that the host knows, where it is given them."""
+    wrapper._choose_kernel(**options)
     host = options.get("global_override_indptr_cpu")
     rows = torch.arange(len(kv_indptr), dtype=kv_indptr.dtype)
     wrapper._plan(rows, kv_indptr, kv_indices, kv_indptr.clone() if host is None else host.to(kv_indptr.dtype))
