@@ -3,7 +3,7 @@ PYTHON ?= python3
 MODEL ?= speed-llama
 MINUTES ?= 120
 SEED ?= 1
-# Of pytest; each takes up to 6 GB with the servers that its tests start.
+# Of pytest; with the servers that their tests start, two take 6.3 GB.
 WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
