@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from sglang.srt.layers.attention.torch_native_backend import TorchNativeAttnBackend
 from sglang.srt.layers.radix_attention import AttentionType, RadixAttention
@@ -60,10 +61,11 @@ class CpuAttnBackend(TorchNativeAttnBackend):
         if not forward_batch.forward_mode.is_decode():
             new_lens = forward_batch.extend_seq_lens.tolist()
         start = 0
+        # numpy, on the table's own memory: a step plans every request, and at this size tensor operations cost more
+        table = self.req_to_token_pool.req_to_token.numpy()
         table_rows = forward_batch.req_pool_indices.tolist()
         for table_row, seq_len, new_len in zip(table_rows, seq_lens, new_lens, strict=True):
-            slots = self.req_to_token_pool.req_to_token[table_row, :seq_len]
-            self.plans.append(plan_request(slots, new_len, start))
+            self.plans.append(plan_request(table[table_row, :seq_len], new_len, start))
             start += new_len
 
     def forward_extend(
@@ -115,8 +117,8 @@ class CpuAttnBackend(TorchNativeAttnBackend):
         return output.view(q.shape)
 
 
-def plan_request(slots: Tensor, new_len: int, first_row: int) -> RequestPlan:
-    """Cut a request of `len(slots)` tokens, the last `new_len` of them new, into pieces."""
+def plan_request(slots: np.ndarray, new_len: int, first_row: int) -> RequestPlan:
+    """Cut a request of `len(slots)` tokens, the last `new_len` of them new, into pieces. slots: [num_slots], int32."""
     rows = slice(first_row, first_row + new_len)
     if new_len == 1:
         return RequestPlan(rows, split_runs(slots), None)
@@ -124,16 +126,16 @@ def plan_request(slots: Tensor, new_len: int, first_row: int) -> RequestPlan:
     return RequestPlan(rows, split_runs(slots[:num_cached]), _as_run(slots[num_cached:]))
 
 
-def split_runs(slots: Tensor) -> tuple[Slots, ...]:
+def split_runs(slots: np.ndarray) -> tuple[Slots, ...]:
     """Runs of at least MIN_RUN slots one by one, all others together as indices. slots: [num_slots], int32."""
     if len(slots) == 0:
         return ()
-    ends = torch.cat([(slots.diff() != 1).nonzero().flatten() + 1, torch.tensor([len(slots)])])
-    lengths = ends.diff(prepend=torch.tensor([0]))
+    ends = np.append(np.flatnonzero(np.diff(slots) != 1) + 1, len(slots))
+    lengths = np.diff(ends, prepend=0)
     is_long = lengths >= MIN_RUN
     firsts = slots[(ends - lengths)[is_long]].tolist()
     runs = [slice(first, first + length) for first, length in zip(firsts, lengths[is_long].tolist(), strict=True)]
-    rest = slots[~is_long.repeat_interleave(lengths)]
+    rest = slots[np.repeat(~is_long, lengths)]
     return (*runs, _as_run(rest)) if len(rest) else tuple(runs)
 
 
@@ -164,10 +166,10 @@ def _is_causal_decoder(layer: RadixAttention, forward_batch: ForwardBatch) -> bo
     )
 
 
-def _as_run(slots: Tensor) -> Slots:
+def _as_run(slots: np.ndarray) -> Slots:
     first = int(slots[0])
-    is_run = bool((slots.diff() == 1).all())
-    return slice(first, first + len(slots)) if is_run else slots
+    is_run = bool((np.diff(slots) == 1).all())
+    return slice(first, first + len(slots)) if is_run else torch.from_numpy(slots.copy())
 
 
 def _read(keys: Tensor, values: Tensor, slots: Slots, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
