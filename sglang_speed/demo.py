@@ -6,14 +6,7 @@ Owns the server that it starts, and stops it. Everything is measured through the
 from __future__ import annotations
 
 import json
-import os
-import signal
-import socket
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,13 +17,14 @@ from openai import OpenAI
 from rich.console import Console
 from rich.table import Table
 
+from sglang_speed.local_server import start_server
+
 QUESTIONS = (
     "What is the capital of France?",
     "And what is it famous for?",
     "What food should I try there?",
     "Write one sentence that invites a friend to visit it.",
 )
-START_SECONDS = 600
 MAX_ANSWER_TOKENS = 96
 
 console = Console()
@@ -54,9 +48,15 @@ def main(
 ) -> None:
     """Chat with a SPEED model and write what was measured."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    with running_server(model, out.with_suffix(".log")) as url:
-        speed = requests.get(f"{url}/server_info", timeout=60).json()["internal_states"][0]["speed"]
-        turns = hold_chat(OpenAI(base_url=f"{url}/v1", api_key="none", timeout=600))
+    log_path = out.with_suffix(".log")
+    server = start_server(model, log_path, ["--enable-cache-report"])
+    try:
+        with console.status(f"starting {model}, its log is {log_path}"):
+            server.wait()
+        speed = requests.get(f"{server.url}/server_info", timeout=60).json()["internal_states"][0]["speed"]
+        turns = hold_chat(OpenAI(base_url=f"{server.url}/v1", api_key="none", timeout=600))
+    finally:
+        server.stop()
     show(turns, speed)
     sizes = {key: speed[key] for key in ("kv_bytes_per_prompt_token", "kv_bytes_per_prompt_token_full_depth")}
     out.write_text(json.dumps({"turns": [asdict(turn) for turn in turns], **sizes}, indent=2), encoding="utf-8")
@@ -114,50 +114,6 @@ def show(turns: list[Turn], speed: dict[str, Any]) -> None:
     console.print(
         f"a prompt token takes {per_token} bytes of KV, {1 - per_token / full:.0%} less than {full} at full depth"
     )
-
-
-@contextmanager
-def running_server(model: str, log_path: Path) -> Iterator[str]:
-    """Serve a model on a free loopback port until the block ends; yields its address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "sglang.launch_server", "--model-path", model, "--enable-cache-report"]
-    command += ["--host", "127.0.0.1", "--port", str(port)]
-    with log_path.open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
-    try:
-        with console.status(f"starting {model}, its log is {log_path}"):
-            _wait_until_healthy(process, f"http://127.0.0.1:{port}", log_path)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        _stop(process)
-
-
-def _wait_until_healthy(process: subprocess.Popen[bytes], url: str, log_path: Path) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            tail = "\n".join(log_path.read_text(errors="replace").splitlines()[-20:])
-            raise RuntimeError(f"the server ended; the end of {log_path}:\n{tail}")
-        try:
-            if requests.get(f"{url}/health", timeout=30).ok:
-                return
-        except requests.ConnectionError:
-            time.sleep(0.5)
-    raise RuntimeError(f"the server was not ready after {START_SECONDS} s; see {log_path}")
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End the server's process group: SIGTERM first, then SIGKILL for what is left of it."""
-    for sent in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, sent)
-            process.wait(20)
-        except ProcessLookupError:
-            return
-        except subprocess.TimeoutExpired:
-            continue
 
 
 if __name__ == "__main__":

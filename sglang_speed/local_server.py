@@ -1,0 +1,88 @@
+"""A SGLang server on a free loopback port, for the demo and the benchmark.
+
+Owns the server's processes from start to end. What is asked of the server is its caller's business.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+START_SECONDS = 900
+STOP_SECONDS = 20
+LOG_LINES = 20
+
+
+class ServerFailed(RuntimeError):
+    """The server ended, or was not ready in time; the text carries the end of its log."""
+
+
+@dataclass
+class LocalServer:
+    """A process group and its log. `url` answers once `wait` has returned."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+    log_path: Path
+
+    def wait(self) -> None:
+        """Return when the server answers; ServerFailed where it ended or took longer than START_SECONDS."""
+        import requests
+
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            self.require_alive()
+            try:
+                if requests.get(f"{self.url}/health", timeout=30).ok:
+                    return
+            except requests.ConnectionError:
+                time.sleep(0.5)
+        raise ServerFailed(f"the server was not ready after {START_SECONDS} s; its log is {self.log_path}")
+
+    def require_alive(self) -> None:
+        if self.process.poll() is not None:
+            tail = "\n".join(self.log_path.read_text(errors="replace").splitlines()[-LOG_LINES:])
+            raise ServerFailed(f"the server ended; the end of {self.log_path}:\n{tail}")
+
+    def stop(self) -> None:
+        """End the process group: SIGTERM first, then SIGKILL for what is left of it."""
+        for sent in (signal.SIGTERM, signal.SIGKILL):
+            try:
+                os.killpg(self.process.pid, sent)
+                self.process.wait(STOP_SECONDS)
+            except ProcessLookupError:
+                return
+            except subprocess.TimeoutExpired:
+                continue
+
+
+def start_server(
+    model: str | Path, log_path: Path, flags: Sequence[str] = (), environment: Mapping[str, str] | None = None
+) -> LocalServer:
+    """Start a server and return at once. environment: added to this process's own."""
+    port = free_port()
+    command = [sys.executable, "-m", "sglang.launch_server", "--model-path", str(model), *flags]
+    command += ["--host", "127.0.0.1", "--port", str(port)]
+    with log_path.open("wb") as log:
+        process = subprocess.Popen(
+            command,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env={**os.environ, **(environment or {})},
+        )
+    return LocalServer(f"http://127.0.0.1:{port}", process, log_path)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
