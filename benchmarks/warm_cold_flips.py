@@ -23,13 +23,13 @@ from typing import Annotated, Any
 
 import sglang
 import typer
-from provenance import provenance
 from realistic_prompts import follow_up, realistic_prompts
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import binomtest
 from transformers import AutoTokenizer
 
+from sglang_speed.bench.provenance import provenance
 from sglang_speed.checkpoints import smollm2
 from sglang_speed.checkpoints.convert import convert
 from sglang_speed.kv_pool.capacity import DEEP_TOKENS_VARIABLE

@@ -89,5 +89,48 @@ def default_model(
     print(build(every_byte=verify))
 
 
+@app.command()
+def bench(
+    model: Annotated[
+        str | None, typer.Option(help="SPEED checkpoint, or `speed-llama`; left out: random weights, 32 layers.")
+    ] = None,
+    full_depth: Annotated[
+        Path | None, typer.Option(help="The same model as plain Llama; left out: the weights of --model.")
+    ] = None,
+    profile: Annotated[str | None, typer.Option(help="Sizes: cpu or gpu; left out: what this machine has.")] = None,
+    scenario: Annotated[list[str] | None, typer.Option(help="One of the scenarios; several times for more.")] = None,
+    length: Annotated[list[int] | None, typer.Option(help="Prompt length; several times for more.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Where to write all figures and samples.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Folder for the pictures.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Where to write a page with table and pictures.")] = None,
+    flags: Annotated[list[str] | None, typer.Argument(help="Flags for all servers, after `--`.")] = None,
+) -> None:
+    """Measure stock SGLang and SPEED side by side: the same weights, the same KV memory, in turns."""
+    from importlib.util import find_spec
+
+    missing = [name for name in ("jinja2", "matplotlib") if find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"{missing[0]} is not installed: bench needs it; `pip install sglang-speed[bench]`")
+    import torch
+
+    from sglang_speed.bench.command import Outputs
+    from sglang_speed.bench.command import bench as compare
+    from sglang_speed.bench.profiles import PROFILES
+    from sglang_speed.checkpoints.default_model import resolve_model
+
+    chosen = profile or ("gpu" if torch.cuda.is_available() else "cpu")
+    if chosen not in PROFILES:
+        raise ConfigError(f"--profile {chosen} is not one of {', '.join(PROFILES)}: choose one of these")
+    compare(
+        None if model is None else Path(resolve_model(model)),
+        full_depth,
+        chosen,
+        scenario or (),
+        length or (),
+        Outputs(json, plot, html),
+        flags or (),
+    )
+
+
 if __name__ == "__main__":
     main()

@@ -22,13 +22,13 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))  # this checkout is what is measured
 
 import typer  # noqa: E402
-from ceilings import Rates, weight_bytes  # noqa: E402
 from contenders import PROFILES, Profile, describe, fitting_stock_requests  # noqa: E402
 from figures import Row, as_json, rows  # noqa: E402
-from machine import provenance  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
+from sglang_speed.bench.ceilings import Rates, weight_bytes  # noqa: E402
+from sglang_speed.bench.provenance import provenance  # noqa: E402
 from sglang_speed.config import SpeedConfig  # noqa: E402
 from sglang_speed.kv_pool.capacity import DEEP_TOKENS_VARIABLE  # noqa: E402
 

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
-from ceilings import Rates, extend_of, step_floor, ttft_floor
 from contenders import Contender, Profile, contenders, fitting, prompt_tokens
 
+from sglang_speed.bench.ceilings import Rates, extend_of, step_floor, ttft_floor
 from sglang_speed.config import SpeedConfig
 
 Samples = Mapping[str, Sequence[float]]

@@ -1,49 +1,25 @@
-"""Measure the two rates that the ceilings stand on: a large copy, and a large matrix product of random numbers."""
+"""Measure what the ceilings stand on, in a process of its own, which gives the device's memory back as it ends."""
 
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable
-from functools import partial
+import sys
 from pathlib import Path
-from statistics import median
 
-import torch
-import typer
-from ceilings import Rates
-from contenders import PROFILES
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
 
-REPEATS = 9
+import torch  # noqa: E402
+import typer  # noqa: E402
+from contenders import PROFILES  # noqa: E402
 
-
-def measure_rates(device: str, copy_bytes: int, matrix_size: int) -> Rates:
-    """Medians. Copies count what is read and what is written; zeros would be faster than what a model multiplies."""
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    source = torch.empty(copy_bytes, dtype=torch.uint8, device=device).random_()
-    target = torch.empty_like(source)
-    bandwidth = 2 * copy_bytes / seconds_of(partial(target.copy_, source), device)
-    left, right = (torch.randn(matrix_size, matrix_size, dtype=dtype, device=device) for _ in range(2))
-    flops = 2 * matrix_size**3 / seconds_of(partial(torch.matmul, left, right), device)
-    return Rates(flops, bandwidth)
-
-
-def seconds_of(run: Callable[[], object], device: str) -> float:
-    """Median duration after three warm-ups."""
-    durations = []
-    for _ in range(3 + REPEATS):
-        start = time.perf_counter()
-        run()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        durations.append(time.perf_counter() - start)
-    return median(durations[3:])
+from sglang_speed.bench.rates import measure_rates  # noqa: E402
 
 
 def main(profile_name: str, out: Path) -> None:
-    """In a process of its own, which gives the device's memory back as it ends."""
     profile = PROFILES[profile_name]
-    rates = measure_rates(profile.device, profile.copy_bytes, profile.matrix_size)
+    dtype = torch.bfloat16 if profile.device == "cuda" else torch.float32
+    rates = measure_rates(profile.device, profile.copy_bytes, profile.matrix_size, dtype)
     memory = torch.cuda.get_device_properties(0).total_memory if profile.device == "cuda" else 0
     out.write_text(json.dumps({"flops": rates.flops, "bandwidth": rates.bandwidth, "memory": memory}), encoding="utf-8")
 

@@ -83,6 +83,15 @@ def fill_checkpoint(source: Path, directory: Path, speed: SpeedConfig, *, copy: 
     return max(placements, key=("hard link", "copy", "symlink").index)
 
 
+def fill_full_depth(source: Path, directory: Path) -> None:
+    """Write the plain Llama checkpoint of a SPEED checkpoint into the existing `directory`, with the same weights."""
+    config = read_source_config(source)
+    for path in find_weight_files(source):
+        _place(path, directory / path.name, copy=False)
+    _copy_other_files(source, directory)
+    _write_json(directory / _CONFIG_NAME, plain_model_config(config))
+
+
 def read_source_config(source: Path) -> dict[str, Any]:
     """config.json of a Llama or SPEED checkpoint; ConfigError for anything else."""
     config = read_model_config(source)
@@ -122,6 +131,12 @@ def speed_model_config(config: Mapping[str, Any], speed: SpeedConfig) -> dict[st
     }
     ours.pop("auto_map", None)
     return ours
+
+
+def plain_model_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """config.json of the same model at full depth, which SGLang serves with its own Llama."""
+    rest = {key: value for key, value in config.items() if key != "speed"}
+    return {**rest, "architectures": [_LLAMA_ARCHITECTURE], "model_type": _LLAMA_MODEL_TYPE}
 
 
 def _rope_in_one_object(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -147,7 +147,7 @@ def _tokenizer_config(reader: GGUFReader, config: dict[str, Any]) -> dict[str, A
 
 def _write_tokenizer(reader: GGUFReader, path: Path) -> None:
     """tokenizer.json with the published pipeline: individual digits, then byte-level BPE without a prefix space."""
-    from tokenizers import (  # type: ignore[import-untyped]
+    from tokenizers import (
         AddedToken,
         Tokenizer,
         decoders,

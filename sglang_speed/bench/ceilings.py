@@ -72,9 +72,19 @@ def ttft_floor(shape: ModelShape, config: SpeedConfig, extend: Extend, rates: Ra
     )
 
 
+def decode_flops(shape: ModelShape, config: SpeedConfig, context_len: int, batch_size: int) -> int:
+    """Operations of one decode step; in the deep layers, what a token sees there is little and left out."""
+    shallow = config.prefill_layers * shape.layer_flops(context_len)
+    deep = config.num_deep_layers * shape.layer_flops(0)
+    return batch_size * (shallow + deep + 2 * shape.vocab_size * shape.hidden_size)
+
+
 def step_floor(shape: ModelShape, config: SpeedConfig, context_len: int, batch_size: int, rates: Rates) -> float:
-    """Seconds of one decode step."""
-    return decode_bytes(shape, config, context_len, batch_size) / rates.bandwidth
+    """Seconds of one decode step: whichever takes longer."""
+    return max(
+        decode_flops(shape, config, context_len, batch_size) / rates.flops,
+        decode_bytes(shape, config, context_len, batch_size) / rates.bandwidth,
+    )
 
 
 def _band_flops(shape: ModelShape, new: int, prefix: int) -> int:

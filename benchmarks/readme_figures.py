@@ -1,0 +1,86 @@
+"""Write the README's figures from the committed results of `make bench`, and draw its pictures.
+
+python benchmarks/readme_figures.py            # after results/bench_cpu.json has changed
+python benchmarks/readme_figures.py --check    # exit code 1 where the README does not say what the results say
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import typer
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from sglang_speed.bench.plots import draw  # noqa: E402
+from sglang_speed.bench.report import number, percent  # noqa: E402
+
+RESULTS = ROOT / "benchmarks" / "results" / "bench_cpu.json"
+README = ROOT / "README.md"
+PICTURES = ROOT / "docs" / "figures"
+BEGIN, END = "<!-- figures of benchmarks/results/bench_cpu.json -->", "<!-- end of figures -->"
+SHOWN = (
+    ("prefill", "TTFT"),
+    ("decode", "TPOT"),
+    ("capacity", "prompt tokens in the pool"),
+    ("capacity", "requests that run at once"),
+    ("chat", "mean TTFT, working set 1.2x"),
+    ("chat", "hit rate, working set 1.2x"),
+    ("tree", "mean TTFT"),
+    ("overhead", "T"),
+    ("step", "decode step"),
+)
+"""Scenario, and how the names of its figures begin."""
+
+
+def main(check: bool = False) -> None:
+    """Rewrite what stands between the two marks in the README."""
+    results = json.loads(RESULTS.read_text(encoding="utf-8"))
+    before = README.read_text(encoding="utf-8")
+    head, rest = before.split(BEGIN)
+    after = f"{head}{BEGIN}\n{figures(results)}{END}{rest.split(END)[1]}"
+    if check:
+        raise typer.Exit(0 if after == before else 1)
+    README.write_text(after, encoding="utf-8")
+    draw(results, PICTURES)
+
+
+def figures(results: Mapping[str, Any]) -> str:
+    """A line for each figure, and where it was measured."""
+    machine, versions, speed = results["machine"], results["versions"], results["configuration"]["speed"]
+    lines = ["| | stock SGLang | SPEED | ratio | ceiling | target |", "|---|---|---|---|---|---|"]
+    lines += [line(figure) for scenario, begin in SHOWN for figure in figures_of(results, scenario, begin)]
+    where = (
+        f"Measured by `make bench` on {machine['gpu'] or machine['cpu']}, {machine['cores']} cores, "
+        f"{machine['memory_gib']} GiB: a random Llama with prompts in {speed['prefill_layers']} of "
+        f"{speed['num_layers']} layers, bfloat16, SGLang {versions['sglang']}, torch {versions['torch']}, commit "
+        f"{results['commit'][:7]}. Medians; times in seconds; the range of the samples is in "
+        "[the results](benchmarks/results/bench_cpu.json)."
+    )
+    return "\n".join([*lines, "", where, ""])
+
+
+def figures_of(results: Mapping[str, Any], scenario: str, begin: str) -> list[Mapping[str, Any]]:
+    found = results["scenarios"].get(scenario, {}).get("figures", [])
+    return [figure for figure in found if figure["figure"].startswith(begin)]
+
+
+def line(figure: Mapping[str, Any]) -> str:
+    rival = figure["rival"]
+    name = figure["figure"] if rival == "speed" or "Lc = L" in figure["figure"] else f"{figure['figure']}, `Lc = L`"
+    target = ""
+    if figure["target"] is not None:
+        target = f"{figure['target']:.2f} {'met' if figure['is_met'] else '**missed**'}"
+    show = percent if name.startswith("hit rate") else number
+    ceiling = "" if figure["ceiling"] is None else f"{figure['ceiling']:.2f}"
+    cells = (name, show(figure["stock"]), show(figure[rival]), f"**{figure['ratio']:.2f}**", ceiling, target)
+    return f"| {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    typer.run(main)

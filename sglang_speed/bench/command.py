@@ -1,0 +1,162 @@
+"""`sglang-speed bench`: from what the user typed to a table, a results file, pictures and a page."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from sglang_speed.bench.ceilings import Rates
+from sglang_speed.bench.models import Model, model_of, random_model
+from sglang_speed.bench.plots import draw
+from sglang_speed.bench.profiles import PROFILES, Profile
+from sglang_speed.bench.rates import measure_rates
+from sglang_speed.bench.report import html_report, terminal_table
+from sglang_speed.bench.results import Sample, missed
+from sglang_speed.bench.run import Comparison
+from sglang_speed.bench.scenarios import SCENARIOS
+from sglang_speed.checkpoints.convert import read_source_config
+from sglang_speed.errors import ConfigError
+
+NARROWEST_TABLE = 118
+
+console = Console()
+if not console.is_terminal:
+    console.width = max(console.width, NARROWEST_TABLE)
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where the results go; None: nowhere. plots: a folder."""
+
+    json: Path | None = None
+    plots: Path | None = None
+    html: Path | None = None
+
+
+def bench(
+    model: Path | None,
+    full_depth: Path | None,
+    profile: str,
+    scenarios: Sequence[str],
+    lengths: Sequence[int],
+    outputs: Outputs,
+    flags: Sequence[str],
+) -> None:
+    """Compare, print the table, write what was asked for.
+
+    model None: a random model of the profile's shape. lengths: prompt lengths in place of the profile's.
+    Raises ConfigError for a wrong name or a model that does not fit, before a server is started.
+    """
+    sizes = with_lengths(PROFILES[profile], lengths) if lengths else PROFILES[profile]
+    names = check_names(scenarios)
+    if full_depth is not None and model is None:
+        raise ConfigError("--full-depth needs --model: it is the plain Llama of the SPEED checkpoint named there")
+    with tempfile.TemporaryDirectory(prefix="sglang-speed-bench-") as directory:
+        compared = prepare(model, full_depth, sizes, Path(directory) / "models")
+        rates = measure_rates(sizes.device, sizes.copy_bytes, sizes.matrix_size)
+        print_ceilings(compared, rates)
+        comparison = Comparison(compared, sizes, rates, flags)
+        logs = (outputs.json.parent if outputs.json else Path(directory)) / "bench-logs"
+        measure(comparison, names, logs, outputs)
+    finish(comparison, outputs)
+
+
+def check_names(scenarios: Sequence[str]) -> list[str]:
+    """All scenarios where none is named."""
+    for name in scenarios:
+        if name not in SCENARIOS:
+            raise ConfigError(f"--scenario {name} is not one of {', '.join(SCENARIOS)}: choose some of these")
+    return list(dict.fromkeys(scenarios)) or list(SCENARIOS)
+
+
+def with_lengths(profile: Profile, lengths: Sequence[int]) -> Profile:
+    """The profile with other prompt lengths, and a pool that holds the longest as often as a batch needs it."""
+    ordered = tuple(sorted(set(lengths)))
+    if ordered[0] < 64:
+        raise ConfigError(f"--length {ordered[0]} is below 64: shorter prompts measure the scheduler only")
+    most = max(profile.batch_sizes)
+    pool = replace(profile.long_pool, tokens=most * (ordered[-1] + 4 * profile.decode_tokens + 64))
+    return replace(
+        profile, prompt_lens=ordered, prompt_repeats=(max(most, profile.repeats),) * len(ordered), long_pool=pool
+    )
+
+
+def prepare(model: Path | None, full_depth: Path | None, profile: Profile, directory: Path) -> Model:
+    """The checkpoints. Raises ConfigError where the model is too short for the profile's prompts."""
+    if model is None:
+        return random_model(profile, directory)
+    context_len = read_source_config(model).get("max_position_embeddings", 2048)
+    needed = profile.context_len + 2 * profile.decode_tokens
+    if needed > context_len:
+        raise ConfigError(
+            f"{model} has a context of {context_len} tokens and the profile asks for {needed}: name shorter prompts, "
+            f"e.g. --length {context_len // 4} --length {context_len // 2}"
+        )
+    return model_of(model, full_depth, directory)
+
+
+def print_ceilings(model: Model, rates: Rates) -> None:
+    """What is possible, before anything is measured."""
+    config = model.speed
+    console.print(
+        f"prompts in {config.prefill_layers} of {config.num_layers} layers: at most "
+        f"{config.num_layers / config.prefill_layers:.2f}x in prefill and in prompt tokens per byte; this machine: "
+        f"{rates.flops / 1e12:.2f} TFLOP/s in a matrix product, {rates.bandwidth / 1e9:.0f} GB/s in a copy"
+    )
+
+
+def measure(comparison: Comparison, names: Sequence[str], logs: Path, outputs: Outputs) -> None:
+    """Run the scenarios under a progress bar; the results file is written after each, so that a run that is cut short
+    leaves what it measured."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("starting", total=len(names))
+        done = 0
+
+        def tell(words: str) -> None:
+            nonlocal done
+            if words in SCENARIOS:
+                progress.update(task, completed=done, description=words)
+                done += 1
+                write_json(comparison, outputs)
+            else:
+                progress.update(task, description="starting servers")
+                progress.console.print(words, soft_wrap=True)
+
+        for measured in comparison.run(names, logs, tell):
+            if isinstance(measured, Sample):
+                progress.update(task, description=f"{measured.figure.scenario}: {measured.figure.name}")
+        progress.update(task, completed=len(names), description="done")
+
+
+def write_json(comparison: Comparison, outputs: Outputs) -> None:
+    if outputs.json is not None:
+        comparison.write(outputs.json)
+
+
+def finish(comparison: Comparison, outputs: Outputs) -> None:
+    """Print the table and what missed its target; write files."""
+    results = comparison.to_dict()
+    console.print(terminal_table(results))
+    for words in missed(results["scenarios"]):
+        console.print(f"[red]below its target[/] {words}", highlight=False)
+    write_json(comparison, outputs)
+    with tempfile.TemporaryDirectory() as folder:
+        pictures = draw(results, outputs.plots or Path(folder))
+        if outputs.html is not None:
+            outputs.html.parent.mkdir(parents=True, exist_ok=True)
+            outputs.html.write_text(html_report(results, pictures), encoding="utf-8")
+    written = [str(path) for path in (outputs.json, outputs.plots, outputs.html) if path is not None]
+    if written:
+        console.print(f"written: {', '.join(written)}", soft_wrap=True)

@@ -1,0 +1,170 @@
+"""Sizes of a run: one profile for two CPU cores and ten minutes, one for a GPU.
+
+Plain values. A scenario reads the few that concern it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sglang_speed.method.cost import ModelShape
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The KV memory that both sides of a scenario have.
+
+    tokens: what it holds at full depth.
+    deep_tokens: what of the same bytes SPEED keeps for its deep band.
+    running: most requests that run at once.
+    """
+
+    tokens: int
+    deep_tokens: int
+    running: int
+
+
+@dataclass(frozen=True)
+class Chat:
+    """Conversations that take turns. The working set is what all of them are long in the end, as a share of what the
+    pool holds at full depth."""
+
+    first_prompt: int
+    user_tokens: int
+    answer_tokens: int
+    num_turns: int
+    working_sets: tuple[float, ...]
+
+    @property
+    def final_len(self) -> int:
+        return self.first_prompt + self.num_turns * self.answer_tokens + (self.num_turns - 1) * self.user_tokens
+
+
+@dataclass(frozen=True)
+class Tree:
+    """Agents with the same system prompt and tools; each step adds an observation and an action."""
+
+    system_tokens: int
+    observation_tokens: int
+    action_tokens: int
+    num_branches: int
+    num_steps: int
+
+
+@dataclass(frozen=True)
+class Profile:
+    """shape, num_layers, prefill_layers: the random model that is made where the user names none.
+
+    prompt_lens: of the prefill scenario; the last one is also the context behind which decoding is timed.
+    repeats: samples of a figure; for `prompt_lens`, one number each.
+    load_format: dummy leaves the random model without a file of weights.
+    """
+
+    device: str
+    shape: ModelShape
+    num_layers: int
+    prefill_layers: int
+    load_format: str
+    prompt_lens: tuple[int, ...]
+    prompt_repeats: tuple[int, ...]
+    batch_sizes: tuple[int, ...]
+    decode_tokens: int
+    repeats: int
+    overhead_len: int
+    overhead_repeats: int
+    step_requests: int
+    capacity_prompt: int
+    capacity_tokens: int
+    chat: Chat
+    tree: Tree
+    long_pool: Pool
+    cache_pool: Pool
+    step_pool: Pool
+    copy_bytes: int
+    matrix_size: int
+    flags: tuple[str, ...] = ()
+
+    @property
+    def context_len(self) -> int:
+        """The longest prompt of the decode scenario."""
+        return self.prompt_lens[-1]
+
+
+# about 97M parameters
+CPU = Profile(
+    device="cpu",
+    shape=ModelShape(512, 1408, 8, 4, 64, 4096),
+    num_layers=32,
+    prefill_layers=24,
+    load_format="auto",
+    prompt_lens=(1024, 4096, 8192),
+    prompt_repeats=(4, 2, 4),
+    batch_sizes=(1, 4),
+    decode_tokens=32,
+    repeats=2,
+    overhead_len=1024,
+    overhead_repeats=5,
+    step_requests=8,
+    capacity_prompt=512,
+    capacity_tokens=16,
+    chat=Chat(first_prompt=896, user_tokens=48, answer_tokens=8, num_turns=3, working_sets=(0.8, 1.2)),
+    tree=Tree(system_tokens=1024, observation_tokens=96, action_tokens=16, num_branches=4, num_steps=2),
+    long_pool=Pool(tokens=4 * (8192 + 256), deep_tokens=1024, running=8),
+    cache_pool=Pool(tokens=8192, deep_tokens=768, running=32),
+    step_pool=Pool(tokens=16384, deep_tokens=2048, running=16),
+    copy_bytes=2**28,
+    matrix_size=2048,
+    flags=("--device", "cpu"),
+)
+# the shape of Llama 3.1 8B
+GPU = Profile(
+    device="cuda",
+    shape=ModelShape(4096, 14336, 32, 8, 128, 128256),
+    num_layers=32,
+    prefill_layers=24,
+    load_format="dummy",
+    prompt_lens=(8192, 32768, 131072),
+    prompt_repeats=(7, 5, 4),
+    batch_sizes=(1, 2),
+    decode_tokens=128,
+    repeats=3,
+    overhead_len=8192,
+    overhead_repeats=9,
+    step_requests=64,
+    capacity_prompt=8192,
+    capacity_tokens=128,
+    chat=Chat(first_prompt=8192, user_tokens=512, answer_tokens=128, num_turns=4, working_sets=(0.8, 1.2, 1.6)),
+    tree=Tree(system_tokens=16384, observation_tokens=1024, action_tokens=128, num_branches=16, num_steps=4),
+    long_pool=Pool(tokens=2 * (131072 + 1024), deep_tokens=4096, running=8),
+    cache_pool=Pool(tokens=131072, deep_tokens=8192, running=64),
+    step_pool=Pool(tokens=131072, deep_tokens=16384, running=128),
+    copy_bytes=8 * 2**30,
+    matrix_size=8192,
+)
+# the same code in two minutes on a CPU; its figures mean nothing
+REHEARSAL = Profile(
+    device="cpu",
+    shape=ModelShape(64, 128, 4, 2, 16, 512),
+    num_layers=8,
+    prefill_layers=6,
+    load_format="auto",
+    prompt_lens=(64, 128, 256),
+    prompt_repeats=(2, 2, 2),
+    batch_sizes=(1, 2),
+    decode_tokens=8,
+    repeats=1,
+    overhead_len=64,
+    overhead_repeats=2,
+    step_requests=2,
+    capacity_prompt=128,
+    capacity_tokens=8,
+    chat=Chat(first_prompt=96, user_tokens=16, answer_tokens=8, num_turns=3, working_sets=(0.8, 1.2)),
+    tree=Tree(system_tokens=64, observation_tokens=16, action_tokens=8, num_branches=2, num_steps=2),
+    long_pool=Pool(tokens=2 * (256 + 64), deep_tokens=128, running=4),
+    cache_pool=Pool(tokens=1024, deep_tokens=256, running=16),
+    step_pool=Pool(tokens=2048, deep_tokens=256, running=4),
+    copy_bytes=2**24,
+    matrix_size=256,
+    flags=("--device", "cpu"),
+)
+PROFILES: dict[str, Profile] = {"cpu": CPU, "gpu": GPU, "rehearsal": REHEARSAL}

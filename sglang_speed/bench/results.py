@@ -1,0 +1,130 @@
+"""From samples to figures: medians, spread, ratio, the ceiling, and the share of it that was reached.
+
+Plain Python. Owns what a figure is; knows neither servers nor plots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One thing that is measured on both sides.
+
+    better: whether a lower or a higher value is the better one; a ratio above 1 is a gain either way.
+    rival: which side is compared with stock.
+    ceiling: the ratio that the arithmetic allows at most. target: the ratio that is wanted.
+    """
+
+    scenario: str
+    name: str
+    unit: str
+    ceiling: float | None = None
+    target: float | None = None
+    better: str = "lower"
+    rival: str = "speed"
+    is_headline: bool = False
+
+    def ratio(self, stock: float, rival: float) -> float:
+        return stock / rival if self.better == "lower" else rival / stock
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One measurement of a figure. side: stock, or the figure's rival."""
+
+    figure: Figure
+    side: str
+    value: float
+
+
+@dataclass(frozen=True)
+class Point:
+    """One measurement for a plot. series: which plot; x and y: in its units."""
+
+    series: str
+    side: str
+    x: float
+    y: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """A figure with what was measured. Both sides have at least one sample."""
+
+    figure: Figure
+    stock: tuple[float, ...]
+    rival: tuple[float, ...]
+
+    @property
+    def ratio(self) -> float:
+        return self.figure.ratio(median(self.stock), median(self.rival))
+
+    @property
+    def share_of_ceiling(self) -> float | None:
+        return None if self.figure.ceiling is None else self.ratio / self.figure.ceiling
+
+    @property
+    def is_met(self) -> bool | None:
+        return None if self.figure.target is None else self.ratio >= self.figure.target
+
+    def to_dict(self) -> dict[str, Any]:
+        figure = self.figure
+        return {
+            "figure": figure.name,
+            "unit": figure.unit,
+            "better": figure.better,
+            "rival": figure.rival,
+            "stock": median(self.stock),
+            figure.rival: median(self.rival),
+            "spread": {"stock": spread(self.stock), figure.rival: spread(self.rival)},
+            "ratio": self.ratio,
+            "ceiling": figure.ceiling,
+            "share_of_ceiling": self.share_of_ceiling,
+            "target": figure.target,
+            "is_met": self.is_met,
+            "samples": {"stock": list(self.stock), figure.rival: list(self.rival)},
+        }
+
+
+def spread(values: Sequence[float]) -> float | None:
+    """Range over the median; None for a single sample, which says nothing about it."""
+    return (max(values) - min(values)) / median(values) if len(values) > 1 else None
+
+
+def rows(samples: Iterable[Sample]) -> list[Row]:
+    """A row for each figure that both sides have, in the order of their first samples."""
+    by_figure: dict[Figure, dict[str, list[float]]] = {}
+    for sample in samples:
+        by_figure.setdefault(sample.figure, {}).setdefault(sample.side, []).append(sample.value)
+    return [
+        Row(figure, tuple(sides["stock"]), tuple(sides[figure.rival]))
+        for figure, sides in by_figure.items()
+        if {"stock", figure.rival} <= set(sides)
+    ]
+
+
+def by_scenario(table: Sequence[Row]) -> dict[str, Any]:
+    """For the results file: per scenario its headline, as `stock`, `speed`, `ratio` and `ceiling`, and all figures."""
+    scenarios: dict[str, Any] = {}
+    for name in dict.fromkeys(row.figure.scenario for row in table):
+        own = [row for row in table if row.figure.scenario == name]
+        headline = next((row for row in own if row.figure.is_headline), own[0]).to_dict()
+        shown = {key: headline[key] for key in ("figure", "unit", "stock", "ratio", "ceiling", "target", "is_met")}
+        shown["speed"] = headline[headline["rival"]]
+        scenarios[name] = {**shown, "figures": [row.to_dict() for row in own]}
+    return scenarios
+
+
+def missed(scenarios: Mapping[str, Any]) -> list[str]:
+    """Figures below their target, in words."""
+    return [
+        f"{name}: {figure['figure']}: {figure['ratio']:.2f} of {figure['target']:.2f}"
+        for name, scenario in scenarios.items()
+        for figure in scenario["figures"]
+        if figure["is_met"] is False
+    ]

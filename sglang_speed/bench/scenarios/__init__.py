@@ -1,0 +1,17 @@
+"""What can be asked of both sides, in the order in which it is asked."""
+
+from __future__ import annotations
+
+from sglang_speed.bench.scenarios.base import Measured, Scenario, Setting
+from sglang_speed.bench.scenarios.capacity import Capacity
+from sglang_speed.bench.scenarios.conversations import AgentTree, MultiTurnChat
+from sglang_speed.bench.scenarios.decode import Decode
+from sglang_speed.bench.scenarios.overhead import Overhead, SchedulerStep
+from sglang_speed.bench.scenarios.prefill import Prefill
+
+SCENARIOS: dict[str, Scenario] = {
+    scenario.name: scenario
+    for scenario in (Prefill(), Decode(), Capacity(), MultiTurnChat(), AgentTree(), Overhead(), SchedulerStep())
+}
+
+__all__ = ["SCENARIOS", "Measured", "Scenario", "Setting"]

@@ -1,0 +1,104 @@
+"""The servers of a comparison: the same flags and the same bytes of KV for every side, checked after the start.
+
+Owns the server processes. Both sides run with this package installed; a plain Llama is served by SGLang's own model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sglang_speed.bench.models import Contender, Model
+from sglang_speed.bench.profiles import Pool, Profile
+from sglang_speed.errors import ConfigError
+from sglang_speed.kv_pool.capacity import DEEP_TOKENS_VARIABLE, split_kv_bytes
+from sglang_speed.local_server import LocalServer, start_server
+from sglang_speed.method.cost import ModelShape
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running side. prompt_tokens: what its main pool holds. kv_bytes: of all its pools."""
+
+    contender: Contender
+    process: LocalServer
+    prompt_tokens: int
+    kv_bytes: int
+
+    @property
+    def url(self) -> str:
+        return self.process.url
+
+
+@contextmanager
+def running(
+    model: Model, names: Sequence[str], pool: Pool, profile: Profile, logs: Path, flags: Sequence[str]
+) -> Iterator[dict[str, Server]]:
+    """Start the named sides; on a GPU one after another, since each looks at the memory that is free.
+
+    Raises ConfigError where a side got more KV memory than it should have, ServerFailed where one does not start.
+    """
+    logs.mkdir(parents=True, exist_ok=True)
+    processes: dict[str, LocalServer] = {}
+    try:
+        for name in names:
+            processes[name] = _start(model, model.contenders[name], pool, profile, logs / f"{name}.log", flags)
+            if profile.device != "cpu":
+                processes[name].wait()
+        for process in processes.values():
+            process.wait()
+        servers = {name: _describe(model.shape, model.contenders[name], process) for name, process in processes.items()}
+        _require_same_memory(servers)
+        yield servers
+    finally:
+        for process in processes.values():
+            process.stop()
+
+
+def prompt_tokens(shape: ModelShape, contender: Contender, pool: Pool) -> int:
+    """Tokens that the main pool holds when the deep band's bytes are taken off."""
+    budget = pool.tokens * contender.config.num_layers * shape.kv_bytes_per_layer
+    return split_kv_bytes(contender.config, budget, shape.kv_bytes_per_layer, 1, pool.deep_tokens).prompt_tokens
+
+
+def server_flags(model: Model, contender: Contender, pool: Pool, profile: Profile) -> list[str]:
+    """What every side gets; only the number of tokens differs, which makes the bytes the same."""
+    flags = {
+        "--max-total-tokens": prompt_tokens(model.shape, contender, pool),
+        "--max-running-requests": pool.running,
+        "--load-format": "auto" if model.has_weights else "dummy",
+        "--dtype": "bfloat16",
+        "--random-seed": 0,
+    }
+    return [*(str(part) for flag in flags.items() for part in flag), "--enable-metrics", *profile.flags]
+
+
+def _start(
+    model: Model, contender: Contender, pool: Pool, profile: Profile, log: Path, flags: Sequence[str]
+) -> LocalServer:
+    given = [*server_flags(model, contender, pool, profile), *flags]
+    return start_server(contender.path, log, given, {DEEP_TOKENS_VARIABLE: str(pool.deep_tokens)})
+
+
+def _describe(shape: ModelShape, contender: Contender, process: LocalServer) -> Server:
+    import requests
+
+    info: dict[str, Any] = requests.get(f"{process.url}/server_info", timeout=60).json()
+    tokens: int = info["max_total_num_tokens"]
+    speed: Mapping[str, int] = info["internal_states"][0].get("speed", {})
+    config = contender.config
+    in_layers = tokens * config.prefill_layers + speed.get("deep_tokens_capacity", 0) * config.num_deep_layers
+    return Server(contender, process, tokens, in_layers * shape.kv_bytes_per_layer)
+
+
+def _require_same_memory(servers: Mapping[str, Server]) -> None:
+    stock = servers["stock"].kv_bytes
+    for name, server in servers.items():
+        if server.kv_bytes > 1.01 * stock:
+            raise ConfigError(
+                f"{name} has {server.kv_bytes} bytes of KV, stock has {stock}: the comparison would not be fair; "
+                "leave --max-total-tokens, --page-size and --kv-cache-dtype out of the server's flags"
+            )

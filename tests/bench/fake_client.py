@@ -1,0 +1,55 @@
+"""A server that does arithmetic only: a prefix cache with a size, evicting the least recently used, and a clock made of
+layers times tokens. Stands in for `load.Client`, so that scenarios can be tested without servers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+
+from sglang_speed.bench.load import Answer
+from sglang_speed.config import SpeedConfig
+
+SECONDS_PER_LAYER = 1e-6
+BYTES = 10
+
+
+class FakeClient:
+    """capacity: tokens of the prefix cache. Prompts are cached whole; a hit is the longest common prefix."""
+
+    def __init__(self, config: SpeedConfig, capacity: int) -> None:
+        self.config = config
+        self.capacity = capacity
+        self.cached: list[tuple[int, ...]] = []
+        self.asked: list[tuple[int, int]] = []
+        self.running = 0
+        self.server = SimpleNamespace(prompt_tokens=capacity, contender=SimpleNamespace(config=config))
+
+    async def ask(self, prompt: Sequence[int], max_new_tokens: int) -> Answer:
+        self.asked.append((len(prompt), max_new_tokens))
+        hit = max((common_prefix(prompt, one) for one in self.cached), default=0)
+        hit = min(hit, len(prompt) - (1 if self.config.is_stock else self.config.tail_tokens))
+        new_ids = tuple(range(1000, 1000 + max_new_tokens))
+        self._keep((*prompt, *new_ids))
+        ttft = (len(prompt) - hit) * self.config.prefill_layers * SECONDS_PER_LAYER
+        step = len(prompt) * self.config.prefill_layers * SECONDS_PER_LAYER
+        return Answer(ttft, (step,) * (max_new_tokens - 1), len(prompt), hit, new_ids)
+
+    def _keep(self, tokens: tuple[int, ...]) -> None:
+        longer = next((one for one in self.cached if common_prefix(one, tokens) == len(tokens)), tokens)
+        self.cached = [one for one in self.cached if common_prefix(one, longer) < len(one)]
+        self.cached.append(longer)
+        while sum(map(len, self.cached)) > self.capacity:
+            self.cached.pop(0)
+
+    def flush(self) -> None:
+        self.cached.clear()
+
+    def num_running(self) -> int:
+        return self.running
+
+    def kv_bytes_held(self, bytes_per_layer: int) -> int:
+        return sum(map(len, self.cached)) * self.config.prefill_layers * bytes_per_layer
+
+
+def common_prefix(one: Sequence[int], other: Sequence[int]) -> int:
+    return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))

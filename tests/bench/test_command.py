@@ -1,0 +1,119 @@
+"""What a user can get wrong is said before a server is started; what is right makes the checkpoints."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sglang_speed.bench.command import check_names, prepare, with_lengths
+from sglang_speed.bench.models import model_of, random_model, tiny_model
+from sglang_speed.bench.profiles import CPU, REHEARSAL
+from sglang_speed.bench.scenarios import SCENARIOS
+from sglang_speed.bench.servers import prompt_tokens, server_flags
+from sglang_speed.checkpoints.convert import convert
+from sglang_speed.config import SpeedConfig
+from sglang_speed.errors import ConfigError
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.tiny_models import make_tiny_llama
+
+    return make_tiny_llama(tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture(scope="module")
+def speed(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return convert(llama, tmp_path_factory.mktemp("speed") / "model", prefill_layers=6, tail_tokens=3).path
+
+
+def config_of(path: Path) -> dict[str, object]:
+    config: dict[str, object] = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    return config
+
+
+def test_without_names_all_scenarios_run() -> None:
+    assert check_names([]) == list(SCENARIOS)
+    assert check_names(["chat", "chat"]) == ["chat"]
+
+
+def test_an_unknown_scenario_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match=r"--scenario prefil is not one of prefill, decode"):
+        check_names(["chat", "prefil"])
+
+
+def test_other_lengths_make_a_pool_for_the_longest() -> None:
+    sizes = with_lengths(CPU, [2048, 512, 2048])
+    assert sizes.prompt_lens == (512, 2048)
+    assert len(sizes.prompt_repeats) == 2
+    assert sizes.long_pool.tokens >= max(CPU.batch_sizes) * (2048 + 2 * CPU.decode_tokens)
+    with pytest.raises(ConfigError, match="--length 10 is below 64"):
+        with_lengths(CPU, [10])
+
+
+def test_a_model_with_a_short_context_is_refused_with_lengths_that_fit(speed: Path, tmp_path: Path) -> None:
+    needed = CPU.context_len + 2 * CPU.decode_tokens
+    with pytest.raises(
+        ConfigError, match=rf"context of 2048 tokens and the profile asks for {needed}: .*--length 1024"
+    ):
+        prepare(speed, None, CPU, tmp_path)
+
+
+def test_a_plain_llama_cannot_be_compared_with_itself(llama: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is not a SPEED checkpoint with a deep band"):
+        model_of(llama, None, tmp_path)
+
+
+def test_a_full_depth_model_of_another_shape_is_refused(speed: Path, tmp_path: Path) -> None:
+    from tests.tiny_models import make_tiny_llama
+
+    other = make_tiny_llama(tmp_path / "other", num_layers=4)
+    with pytest.raises(ConfigError, match=r"num_hidden_layers of .* is 8 and of .* 4"):
+        model_of(speed, other, tmp_path / "made")
+    with pytest.raises(ConfigError, match="is a SPEED checkpoint: --full-depth is the plain Llama"):
+        model_of(speed, speed, tmp_path / "made")
+
+
+def test_all_sides_have_the_weights_of_the_users_model(speed: Path, tmp_path: Path) -> None:
+    model = model_of(speed, None, tmp_path)
+    depths = {name: one.config.prefill_layers for name, one in model.contenders.items()}
+    assert depths == {"stock": 8, "speed": 6, "equal": 8}
+    weights = {(one.path / "model.safetensors").read_bytes() for one in model.contenders.values()}
+    assert len(weights) == 1
+    stock = config_of(model.contenders["stock"].path)
+    assert (stock["model_type"], stock["architectures"]) == ("llama", ["LlamaForCausalLM"])
+    assert "speed" not in stock
+    assert SpeedConfig.from_checkpoint(model.contenders["equal"].path) == SpeedConfig(8, 8, tail_tokens=3)
+    assert model.contenders["speed"].path == speed
+
+
+def test_a_random_model_can_be_loaded_and_its_words_are_its_tokens(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer, LlamaForCausalLM
+
+    model = random_model(REHEARSAL, tmp_path)
+    stock = model.contenders["stock"].path
+    assert LlamaForCausalLM.from_pretrained(stock).config.num_hidden_layers == REHEARSAL.num_layers
+    tokenizer = AutoTokenizer.from_pretrained(stock)
+    ids = [0, 1, 5, 17, 511, 5]
+    assert tokenizer.encode(tokenizer.decode(ids), add_special_tokens=False) == ids
+    assert len(tokenizer) == REHEARSAL.shape.vocab_size
+
+
+def test_a_dummy_model_has_no_weights_and_says_so_to_the_servers(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    model = random_model(replace(REHEARSAL, load_format="dummy"), tmp_path)
+    assert not list(tmp_path.rglob("*.safetensors"))
+    flags = server_flags(model, model.contenders["speed"], REHEARSAL.cache_pool, REHEARSAL)
+    assert flags[flags.index("--load-format") + 1] == "dummy"
+
+
+def test_both_sides_get_the_same_bytes(tmp_path: Path) -> None:
+    model = tiny_model(tmp_path)
+    pool = CPU.step_pool
+    stock, speed, equal = (prompt_tokens(model.shape, one, pool) for one in model.contenders.values())
+    assert stock == equal == pool.tokens
+    assert speed * 3 + pool.deep_tokens * 1 == pytest.approx(stock * 4, abs=3)
+    assert speed * 3 + pool.deep_tokens * 1 <= stock * 4

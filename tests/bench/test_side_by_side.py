@@ -1,0 +1,79 @@
+"""The whole command against real servers, with sizes whose times mean nothing and whose counts must be right."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sglang_speed.bench.profiles import REHEARSAL
+
+SCENARIOS = ("capacity", "chat")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    out = tmp_path_factory.mktemp("bench")
+    command = [sys.executable, "-m", "sglang_speed.cli", "bench", "--profile", "rehearsal"]
+    command += [part for name in SCENARIOS for part in ("--scenario", name)]
+    command += ["--json", str(out / "bench.json"), "--plot", str(out / "plots"), "--html", str(out / "bench.html")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=480, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return out, done.stdout
+
+
+@pytest.fixture(scope="module")
+def results(finished: tuple[Path, str]) -> dict[str, Any]:
+    read: dict[str, Any] = json.loads((finished[0] / "bench.json").read_text(encoding="utf-8"))
+    return read
+
+
+def figure_of(results: dict[str, Any], scenario: str, begin: str) -> dict[str, Any]:
+    (found,) = (one for one in results["scenarios"][scenario]["figures"] if one["figure"].startswith(begin))
+    return dict(found)
+
+
+def test_the_file_has_what_was_asked_and_where_it_was_measured(results: dict[str, Any]) -> None:
+    assert set(results["scenarios"]) == set(SCENARIOS)
+    for scenario in results["scenarios"].values():
+        assert {"stock", "speed", "ratio", "ceiling", "figures"} <= set(scenario)
+    assert results["versions"]["sglang"] == "0.5.17"
+    assert results["machine"]["cores"] >= 1
+    assert results["configuration"]["speed"]["prefill_layers"] == REHEARSAL.prefill_layers
+
+
+def test_both_servers_held_what_the_arithmetic_says(results: dict[str, Any]) -> None:
+    pool = REHEARSAL.cache_pool
+    tokens = figure_of(results, "capacity", "prompt tokens")
+    assert tokens["stock"] == pool.tokens
+    assert tokens["speed"] == (pool.tokens * 8 - pool.deep_tokens * 2) // 6
+    stay = figure_of(results, "capacity", "prompts of")
+    assert stay["speed"] > stay["stock"] > 0
+    running = figure_of(results, "capacity", "requests that run")
+    assert running["speed"] > running["stock"] > 0
+
+
+def test_only_the_chat_that_does_not_fit_at_full_depth_is_hit_more_often(results: dict[str, Any]) -> None:
+    below = figure_of(results, "chat", "hit rate, working set 0.8x")
+    above = figure_of(results, "chat", "hit rate, working set 1.2x")
+    assert below["speed"] == pytest.approx(below["stock"], abs=0.03)
+    assert above["speed"] > above["stock"] + 0.1
+
+
+def test_no_side_held_more_kv_than_it_may(results: dict[str, Any]) -> None:
+    budget = REHEARSAL.cache_pool.tokens * REHEARSAL.num_layers * REHEARSAL.shape.kv_bytes_per_layer
+    held = results["series"]["KV held, 1.2"]
+    for side in ("stock", "speed"):
+        assert 0.5 * budget < max(size for _, size in held[side]) <= budget
+
+
+def test_table_pictures_and_page_are_there(finished: tuple[Path, str]) -> None:
+    out, printed = finished
+    assert "at most 1.33x" in printed
+    assert "requests that run at once" in printed
+    assert sorted(path.name for path in (out / "plots").iterdir()) == ["kv.png", "requests.png", "turns.png"]
+    assert (out / "bench.html").read_text(encoding="utf-8").count("data:image/png") == 3
