@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from sglang_speed.bench.plots import draw  # noqa: E402
-from sglang_speed.bench.report import number, percent  # noqa: E402
+from sglang_speed.bench.report import number, value_of  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "bench_cpu.json"
 README = ROOT / "README.md"
@@ -76,9 +76,8 @@ def line(figure: Mapping[str, Any]) -> str:
     target = ""
     if figure["target"] is not None:
         target = f"{figure['target']:.2f} {'met' if figure['is_met'] else '**missed**'}"
-    show = percent if name.startswith("hit rate") else number
-    ceiling = "" if figure["ceiling"] is None else f"{figure['ceiling']:.2f}"
-    cells = (name, show(figure["stock"]), show(figure[rival]), f"**{figure['ratio']:.2f}**", ceiling, target)
+    ratio = "" if figure["ratio"] is None else f"**{figure['ratio']:.2f}**"
+    cells = (name, value_of(figure, "stock"), value_of(figure, rival), ratio, number(figure["ceiling"], 2), target)
     return f"| {' | '.join(cells)} |"
 
 

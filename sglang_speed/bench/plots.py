@@ -46,7 +46,7 @@ def by_context(found: Mapping[str, Series], results: Mapping[str, Any]) -> Page:
     ceilings = _ceilings(results, name.split()[0])
     for side, points in series.items():
         _dots_and_medians(axes, points, side)
-    if ceilings:
+    if len(ceilings) > 1:
         stock = dict(_medians(series["stock"]))
         lengths = sorted(set(ceilings) & set(stock))
         at_best = [stock[length] / ceilings[length] for length in lengths]

@@ -33,8 +33,8 @@ def line_of(figure: Mapping[str, Any]) -> Line:
     name = figure["figure"] if rival == "speed" or "Lc = L" in figure["figure"] else f"{figure['figure']}, Lc = L"
     cells = [name]
     for side in ("stock", rival):
-        cells += [number(figure[side]), percent(figure["spread"][side], half=True)]
-    cells += [f"{figure['ratio']:.3f}", number(figure["ceiling"], 3), percent(figure["share_of_ceiling"])]
+        cells += [value_of(figure, side), percent(figure["spread"][side], half=True)]
+    cells += [number(figure["ratio"], 3), number(figure["ceiling"], 3), percent(figure["share_of_ceiling"])]
     if figure["target"] is None:
         return Line(tuple(cells), "", "")
     verdict = "met" if figure["is_met"] else "missed"
@@ -70,6 +70,14 @@ def html_report(results: Mapping[str, Any], pictures: Sequence[Path]) -> str:
         pictures=shown,
         configuration=json.dumps(results["configuration"], indent=1),
     )
+
+
+def value_of(figure: Mapping[str, Any], side: str) -> str:
+    """A median as text, by the figure's unit."""
+    value = figure[side]
+    if figure["unit"] == "share":
+        return percent(value)
+    return number(value) if figure["unit"] == "s" else f"{value:,.0f}"
 
 
 def number(value: float | None, digits: int = 4) -> str:

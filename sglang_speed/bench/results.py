@@ -15,6 +15,7 @@ from typing import Any
 class Figure:
     """One thing that is measured on both sides.
 
+    unit: "share" is a part of a whole, for which a ratio would say nothing.
     better: whether a lower or a higher value is the better one; a ratio above 1 is a gain either way.
     rival: which side is compared with stock.
     ceiling: the ratio that the arithmetic allows at most. target: the ratio that is wanted.
@@ -29,7 +30,9 @@ class Figure:
     rival: str = "speed"
     is_headline: bool = False
 
-    def ratio(self, stock: float, rival: float) -> float:
+    def ratio(self, stock: float, rival: float) -> float | None:
+        if self.unit == "share":
+            return None
         return stock / rival if self.better == "lower" else rival / stock
 
 
@@ -61,16 +64,16 @@ class Row:
     rival: tuple[float, ...]
 
     @property
-    def ratio(self) -> float:
+    def ratio(self) -> float | None:
         return self.figure.ratio(median(self.stock), median(self.rival))
 
     @property
     def share_of_ceiling(self) -> float | None:
-        return None if self.figure.ceiling is None else self.ratio / self.figure.ceiling
+        return None if self.ratio is None or self.figure.ceiling is None else self.ratio / self.figure.ceiling
 
     @property
     def is_met(self) -> bool | None:
-        return None if self.figure.target is None else self.ratio >= self.figure.target
+        return None if self.ratio is None or self.figure.target is None else self.ratio >= self.figure.target
 
     def to_dict(self) -> dict[str, Any]:
         figure = self.figure

@@ -67,6 +67,13 @@ def test_more_tokens_are_a_gain_and_less_time_is_one() -> None:
     assert by_name["prefill", "TTFT, 1024 tokens"] == 2.0 / 1.6
 
 
+def test_a_share_has_no_ratio() -> None:
+    hits = Figure("chat", "hit rate", "share", better="higher")
+    (row,) = rows([Sample(hits, "stock", 0.001), Sample(hits, "speed", 0.65)])
+    assert row.ratio is None
+    assert line_of(row.to_dict()).cells[:6] == ("hit rate", "0.1%", "", "65.0%", "", "")
+
+
 def test_a_figure_with_one_side_only_is_left_out() -> None:
     assert rows([Sample(TTFT, "stock", 1.0)]) == []
     assert rows([Sample(EQUAL, "stock", 1.0), Sample(EQUAL, "speed", 1.0)]) == []

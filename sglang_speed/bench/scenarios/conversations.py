@@ -103,7 +103,7 @@ class MultiTurnChat(Scenario):
         target = CHAT_TARGET if working_set == 1.2 else None
         name = f"working set {working_set:g}x"
         ttft = Figure(self.name, f"mean TTFT, {name}", "s", stock / speed, target, is_headline=target is not None)
-        return ttft, Figure(self.name, f"hit rate, {name}", "", better="higher")
+        return ttft, Figure(self.name, f"hit rate, {name}", "share", better="higher")
 
 
 class AgentTree(Scenario):
@@ -150,7 +150,7 @@ class AgentTree(Scenario):
         return (
             Figure(self.name, f"mean TTFT, {tree.num_branches} agents", "s", stock / speed, is_headline=True),
             Figure(self.name, "time for all steps", "s"),
-            Figure(self.name, "hit rate", "", better="higher"),
+            Figure(self.name, "hit rate", "share", better="higher"),
         )
 
 

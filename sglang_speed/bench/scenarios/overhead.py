@@ -46,7 +46,8 @@ class SchedulerStep(Scenario):
         """Four tiny layers: what a step takes is the scheduler's, the event loop's and the launches' time."""
         profile = setting.profile
         name = f"decode step of a tiny model, {profile.step_requests} requests"
-        figure = Figure(self.name, name, "s", 1.0, is_headline=True)
+        stock, speed = (setting.step_floor(side, STEP_PROMPT, profile.step_requests) for side in self.sides)
+        figure = Figure(self.name, name, "s", stock / speed, is_headline=True)
         prompts = [setting.prompts.prompt("step", index, STEP_PROMPT) for index in range(profile.step_requests)]
         for side in self.sides:
             await ask_all(setting.clients[side], prompts, profile.decode_tokens)
