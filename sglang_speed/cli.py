@@ -13,6 +13,7 @@ import typer
 
 from sglang_speed.config import DEFAULT_ANCHOR_TOKENS, DEFAULT_TAIL_TOKENS
 from sglang_speed.errors import ConfigError
+from sglang_speed.local_server import ServerFailed
 
 app = typer.Typer(
     name="sglang-speed",
@@ -24,12 +25,15 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Run the command; a user's mistake is one line on stderr and exit status 2."""
+    """Run the command; a user's mistake is one line on stderr and exit status 2, a server that failed exit status 1."""
     try:
         app()
     except ConfigError as error:
         print(f"sglang-speed: {error}", file=sys.stderr)
         sys.exit(2)
+    except ServerFailed as error:
+        print(f"sglang-speed: {error}", file=sys.stderr)
+        sys.exit(1)
 
 
 @app.command()

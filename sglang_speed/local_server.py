@@ -6,6 +6,7 @@ Owns the server's processes from start to end. What is asked of the server is it
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -13,8 +14,10 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
+PORTS = range(20000, 32000)
 START_SECONDS = 900
 STOP_SECONDS = 20
 LOG_LINES = 20
@@ -67,9 +70,8 @@ def start_server(
     model: str | Path, log_path: Path, flags: Sequence[str] = (), environment: Mapping[str, str] | None = None
 ) -> LocalServer:
     """Start a server and return at once. environment: added to this process's own."""
-    port = free_port()
-    command = [sys.executable, "-m", "sglang.launch_server", "--model-path", str(model), *flags]
-    command += ["--host", "127.0.0.1", "--port", str(port)]
+    port, flags_of_ports = own_ports()
+    command = [sys.executable, "-m", "sglang.launch_server", "--model-path", str(model), *flags, *flags_of_ports]
     with log_path.open("wb") as log:
         process = subprocess.Popen(
             command,
@@ -81,8 +83,20 @@ def start_server(
     return LocalServer(f"http://127.0.0.1:{port}", process, log_path)
 
 
-def free_port() -> int:
+def own_ports() -> tuple[int, list[str]]:
+    """The port of a server, and the flags that give it that one and one for its ranks.
+
+    A server takes half a minute until it binds them. Ports of the range from which the system picks those of outgoing
+    connections could be taken meanwhile, so these come from below it.
+    """
+    port, nccl_port = islice(filter(_is_free, random.SystemRandom().sample(PORTS, len(PORTS))), 2)
+    return port, ["--host", "127.0.0.1", "--port", str(port), "--nccl-port", str(nccl_port)]
+
+
+def _is_free(port: int) -> bool:
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True

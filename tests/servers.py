@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import requests
+
+from sglang_speed.local_server import own_ports
 
 START_SECONDS = 240.0
 LOG_TAIL_CHARS = 6000
@@ -89,17 +90,9 @@ def running_server(
             server.stop()
 
 
-def free_port() -> int:
-    """A loopback port that nothing listens on at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def _launch(model_path: Path | str, flags: tuple[str, ...], env: Mapping[str, str], log_path: Path) -> RunningServer:
-    port = free_port()
-    command = [sys.executable, "-m", "sglang.launch_server", "--model-path", str(model_path)]
-    command += ["--host", "127.0.0.1", "--port", str(port), *flags]
+    port, flags_of_ports = own_ports()
+    command = [sys.executable, "-m", "sglang.launch_server", "--model-path", str(model_path), *flags_of_ports, *flags]
     with log_path.open("wb") as log:
         process = subprocess.Popen(
             command,

@@ -17,6 +17,7 @@ from typing import Any
 import requests
 
 from sglang_speed.bench.servers import Server
+from sglang_speed.local_server import ServerFailed
 
 # fields that bench_serving's request function reads from its command line
 _COMMAND_LINE = {
@@ -34,7 +35,7 @@ _COMMAND_LINE = {
 }
 
 
-class RequestFailed(RuntimeError):
+class RequestFailed(ServerFailed):
     """A request of the benchmark was not answered in full; the text carries the server's words."""
 
 

@@ -22,9 +22,9 @@ PROMPT = {"input_ids": [0, 74, 107], "sampling_params": {"temperature": 0, "max_
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_port() -> Iterator[None]:
-    port = servers.free_port()
+    ports = servers.own_ports()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(servers, "free_port", lambda: port)
+        patch.setattr(servers, "own_ports", lambda: ports)
         yield
 
 
