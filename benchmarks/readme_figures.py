@@ -53,16 +53,26 @@ def main(check: bool = False) -> None:
 def figures(results: Mapping[str, Any]) -> str:
     """A line for each figure, and where it was measured."""
     machine, versions, speed = results["machine"], results["versions"], results["configuration"]["speed"]
+    pool = results["configuration"]["sizes"]["cache_pool"]
+    deep = (
+        pool["deep_tokens"] * (speed["num_layers"] - speed["prefill_layers"]) / (pool["tokens"] * speed["num_layers"])
+    )
     lines = ["| | stock SGLang | SPEED | ratio | ceiling | target |", "|---|---|---|---|---|---|"]
     lines += [line(figure) for scenario, begin in SHOWN for figure in figures_of(results, scenario, begin)]
     where = (
         f"Measured by `make bench` on {machine['gpu'] or machine['cpu']}, {machine['cores']} cores, "
-        f"{machine['memory_gib']} GiB: a random Llama with prompts in {speed['prefill_layers']} of "
+        f"{machine['memory_gib']} GiB: {described_model(results)}, prompts in {speed['prefill_layers']} of "
         f"{speed['num_layers']} layers, bfloat16, SGLang {versions['sglang']}, torch {versions['torch']}, commit "
         f"{results['commit'][:7]}. Medians; times in seconds; the range of the samples is in "
-        "[the results](benchmarks/results/bench_cpu.json)."
+        "[the results](benchmarks/results/bench_cpu.json). SPEED's tokens are those with a deep band of "
+        f"{pool['deep_tokens']} tokens, {deep:.1%} of the bytes; by default it has 6%."
     )
     return "\n".join([*lines, "", where, ""])
+
+
+def described_model(results: Mapping[str, Any]) -> str:
+    name = results["configuration"]["model"]
+    return "a Llama of random weights" if name == "random" else name
 
 
 def figures_of(results: Mapping[str, Any], scenario: str, begin: str) -> list[Mapping[str, Any]]:

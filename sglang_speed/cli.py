@@ -117,8 +117,8 @@ def bench(
         raise ConfigError(f"{missing[0]} is not installed: bench needs it; `pip install sglang-speed[bench]`")
     import torch
 
-    from sglang_speed.bench.command import Outputs
     from sglang_speed.bench.command import bench as compare
+    from sglang_speed.bench.outputs import Outputs
     from sglang_speed.bench.profiles import PROFILES
     from sglang_speed.checkpoints.default_model import resolve_model
 

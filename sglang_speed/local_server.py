@@ -13,12 +13,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 PORTS = range(20000, 32000)
 START_SECONDS = 900
+POLL_SECONDS = 0.5
 STOP_SECONDS = 20
 LOG_LINES = 20
 
@@ -42,17 +44,21 @@ class LocalServer:
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
             self.require_alive()
-            try:
+            with suppress(requests.ConnectionError, requests.Timeout):
                 if requests.get(f"{self.url}/health", timeout=30).ok:
                     return
-            except requests.ConnectionError:
-                time.sleep(0.5)
+            time.sleep(POLL_SECONDS)
         raise ServerFailed(f"the server was not ready after {START_SECONDS} s; its log is {self.log_path}")
 
     def require_alive(self) -> None:
         if self.process.poll() is not None:
             tail = "\n".join(self.log_path.read_text(errors="replace").splitlines()[-LOG_LINES:])
             raise ServerFailed(f"the server ended; the end of {self.log_path}:\n{tail}")
+
+    def ask_to_stop(self) -> None:
+        """Send SIGTERM and return, so that several servers can end at the same time."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGTERM)
 
     def stop(self) -> None:
         """End the process group: SIGTERM first, then SIGKILL for what is left of it."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -12,13 +14,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from sglang_speed.bench.ceilings import Rates
 from sglang_speed.bench.models import Model, model_of, random_model
+from sglang_speed.bench.outputs import Outputs
 from sglang_speed.bench.plots import draw
 from sglang_speed.bench.profiles import PROFILES, Profile
 from sglang_speed.bench.rates import measure_rates
 from sglang_speed.bench.report import html_report, terminal_table
 from sglang_speed.bench.results import Sample, missed
-from sglang_speed.bench.run import Comparison
+from sglang_speed.bench.run import Comparison, Finished, Starting
 from sglang_speed.bench.scenarios import SCENARIOS
+from sglang_speed.bench.servers import refuse_own_flags
 from sglang_speed.checkpoints.convert import read_source_config
 from sglang_speed.errors import ConfigError
 
@@ -27,15 +31,6 @@ NARROWEST_TABLE = 118
 console = Console()
 if not console.is_terminal:
     console.width = max(console.width, NARROWEST_TABLE)
-
-
-@dataclass(frozen=True)
-class Outputs:
-    """Where the results go; None: nowhere. plots: a folder."""
-
-    json: Path | None = None
-    plots: Path | None = None
-    html: Path | None = None
 
 
 def bench(
@@ -54,15 +49,18 @@ def bench(
     """
     sizes = with_lengths(PROFILES[profile], lengths) if lengths else PROFILES[profile]
     names = check_names(scenarios)
+    refuse_own_flags(flags)
     if full_depth is not None and model is None:
         raise ConfigError("--full-depth needs --model: it is the plain Llama of the SPEED checkpoint named there")
+    outputs.require_writable()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # on the way out the servers are stopped
     with tempfile.TemporaryDirectory(prefix="sglang-speed-bench-") as directory:
         compared = prepare(model, full_depth, sizes, Path(directory) / "models")
         rates = measure_rates(sizes.device, sizes.copy_bytes, sizes.matrix_size)
         print_ceilings(compared, rates)
-        comparison = Comparison(compared, sizes, rates, flags)
-        logs = (outputs.json.parent if outputs.json else Path(directory)) / "bench-logs"
-        measure(comparison, names, logs, outputs)
+        names_of_both = {"model": "random" if model is None else model.name, "profile": profile}
+        comparison = Comparison(compared, sizes, rates, names_of_both, flags)
+        measure(comparison, names, outputs.make_logs(), outputs)
     finish(comparison, outputs)
 
 
@@ -91,7 +89,7 @@ def prepare(model: Path | None, full_depth: Path | None, profile: Profile, direc
     if model is None:
         return random_model(profile, directory)
     context_len = read_source_config(model).get("max_position_embeddings", 2048)
-    needed = profile.context_len + 2 * profile.decode_tokens
+    needed = profile.longest_request
     if needed > context_len:
         raise ConfigError(
             f"{model} has a context of {context_len} tokens and the profile asks for {needed}: name shorter prompts, "
@@ -111,8 +109,8 @@ def print_ceilings(model: Model, rates: Rates) -> None:
 
 
 def measure(comparison: Comparison, names: Sequence[str], logs: Path, outputs: Outputs) -> None:
-    """Run the scenarios under a progress bar; the results file is written after each, so that a run that is cut short
-    leaves what it measured."""
+    """Run the scenarios under a progress bar; the results file is written after each group of scenarios, so that a run
+    that is cut short leaves what it measured."""
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -121,28 +119,17 @@ def measure(comparison: Comparison, names: Sequence[str], logs: Path, outputs: O
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=console) as progress:
-        task = progress.add_task("starting", total=len(names))
-        done = 0
-
-        def tell(words: str) -> None:
-            nonlocal done
-            if words in SCENARIOS:
-                progress.update(task, completed=done, description=words)
-                done += 1
-                write_json(comparison, outputs)
-            else:
-                progress.update(task, description="starting servers")
-                progress.console.print(words, soft_wrap=True)
-
-        for measured in comparison.run(names, logs, tell):
-            if isinstance(measured, Sample):
-                progress.update(task, description=f"{measured.figure.scenario}: {measured.figure.name}")
-        progress.update(task, completed=len(names), description="done")
-
-
-def write_json(comparison: Comparison, outputs: Outputs) -> None:
-    if outputs.json is not None:
-        comparison.write(outputs.json)
+        task = progress.add_task("", total=len(names))
+        for event in comparison.run(names, logs):
+            match event:
+                case Starting(sides):
+                    progress.update(task, description="starting servers")
+                    progress.console.print(f"starting {', '.join(sides)}; their logs are in {logs}", soft_wrap=True)
+                case Sample(figure):
+                    progress.update(task, description=f"{figure.scenario}: {figure.name}")
+                case Finished():
+                    progress.advance(task)
+                    outputs.write_json(comparison.to_dict())
 
 
 def finish(comparison: Comparison, outputs: Outputs) -> None:
@@ -151,12 +138,10 @@ def finish(comparison: Comparison, outputs: Outputs) -> None:
     console.print(terminal_table(results))
     for words in missed(results["scenarios"]):
         console.print(f"[red]below its target[/] {words}", highlight=False)
-    write_json(comparison, outputs)
+    outputs.write_json(results)
     with tempfile.TemporaryDirectory() as folder:
         pictures = draw(results, outputs.plots or Path(folder))
         if outputs.html is not None:
-            outputs.html.parent.mkdir(parents=True, exist_ok=True)
             outputs.html.write_text(html_report(results, pictures), encoding="utf-8")
-    written = [str(path) for path in (outputs.json, outputs.plots, outputs.html) if path is not None]
-    if written:
-        console.print(f"written: {', '.join(written)}", soft_wrap=True)
+    if outputs.named:
+        console.print(f"written: {', '.join(map(str, outputs.named))}", soft_wrap=True)

@@ -10,8 +10,8 @@ import warnings
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 import requests
@@ -35,24 +35,34 @@ _COMMAND_LINE = {
 }
 
 
+_GREEDY = {"temperature": 0.0, "ignore_eos": True, "skip_special_tokens": False}
+
+
 class RequestFailed(ServerFailed):
     """A request of the benchmark was not answered in full; the text carries the server's words."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """ttft, steps: seconds until the first token, and between each and the next. ids: what was generated."""
+    """sent, times: when the request was sent, and when each token came; seconds of one clock for all answers.
 
-    ttft: float
-    steps: tuple[float, ...]
+    Tokens that came in one piece share its time evenly. ids: what was generated.
+    """
+
+    sent: float
+    times: tuple[float, ...]
     prompt_len: int
     cached_len: int
     ids: tuple[int, ...]
 
     @property
+    def ttft(self) -> float:
+        return self.times[0] - self.sent
+
+    @property
     def tpot(self) -> float:
-        """Seconds per token after the first. A mean: tokens that come in one piece would make a median too small."""
-        return mean(self.steps)
+        """Seconds per token after the first."""
+        return (self.times[-1] - self.times[0]) / (len(self.times) - 1)
 
 
 class Client:
@@ -77,17 +87,20 @@ class Client:
             model="default",
             lora_name=None,
             image_data=None,
-            extra_request_body={},
+            extra_request_body={"sampling_params": {**_GREEDY, "max_new_tokens": max_new_tokens}},
         )
         output = await self._serving.async_request_sglang_generate(request)
-        if not output.success or output.output_len != max_new_tokens:
+        # an error in the stream, or an answer without text, leaves bench_serving's times at zero
+        is_timed = output.ttft > 0 and (max_new_tokens == 1 or len(output.itl) > 0)
+        if not output.success or not is_timed or output.output_len != max_new_tokens:
             self.server.process.require_alive()
             raise RequestFailed(
                 f"{self.server.url} answered {len(prompt)} tokens with {output.output_len} of {max_new_tokens}: "
                 f"{output.error or 'it ended early'}; its log is {self.server.process.log_path}"
             )
         ids = self._tokenizer.encode(output.generated_text, add_special_tokens=False)
-        return Answer(output.ttft, tuple(output.itl), len(prompt), output.cached_tokens, tuple(ids))
+        times = tuple(accumulate(output.itl, initial=output.start_time + output.ttft))
+        return Answer(output.start_time, times, len(prompt), output.cached_tokens, tuple(ids))
 
     def flush(self) -> None:
         """Empty the radix tree."""
@@ -119,11 +132,12 @@ def read_metrics(text: str) -> dict[str, float]:
 
 
 class Prompts:
-    """Random token ids that are the same for every side: `prompt("long", 3, 8192)` always has the same tokens."""
+    """Random token ids that are the same for every side: `prompt("long", 3, 8192)` always has the same tokens, and
+    shares only the first with any other prompt. vocab_size: ids that the model knows."""
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, vocab_size: int) -> None:
         special = set(tokenizer.all_special_ids)
-        self._ids = [token for token in range(len(tokenizer)) if token not in special]
+        self._ids = [token for token in range(min(len(tokenizer), vocab_size)) if token not in special]
         first = tokenizer.bos_token_id
         self._first = self._ids[0] if first is None else first
 
@@ -132,7 +146,8 @@ class Prompts:
         return [self._first, *self.tokens(name, index, length - 1)]
 
     def tokens(self, name: str, index: int, length: int) -> list[int]:
-        return random.Random(f"{name} {index}").choices(self._ids, k=length)
+        # the length is part of the seed: with the same one, a short prompt would be the beginning of a long one
+        return random.Random(f"{name} {index} {length}").choices(self._ids, k=length)
 
 
 def load_tokenizer(path: Path) -> Any:

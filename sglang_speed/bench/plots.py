@@ -79,7 +79,7 @@ def by_turn(found: Mapping[str, Series], results: Mapping[str, Any]) -> Page:
 def over_time(found: Mapping[str, Series], results: Mapping[str, Any]) -> Page:
     """KV bytes that hold something, against the bytes that both sides have."""
     page, grid = _page(1, len(found))
-    profile, shape = results["configuration"]["profile"], results["configuration"]["shape"]
+    profile, shape = results["configuration"]["sizes"], results["configuration"]["shape"]
     layers = results["configuration"]["speed"]["num_layers"]
     budget = profile["cache_pool"]["tokens"] * layers * 2 * shape["num_kv_heads"] * shape["head_dim"]
     for axes, (name, series) in zip(grid, sorted(found.items()), strict=True):

@@ -89,6 +89,18 @@ class Profile:
         """The longest prompt of the decode scenario."""
         return self.prompt_lens[-1]
 
+    @property
+    def longest_request(self) -> int:
+        """Tokens of the longest request of any scenario."""
+        tree = self.tree
+        return max(
+            self.context_len + self.decode_tokens,
+            self.overhead_len + self.decode_tokens,
+            self.capacity_prompt + self.capacity_tokens,
+            self.chat.final_len,
+            tree.system_tokens + tree.num_steps * (tree.observation_tokens + tree.action_tokens),
+        )
+
 
 # about 97M parameters
 CPU = Profile(
@@ -107,7 +119,7 @@ CPU = Profile(
     step_requests=8,
     capacity_prompt=512,
     capacity_tokens=16,
-    chat=Chat(first_prompt=896, user_tokens=48, answer_tokens=8, num_turns=3, working_sets=(0.8, 1.2)),
+    chat=Chat(first_prompt=896, user_tokens=48, answer_tokens=8, num_turns=3, working_sets=(1.2,)),
     tree=Tree(system_tokens=1024, observation_tokens=96, action_tokens=16, num_branches=4, num_steps=2),
     long_pool=Pool(tokens=4 * (8192 + 256), deep_tokens=1024, running=8),
     cache_pool=Pool(tokens=8192, deep_tokens=768, running=32),
@@ -123,7 +135,7 @@ GPU = Profile(
     num_layers=32,
     prefill_layers=24,
     load_format="dummy",
-    prompt_lens=(8192, 32768, 131072),
+    prompt_lens=(8192, 32768, 122880),
     prompt_repeats=(7, 5, 4),
     batch_sizes=(1, 2),
     decode_tokens=128,
@@ -135,7 +147,7 @@ GPU = Profile(
     capacity_tokens=128,
     chat=Chat(first_prompt=8192, user_tokens=512, answer_tokens=128, num_turns=4, working_sets=(0.8, 1.2, 1.6)),
     tree=Tree(system_tokens=16384, observation_tokens=1024, action_tokens=128, num_branches=16, num_steps=4),
-    long_pool=Pool(tokens=2 * (131072 + 1024), deep_tokens=4096, running=8),
+    long_pool=Pool(tokens=2 * (122880 + 1024), deep_tokens=4096, running=8),
     cache_pool=Pool(tokens=131072, deep_tokens=8192, running=64),
     step_pool=Pool(tokens=131072, deep_tokens=16384, running=128),
     copy_bytes=8 * 2**30,

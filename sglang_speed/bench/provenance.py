@@ -30,7 +30,7 @@ GPU_FIELDS = "name,driver_version,memory.total,clocks.max.sm,clocks.max.memory,p
 def provenance(commit: str | None = None) -> dict[str, Any]:
     """For the head of a results file. commit: what the checkout is, where it travelled without its history."""
     return {
-        "commit": commit or _first_line("git", "-C", str(ROOT), "rev-parse", "HEAD"),
+        "commit": commit or _commit(),
         "uncommitted_changes": _uncommitted_changes(),
         "machine": {
             "cpu": _cpu(),
@@ -44,9 +44,16 @@ def provenance(commit: str | None = None) -> dict[str, Any]:
     }
 
 
+def _commit() -> str | None:
+    """None outside a repository, and in one that is not this project's: an installed package lies in anybody's."""
+    if _first_line("git", "-C", str(ROOT), "rev-parse", "--show-toplevel") != str(ROOT):
+        return None
+    return _first_line("git", "-C", str(ROOT), "rev-parse", "HEAD")
+
+
 def _uncommitted_changes() -> bool | None:
-    """Whether what is measured differs from the commit; None outside a repository."""
-    if _first_line("git", "-C", str(ROOT), "rev-parse", "HEAD") is None:
+    """Whether what is measured differs from the commit."""
+    if _commit() is None:
         return None
     return bool(_lines("git", "-C", str(ROOT), "status", "--porcelain", "--untracked-files=no", *MEASURED))
 

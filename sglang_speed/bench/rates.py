@@ -22,6 +22,9 @@ def measure_rates(device: str, copy_bytes: int, matrix_size: int, dtype: torch.d
     bandwidth = 2 * copy_bytes / seconds_of(partial(target.copy_, source), device)
     left, right = (torch.randn(matrix_size, matrix_size, device=device).to(dtype) for _ in range(2))
     flops = 2 * matrix_size**3 / seconds_of(partial(torch.matmul, left, right), device)
+    del source, target, left, right
+    if device == "cuda":
+        torch.cuda.empty_cache()  # the servers want the memory
     return Rates(flops, bandwidth)
 
 

@@ -31,9 +31,8 @@ class Figure:
     is_headline: bool = False
 
     def ratio(self, stock: float, rival: float) -> float | None:
-        if self.unit == "share":
-            return None
-        return stock / rival if self.better == "lower" else rival / stock
+        over, under = (stock, rival) if self.better == "lower" else (rival, stock)
+        return None if self.unit == "share" or under == 0 else over / under
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,7 @@ class Row:
 
 def spread(values: Sequence[float]) -> float | None:
     """Range over the median; None for a single sample, which says nothing about it."""
-    return (max(values) - min(values)) / median(values) if len(values) > 1 else None
+    return (max(values) - min(values)) / median(values) if len(values) > 1 and median(values) else None
 
 
 def rows(samples: Iterable[Sample]) -> list[Row]:
@@ -117,7 +116,9 @@ def by_scenario(table: Sequence[Row]) -> dict[str, Any]:
     for name in dict.fromkeys(row.figure.scenario for row in table):
         own = [row for row in table if row.figure.scenario == name]
         headline = next((row for row in own if row.figure.is_headline), own[0]).to_dict()
-        shown = {key: headline[key] for key in ("figure", "unit", "stock", "ratio", "ceiling", "target", "is_met")}
+        shown = {
+            key: headline[key] for key in ("figure", "unit", "stock", "ratio", "ceiling", "target", "is_met", "rival")
+        }
         shown["speed"] = headline[headline["rival"]]
         scenarios[name] = {**shown, "figures": [row.to_dict() for row in own]}
     return scenarios

@@ -6,9 +6,8 @@ Owns the order of events and the results file. What a scenario asks is its own b
 from __future__ import annotations
 
 import asyncio
-import json
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -23,47 +22,63 @@ from sglang_speed.bench.results import Point, Row, Sample, by_scenario, rows
 from sglang_speed.bench.scenarios import SCENARIOS, Measured, Scenario, Setting
 from sglang_speed.bench.servers import running, server_flags
 
-Tell = Callable[[str], None]
-"""Where the run says what it is doing."""
+
+@dataclass(frozen=True)
+class Starting:
+    """Servers of these sides are about to be started."""
+
+    sides: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A scenario has been asked to its end."""
+
+    scenario: str
+
+
+Event = Starting | Finished | Measured
 
 
 @dataclass
 class Comparison:
-    """What is compared, and what was measured so far."""
+    """What is compared, and what was measured so far. names: of the model and the profile, for the results file."""
 
     model: Model
     profile: Profile
     rates: Rates
+    names: Mapping[str, str]
     flags: Sequence[str] = ()
     samples: list[Sample] = field(default_factory=list)
     points: list[Point] = field(default_factory=list)
+    servers: dict[str, dict[str, list[str]]] = field(default_factory=dict)
 
     @property
     def rows(self) -> list[Row]:
         return rows(self.samples)
 
-    def run(self, names: Sequence[str], logs: Path, tell: Tell) -> Iterator[Measured]:
+    def run(self, names: Sequence[str], logs: Path) -> Iterator[Event]:
         """Measure the named scenarios; those with the same pool share their servers. logs: a folder."""
         chosen = sorted((SCENARIOS[name] for name in names), key=lambda one: list(SCENARIOS).index(one.name))
         for (is_tiny, pool), group in groupby(chosen, key=lambda one: (one.is_tiny, one.pool(self.profile))):
             with tempfile.TemporaryDirectory(prefix="sglang-speed-bench-") as directory:
                 model = tiny_model(Path(directory) / "tiny") if is_tiny else self.model
-                yield from self._run_group(list(group), model, pool, logs / _name_of(pool), tell)
+                yield from self._run_group(list(group), model, pool, logs)
 
-    def _run_group(
-        self, group: Sequence[Scenario], model: Model, pool: Pool, logs: Path, tell: Tell
-    ) -> Iterator[Measured]:
-        sides = [side for side in model.contenders if any(side in scenario.sides for scenario in group)]
-        tell(f"starting {', '.join(sides)}, their logs are in {logs}")
-        with running(model, sides, pool, self.profile, logs, self.flags) as servers:
+    def _run_group(self, group: Sequence[Scenario], model: Model, pool: Pool, logs: Path) -> Iterator[Event]:
+        sides = tuple(side for side in model.contenders if any(side in scenario.sides for scenario in group))
+        name = "-".join(scenario.name for scenario in group)
+        self.servers[name] = {side: server_flags(model, model.contenders[side], pool, self.profile) for side in sides}
+        yield Starting(sides)
+        with running(model, sides, pool, self.profile, logs / name, self.flags) as servers:
             tokenizer = load_tokenizer(model.contenders["stock"].path)
             clients = {side: Client(server, tokenizer) for side, server in servers.items()}
-            setting = Setting(model, self.profile, self.rates, clients, Prompts(tokenizer))
+            setting = Setting(model, self.profile, self.rates, clients, Prompts(tokenizer, model.shape.vocab_size))
             for scenario in group:
-                tell(scenario.name)
                 for measured in in_this_thread(scenario, setting):
                     self._keep(measured)
                     yield measured
+                yield Finished(scenario.name)
 
     def _keep(self, measured: Measured) -> None:
         if isinstance(measured, Sample):
@@ -82,24 +97,15 @@ class Comparison:
         }
 
     def configuration(self) -> dict[str, Any]:
-        pools = {_name_of(pool): pool for pool in (self.profile.long_pool, self.profile.cache_pool)}
+        """servers: the flags of each that was started, by scenarios and side."""
         return {
-            "profile": asdict(self.profile),
+            **self.names,
+            "sizes": asdict(self.profile),
             "shape": asdict(self.model.shape),
             "speed": {"num_layers": self.model.speed.num_layers, **self.model.speed.to_dict()},
             "flags": list(self.flags),
-            "servers": {
-                name: {
-                    side: server_flags(self.model, one, pool, self.profile)
-                    for side, one in self.model.contenders.items()
-                }
-                for name, pool in pools.items()
-            },
+            "servers": self.servers,
         }
-
-    def write(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
 
 
 def in_this_thread(scenario: Scenario, setting: Setting) -> Iterator[Measured]:
@@ -120,7 +126,3 @@ def series(points: Iterable[Point]) -> dict[str, dict[str, list[tuple[float, flo
     for point in points:
         plots.setdefault(point.series, {}).setdefault(point.side, []).append((point.x, point.y))
     return plots
-
-
-def _name_of(pool: Pool) -> str:
-    return f"pool-of-{pool.tokens}-tokens"

@@ -18,6 +18,27 @@ from sglang_speed.kv_pool.capacity import DEEP_TOKENS_VARIABLE, split_kv_bytes
 from sglang_speed.local_server import LocalServer, start_server
 from sglang_speed.method.cost import ModelShape
 
+MEMORY_TOLERANCE = 0.01
+OWN_FLAGS = frozenset(
+    {
+        "--model",
+        "--model-path",
+        "--tokenizer-path",
+        "--load-format",
+        "--dtype",
+        "--kv-cache-dtype",
+        "--host",
+        "--port",
+        "--nccl-port",
+        "--page-size",
+        "--max-total-tokens",
+        "--max-running-requests",
+        "--disable-radix-cache",
+        "--skip-tokenizer-init",
+        "--random-seed",
+    }
+)
+
 
 @dataclass(frozen=True)
 class Server:
@@ -51,9 +72,11 @@ def running(
         for process in processes.values():
             process.wait()
         servers = {name: _describe(model.shape, model.contenders[name], process) for name, process in processes.items()}
-        _require_same_memory(servers)
+        _require_same_memory(servers, pool.tokens * model.speed.num_layers * model.shape.kv_bytes_per_layer)
         yield servers
     finally:
+        for process in processes.values():
+            process.ask_to_stop()
         for process in processes.values():
             process.stop()
 
@@ -80,7 +103,10 @@ def _start(
     model: Model, contender: Contender, pool: Pool, profile: Profile, log: Path, flags: Sequence[str]
 ) -> LocalServer:
     given = [*server_flags(model, contender, pool, profile), *flags]
-    return start_server(contender.path, log, given, {DEEP_TOKENS_VARIABLE: str(pool.deep_tokens)})
+    environment = {DEEP_TOKENS_VARIABLE: str(pool.deep_tokens)}
+    if contender.name == "stock" and profile.device != "cpu":
+        environment["SGLANG_PLUGINS"] = "none"  # without our hooks; on a CPU SGLang cannot serve without them
+    return start_server(contender.path, log, given, environment)
 
 
 def _describe(shape: ModelShape, contender: Contender, process: LocalServer) -> Server:
@@ -94,11 +120,21 @@ def _describe(shape: ModelShape, contender: Contender, process: LocalServer) -> 
     return Server(contender, process, tokens, in_layers * shape.kv_bytes_per_layer)
 
 
-def _require_same_memory(servers: Mapping[str, Server]) -> None:
-    stock = servers["stock"].kv_bytes
-    for name, server in servers.items():
-        if server.kv_bytes > 1.01 * stock:
+def refuse_own_flags(flags: Sequence[str]) -> None:
+    """Raise ConfigError for a flag of the user's that the comparison stands on."""
+    for flag in flags:
+        if flag.split("=")[0] in OWN_FLAGS:
             raise ConfigError(
-                f"{name} has {server.kv_bytes} bytes of KV, stock has {stock}: the comparison would not be fair; "
-                "leave --max-total-tokens, --page-size and --kv-cache-dtype out of the server's flags"
+                f"{flag} cannot be given to the servers of a comparison, which stands on the one that bench gives (the "
+                "same KV bytes, the same weights, a radix tree): leave it out"
+            )
+
+
+def _require_same_memory(servers: Mapping[str, Server], budget: int) -> None:
+    """budget: bytes of KV that every side should have."""
+    for name, server in servers.items():
+        if abs(server.kv_bytes - budget) > MEMORY_TOLERANCE * budget:
+            raise ConfigError(
+                f"{name} has {server.kv_bytes} bytes of KV and should have {budget}: the comparison would not be fair; "
+                f"its log says why, e.g. too little memory: {server.process.log_path}"
             )

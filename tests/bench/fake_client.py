@@ -3,6 +3,7 @@ layers times tokens. Stands in for `load.Client`, so that scenarios can be teste
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from types import SimpleNamespace
 
@@ -22,17 +23,31 @@ class FakeClient:
         self.cached: list[tuple[int, ...]] = []
         self.asked: list[tuple[int, int]] = []
         self.running = 0
+        self.most_running = 0
         self.server = SimpleNamespace(prompt_tokens=capacity, contender=SimpleNamespace(config=config))
 
     async def ask(self, prompt: Sequence[int], max_new_tokens: int) -> Answer:
         self.asked.append((len(prompt), max_new_tokens))
+        if max_new_tokens > 1:
+            await self._run_beside_others(len(prompt) + max_new_tokens)
         hit = max((common_prefix(prompt, one) for one in self.cached), default=0)
         hit = min(hit, len(prompt) - (1 if self.config.is_stock else self.config.tail_tokens))
         new_ids = tuple(range(1000, 1000 + max_new_tokens))
         self._keep((*prompt, *new_ids))
         ttft = (len(prompt) - hit) * self.config.prefill_layers * SECONDS_PER_LAYER
         step = len(prompt) * self.config.prefill_layers * SECONDS_PER_LAYER
-        return Answer(ttft, (step,) * (max_new_tokens - 1), len(prompt), hit, new_ids)
+        times = tuple(ttft + number * step for number in range(max_new_tokens))
+        return Answer(0.0, times, len(prompt), hit, new_ids)
+
+    async def _run_beside_others(self, num_tokens: int) -> None:
+        """Wait until there is room, then run for a few polls."""
+        while (self.running + 1) * num_tokens > self.capacity:
+            await asyncio.sleep(0)
+        self.running += 1
+        self.most_running = max(self.most_running, self.running)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        self.running -= 1
 
     def _keep(self, tokens: tuple[int, ...]) -> None:
         longer = next((one for one in self.cached if common_prefix(one, tokens) == len(tokens)), tokens)
@@ -45,7 +60,8 @@ class FakeClient:
         self.cached.clear()
 
     def num_running(self) -> int:
-        return self.running
+        """The most there were: this server answers faster than anyone can look."""
+        return self.most_running
 
     def kv_bytes_held(self, bytes_per_layer: int) -> int:
         return sum(map(len, self.cached)) * self.config.prefill_layers * bytes_per_layer

@@ -9,9 +9,10 @@ import pytest
 
 from sglang_speed.bench.command import check_names, prepare, with_lengths
 from sglang_speed.bench.models import model_of, random_model, tiny_model
-from sglang_speed.bench.profiles import CPU, REHEARSAL
+from sglang_speed.bench.outputs import Outputs
+from sglang_speed.bench.profiles import CPU, PROFILES, REHEARSAL
 from sglang_speed.bench.scenarios import SCENARIOS
-from sglang_speed.bench.servers import prompt_tokens, server_flags
+from sglang_speed.bench.servers import prompt_tokens, refuse_own_flags, server_flags
 from sglang_speed.checkpoints.convert import convert
 from sglang_speed.config import SpeedConfig
 from sglang_speed.errors import ConfigError
@@ -54,7 +55,7 @@ def test_other_lengths_make_a_pool_for_the_longest() -> None:
 
 
 def test_a_model_with_a_short_context_is_refused_with_lengths_that_fit(speed: Path, tmp_path: Path) -> None:
-    needed = CPU.context_len + 2 * CPU.decode_tokens
+    needed = CPU.context_len + CPU.decode_tokens
     with pytest.raises(
         ConfigError, match=rf"context of 2048 tokens and the profile asks for {needed}: .*--length 1024"
     ):
@@ -108,6 +109,34 @@ def test_a_dummy_model_has_no_weights_and_says_so_to_the_servers(tmp_path: Path)
     assert not list(tmp_path.rglob("*.safetensors"))
     flags = server_flags(model, model.contenders["speed"], REHEARSAL.cache_pool, REHEARSAL)
     assert flags[flags.index("--load-format") + 1] == "dummy"
+
+
+@pytest.mark.parametrize("flags", [["--page-size", "16"], ["--max-total-tokens=5"], ["--kv-cache-dtype", "fp8_e5m2"]])
+def test_flags_that_the_comparison_stands_on_are_refused(flags: list[str]) -> None:
+    with pytest.raises(ConfigError, match=rf"{flags[0]} cannot be given to the servers of a comparison"):
+        refuse_own_flags(["--chunked-prefill-size", "64", *flags])
+
+
+def test_a_path_that_cannot_be_written_is_refused_first(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"file/bench.json cannot be written"):
+        Outputs(json=tmp_path / "file" / "bench.json").require_writable()
+    outputs = Outputs(json=tmp_path / "new" / "bench.json", plots=tmp_path / "plots")
+    outputs.require_writable()
+    assert (tmp_path / "plots").is_dir()
+
+
+def test_results_replace_the_old_ones_only_when_there_are_some(tmp_path: Path) -> None:
+    outputs = Outputs(json=tmp_path / "bench.json")
+    outputs.write_json({"scenarios": {"chat": 1}})
+    outputs.write_json({"scenarios": {}})
+    assert json.loads((tmp_path / "bench.json").read_text(encoding="utf-8")) == {"scenarios": {"chat": 1}}
+    assert [path.name for path in tmp_path.iterdir()] == ["bench.json"]
+
+
+def test_every_profile_fits_the_model_that_it_makes() -> None:
+    for profile in PROFILES.values():
+        assert profile.longest_request <= 2**17
 
 
 def test_both_sides_get_the_same_bytes(tmp_path: Path) -> None:

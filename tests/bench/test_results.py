@@ -43,7 +43,7 @@ def results() -> dict[str, Any]:
         "machine": {"cpu": "a <cpu>", "cores": 2, "memory_gib": 24, "gpu": None},
         "versions": {"sglang": "0.5.17", "torch": "2.11.0"},
         "configuration": {
-            "profile": {"cache_pool": {"tokens": 12288}},
+            "sizes": {"cache_pool": {"tokens": 12288}},
             "shape": {"num_kv_heads": 4, "head_dim": 64, "kv_dtype_bytes": 2},
             "speed": {"num_layers": 32, "prefill_layers": 24},
         },

@@ -11,16 +11,17 @@ from typing import Any
 import pytest
 
 from sglang_speed.bench.ceilings import Rates
-from sglang_speed.bench.load import Prompts
+from sglang_speed.bench.load import Answer, Prompts, RequestFailed
 from sglang_speed.bench.models import Contender, Model
 from sglang_speed.bench.profiles import CPU, REHEARSAL, Profile
 from sglang_speed.bench.results import Point, Row, Sample, rows
 from sglang_speed.bench.scenarios import SCENARIOS, Setting
 from sglang_speed.bench.scenarios.base import Scenario, alternating
 from sglang_speed.bench.scenarios.conversations import num_users, turns
+from sglang_speed.bench.scenarios.decode import shared_step
 from sglang_speed.bench.servers import prompt_tokens
 from sglang_speed.config import SpeedConfig
-from tests.bench.fake_client import FakeClient
+from tests.bench.fake_client import FakeClient, common_prefix
 
 RATES = Rates(flops=1e12, bandwidth=1e10)
 
@@ -39,17 +40,24 @@ def setting_for(scenario: Scenario, profile: Profile = CPU) -> Setting:
         side: FakeClient(configs[side], prompt_tokens(profile.shape, model.contenders[side], pool))
         for side in scenario.sides
     }
-    return Setting(model, profile, RATES, clients, Prompts(FakeTokenizer(all_special_ids=[0, 1], bos_token_id=0)))
+    return Setting(
+        model,
+        profile,
+        RATES,
+        clients,
+        Prompts(FakeTokenizer(all_special_ids=[0, 1], bos_token_id=0), profile.shape.vocab_size),
+    )
+
+
+async def all_of(scenario: Scenario, setting: Setting) -> list[Sample | Point]:
+    return [measured async for measured in scenario.run(setting)]
 
 
 def play(name: str, profile: Profile = CPU) -> tuple[dict[str, Row], list[Point], Setting]:
     scenario = SCENARIOS[name]
     setting = setting_for(scenario, profile)
 
-    async def all_of_it() -> list[Sample | Point]:
-        return [measured async for measured in scenario.run(setting)]
-
-    measured = asyncio.run(all_of_it())
+    measured = asyncio.run(all_of(scenario, setting))
     table = rows(one for one in measured if isinstance(one, Sample))
     return {row.figure.name: row for row in table}, [one for one in measured if isinstance(one, Point)], setting
 
@@ -68,6 +76,24 @@ def test_prefill_asks_both_sides_the_same_prompts_and_finds_the_ratio_of_layers(
     }
 
 
+def test_a_prompt_that_was_cached_is_no_cold_one() -> None:
+    scenario = SCENARIOS["prefill"]
+    setting = setting_for(scenario)
+    known = setting.prompts.prompt("long", 0, 1024)
+    asyncio.run(setting.clients["speed"].ask(known, 1))
+    with pytest.raises(RequestFailed, match=r"1008 of 1024 tokens of a cold prompt were cached"):
+        asyncio.run(all_of(scenario, setting))
+
+
+def test_a_decode_step_is_one_in_which_all_requests_take_part() -> None:
+    """The first request starts 1 s early and the second ends 1 s late: their lone steps do not count."""
+    first = Answer(0.0, (1.0, 1.5, 2.0, 3.0, 4.0), 8, 0, ())
+    second = Answer(0.0, (2.0, 3.0, 4.0, 4.5, 5.0), 8, 0, ())
+    assert shared_step([first, second]) == 1.0
+    with pytest.raises(RequestFailed, match="did not decode together"):
+        shared_step([first, Answer(0.0, (3.5, 9.0), 8, 0, ())])
+
+
 def test_who_goes_first_changes_with_every_repeat() -> None:
     assert [alternating(("stock", "speed"), repeat)[0] for repeat in range(4)] == ["stock", "speed", "stock", "speed"]
 
@@ -78,7 +104,7 @@ def test_decoding_is_timed_behind_prompts_that_are_in_the_tree() -> None:
     client: Any = setting.clients["speed"]
     fills = [asked for asked in client.asked if asked == (8192, 1)]
     timed = [asked for asked in client.asked if asked == (8192, CPU.decode_tokens)]
-    assert len(timed) == CPU.repeats * (1 + 4) + 1
+    assert len(timed) == CPU.repeats * (1 + 4) + 1 + 1  # one warms up, one is for the plot
     assert len(fills) == 4 + 1  # each prompt once, and again for the plot
 
 
@@ -104,19 +130,29 @@ def test_capacity_counts_what_is_still_there_and_runs_at_once() -> None:
     assert stay.stock == (CPU.cache_pool.tokens // each,)
     assert stay.rival == (tokens.rival[0] // each,)
     assert stay.figure.ceiling == 20 / 15
+    running = table["requests that run at once"]
+    assert (running.stock, running.rival) == ((15,), (20,))
 
 
 def test_a_chat_above_the_full_depth_capacity_misses_in_stock_and_hits_in_speed() -> None:
-    table, points, _ = play("chat")
+    table, points, _ = play("chat", replace(CPU, chat=replace(CPU.chat, working_sets=(0.8, 1.2))))
     below, above = table["hit rate, working set 0.8x"], table["hit rate, working set 1.2x"]
     assert below.rival == pytest.approx(below.stock, abs=0.02)
     assert above.rival[0] > 0.6 > 0.2 > above.stock[0]
+    assert table["mean TTFT, working set 0.8x"].figure.target is None
     ttft = table["mean TTFT, working set 1.2x"]
     assert ttft.figure.is_headline
     assert ttft.figure.target == 2.0
     assert ttft.ratio > 2.0
     last = [point for point in points if point.series == "hit rate by turn, 1.2" and point.x == CPU.chat.num_turns]
     assert {point.side: point.y > 0.9 for point in last} == {"stock": False, "speed": True}
+
+
+def test_a_chat_that_fits_in_neither_tree_has_no_ceiling_and_no_target() -> None:
+    table, _, _ = play("chat", replace(CPU, chat=replace(CPU.chat, working_sets=(1.6,))))
+    figure = table["mean TTFT, working set 1.6x"].figure
+    assert figure.ceiling is None
+    assert figure.target is None
 
 
 def test_the_working_set_is_what_its_name_says() -> None:
@@ -162,8 +198,10 @@ def test_a_step_of_the_tiny_model_is_bounded_by_its_own_bytes() -> None:
 
 def test_prompts_are_the_same_for_every_side_and_differ_from_each_other() -> None:
     tokenizer = FakeTokenizer(all_special_ids=[0, 1], bos_token_id=0)
-    one, other = Prompts(tokenizer), Prompts(tokenizer)
+    one, other = Prompts(tokenizer, 512), Prompts(tokenizer, 512)
     assert one.prompt("a", 1, 50) == other.prompt("a", 1, 50)
     assert one.prompt("a", 1, 50)[1:] != one.prompt("a", 2, 50)[1:]
     assert one.prompt("a", 1, 50)[0] == 0
     assert not {0, 1} & set(one.prompt("a", 1, 500)[1:])
+    assert common_prefix(one.prompt("a", 1, 100), one.prompt("a", 1, 200)) == 1
+    assert max(Prompts(tokenizer, 100).prompt("a", 1, 2000)) < 100

@@ -65,13 +65,15 @@ class MultiTurnChat(Scenario):
     async def run(self, setting: Setting) -> AsyncIterator[Measured]:
         for working_set in setting.profile.chat.working_sets:
             figures = self.figures(setting, working_set)
-            for side in self.sides:
-                setting.clients[side].flush()
-                played = Played([])
-                async for point in self.play(setting, side, working_set, played):
-                    yield point
-                for figure, value in zip(figures, (played.mean_ttft, played.hit_rate), strict=True):
-                    yield Sample(figure, side, value)
+            for repeat in range(setting.profile.repeats):
+                for side in alternating(self.sides, repeat):
+                    setting.clients[side].flush()
+                    played = Played([])
+                    async for point in self.play(setting, side, working_set, played):
+                        if repeat == 0:
+                            yield point
+                    for figure, value in zip(figures, (played.mean_ttft, played.hit_rate), strict=True):
+                        yield Sample(figure, side, value)
 
     async def play(self, setting: Setting, side: str, working_set: float, played: Played) -> AsyncIterator[Measured]:
         chat, client = setting.profile.chat, setting.clients[side]
@@ -95,14 +97,17 @@ class MultiTurnChat(Scenario):
         return setting.prompts.tokens(f"chat turn {turn}", user, chat.user_tokens)
 
     def figures(self, setting: Setting, working_set: float) -> tuple[Figure, Figure]:
-        """Mean TTFT and hit rate. The ceiling: stock never finds a prompt in its tree, SPEED always does."""
+        """Mean TTFT and hit rate. The ceiling, where the working set fits in one tree only: stock never finds a prompt
+        in it, SPEED always does; where it fits in both, both do; where it fits in none, none is known."""
         chat = setting.profile.chat
-        above = working_set > 1
-        stock = mean(setting.ttft_floor("stock", length, 0 if above else cached) for length, cached in turns(chat))
-        speed = mean(setting.ttft_floor("speed", length, cached) for length, cached in turns(chat))
-        target = CHAT_TARGET if working_set == 1.2 else None
+        tokens = num_users(setting.profile, working_set) * chat.final_len
+        fits = {side: tokens <= setting.clients[side].server.prompt_tokens for side in self.sides}
+        stock = mean(setting.ttft_floor("stock", n, cached if fits["stock"] else 0) for n, cached in turns(chat))
+        speed = mean(setting.ttft_floor("speed", n, cached) for n, cached in turns(chat))
+        ceiling = stock / speed if fits["speed"] else None
+        target = CHAT_TARGET if fits["speed"] and not fits["stock"] else None
         name = f"working set {working_set:g}x"
-        ttft = Figure(self.name, f"mean TTFT, {name}", "s", stock / speed, target, is_headline=target is not None)
+        ttft = Figure(self.name, f"mean TTFT, {name}", "s", ceiling, target, is_headline=target is not None)
         return ttft, Figure(self.name, f"hit rate, {name}", "share", better="higher")
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from statistics import median
 
-from sglang_speed.bench.load import Answer, Client
+from sglang_speed.bench.load import Answer, Client, RequestFailed
 from sglang_speed.bench.profiles import Pool, Profile
 from sglang_speed.bench.results import Figure, Point, Sample
 from sglang_speed.bench.scenarios.base import Measured, Scenario, Setting, alternating
@@ -29,13 +29,14 @@ class Decode(Scenario):
         for prompt in prompts:
             for side in self.sides:
                 await setting.clients[side].ask(prompt, 1)
+        for side in self.sides:  # warms up
+            await decode_step(setting.clients[side], prompts[:1], profile.decode_tokens)
         for batch_size in profile.batch_sizes:
             figure = self.figure(setting, profile.context_len, batch_size)
             for repeat in range(profile.repeats):
                 for side in alternating(self.sides, repeat):
                     step = await decode_step(setting.clients[side], prompts[:batch_size], profile.decode_tokens)
                     yield Sample(figure, side, step)
-                    yield Point("TPOT by batch", side, batch_size, step)
         async for point in self.shorter_contexts(setting):
             yield point
 
@@ -63,5 +64,21 @@ async def ask_all(client: Client, prompts: list[list[int]], num_tokens: int) -> 
 
 
 async def decode_step(client: Client, prompts: list[list[int]], num_tokens: int) -> float:
-    """Seconds of a decode step: the median over requests, which started together."""
-    return median(answer.tpot for answer in await ask_all(client, prompts, num_tokens))
+    """Seconds of a decode step in which all requests take part."""
+    return shared_step(await ask_all(client, prompts, num_tokens))
+
+
+def shared_step(answers: Sequence[Answer]) -> float:
+    """Median over requests of the seconds per token, between the last first token and the first last one.
+
+    Before and after, the batch is smaller, or prefills some of its requests. Raises RequestFailed where fewer than
+    two tokens of a request came in between.
+    """
+    begin, end = max(one.times[0] for one in answers), min(one.times[-1] for one in answers)
+    steps = []
+    for answer in answers:
+        inside = [at for at in answer.times if begin <= at <= end]
+        if len(inside) < 2:
+            raise RequestFailed(f"{len(answers)} requests did not decode together: too few tokens were asked for")
+        steps.append((inside[-1] - inside[0]) / (len(inside) - 1))
+    return median(steps)

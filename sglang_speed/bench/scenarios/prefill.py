@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
+from sglang_speed.bench.load import Answer, RequestFailed
 from sglang_speed.bench.profiles import Pool, Profile
 from sglang_speed.bench.results import Figure, Point, Sample
 from sglang_speed.bench.scenarios.base import Measured, Scenario, Setting, alternating
 
+MOST_SHARED = 1
+"""Tokens that all prompts share: BoS."""
 TARGET_SHARE = 0.96
 """1.28 of four thirds."""
 
@@ -28,7 +31,7 @@ class Prefill(Scenario):
             for repeat in range(repeats):
                 prompt = setting.prompts.prompt("long", repeat, length)
                 for side in alternating(self.sides, repeat):
-                    answer = await setting.clients[side].ask(prompt, 1)
+                    answer = require_cold(await setting.clients[side].ask(prompt, 1))
                     yield Sample(figure, side, answer.ttft)
                     yield Point("TTFT by context", side, length, answer.ttft)
 
@@ -37,3 +40,13 @@ class Prefill(Scenario):
         ceiling = setting.ttft_floor("stock", length) / setting.ttft_floor("speed", length)
         target = TARGET_SHARE * ceiling if is_longest else None
         return Figure(self.name, f"TTFT, {length} tokens", "s", ceiling, target, is_headline=is_longest)
+
+
+def require_cold(answer: Answer) -> Answer:
+    """Raises RequestFailed for a prompt that the radix tree knew: its TTFT would be that of a part."""
+    if answer.cached_len > MOST_SHARED:
+        raise RequestFailed(
+            f"{answer.cached_len} of {answer.prompt_len} tokens of a cold prompt were cached: it was asked before; "
+            "flush the server's cache, or start the server anew"
+        )
+    return answer

@@ -1,0 +1,51 @@
+"""Where a comparison's results go, asked for before anything is measured."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sglang_speed.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Paths that the user named; None: not wanted. plots: a folder."""
+
+    json: Path | None = None
+    plots: Path | None = None
+    html: Path | None = None
+
+    @property
+    def named(self) -> list[Path]:
+        return [path for path in (self.json, self.plots, self.html) if path is not None]
+
+    def require_writable(self) -> None:
+        """Make the folders. Raises ConfigError for a path that cannot be written, before minutes are spent on it."""
+        for path in self.named:
+            folder = path if path == self.plots else path.parent
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                with tempfile.NamedTemporaryFile(dir=folder):
+                    pass
+            except OSError as error:
+                raise ConfigError(f"{path} cannot be written ({error}): choose another path") from error
+
+    def make_logs(self) -> Path:
+        """A folder for the servers' logs, beside the JSON where there is one; it stays, for whoever looks for a
+        failure."""
+        if self.json is None:
+            return Path(tempfile.mkdtemp(prefix="sglang-speed-bench-logs-"))
+        return self.json.with_name(f"{self.json.stem}-logs")
+
+    def write_json(self, results: Mapping[str, Any]) -> None:
+        """Replace the results file as a whole, once there is a figure."""
+        if self.json is None or not results["scenarios"]:
+            return
+        half_written = self.json.with_name(f".{self.json.name}.new")
+        half_written.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        half_written.replace(self.json)
