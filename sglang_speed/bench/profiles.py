@@ -102,10 +102,10 @@ class Profile:
         )
 
 
-# about 97M parameters
+# about 100M parameters
 CPU = Profile(
     device="cpu",
-    shape=ModelShape(512, 1408, 8, 4, 64, 4096),
+    shape=ModelShape(512, 1568, 6, 3, 64, 4096),
     num_layers=32,
     prefill_layers=24,
     load_format="auto",
@@ -117,12 +117,12 @@ CPU = Profile(
     overhead_len=1024,
     overhead_repeats=6,
     step_requests=8,
-    capacity_prompt=512,
-    capacity_tokens=16,
-    chat=Chat(first_prompt=896, user_tokens=48, answer_tokens=8, num_turns=3, working_sets=(1.2,)),
+    capacity_prompt=384,
+    capacity_tokens=8,
+    chat=Chat(first_prompt=640, user_tokens=48, answer_tokens=4, num_turns=3, working_sets=(1.2,)),
     tree=Tree(system_tokens=1024, observation_tokens=96, action_tokens=16, num_branches=4, num_steps=2),
-    long_pool=Pool(tokens=4 * (8192 + 256), deep_tokens=1024, running=8),
-    cache_pool=Pool(tokens=8192, deep_tokens=768, running=32),
+    long_pool=Pool(tokens=48 * 1024, deep_tokens=1024, running=8),
+    cache_pool=Pool(tokens=6144, deep_tokens=576, running=32),
     step_pool=Pool(tokens=16384, deep_tokens=2048, running=16),
     copy_bytes=2**28,
     matrix_size=2048,

@@ -125,7 +125,7 @@ def test_capacity_counts_what_is_still_there_and_runs_at_once() -> None:
     pool = CPU.cache_pool
     assert tokens.ratio == pytest.approx((pool.tokens * 32 - pool.deep_tokens * 8) // 24 / pool.tokens)
     assert tokens.ratio >= 1.30
-    stay = table["prompts of 512 tokens that stay"]
+    stay = table["prompts of 384 tokens that stay"]
     each = CPU.capacity_prompt + CPU.capacity_tokens
     assert stay.stock == (CPU.cache_pool.tokens // each,)
     assert stay.rival == (tokens.rival[0] // each,)

@@ -25,12 +25,11 @@ class Overhead(Scenario):
         profile, length = setting.profile, setting.profile.overhead_len
         ttft = Figure(self.name, f"TTFT, {length} tokens", "s", 1.0, TARGET, rival="equal", is_headline=True)
         tpot = Figure(self.name, f"TPOT after {length} tokens, batch 1", "s", 1.0, TARGET, rival="equal")
-        for side in self.sides:  # the same free slots for both, whatever was asked before
-            setting.clients[side].flush()
         for repeat in range(-1, profile.overhead_repeats):
             prompt = setting.prompts.prompt("overhead", repeat, length)
             for side in alternating(self.sides, repeat):
                 client = setting.clients[side]
+                client.flush()  # the same slots every time: memory that was never written costs more
                 answer = await client.ask(prompt, profile.decode_tokens)
                 if repeat >= 0:  # the first round warms up
                     yield Sample(ttft, side, answer.ttft)
