@@ -105,7 +105,7 @@ class Profile:
 # about 100M parameters
 CPU = Profile(
     device="cpu",
-    shape=ModelShape(512, 1568, 6, 3, 64, 4096),
+    shape=ModelShape(576, 1344, 6, 3, 64, 4096),
     num_layers=32,
     prefill_layers=24,
     load_format="auto",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -103,8 +104,6 @@ def test_a_random_model_can_be_loaded_and_its_words_are_its_tokens(tmp_path: Pat
 
 
 def test_a_dummy_model_has_no_weights_and_says_so_to_the_servers(tmp_path: Path) -> None:
-    from dataclasses import replace
-
     model = random_model(replace(REHEARSAL, load_format="dummy"), tmp_path)
     assert not list(tmp_path.rglob("*.safetensors"))
     flags = server_flags(model, model.contenders["speed"], REHEARSAL.cache_pool, REHEARSAL)
@@ -134,9 +133,19 @@ def test_results_replace_the_old_ones_only_when_there_are_some(tmp_path: Path) -
     assert [path.name for path in tmp_path.iterdir()] == ["bench.json"]
 
 
-def test_every_profile_fits_the_model_that_it_makes() -> None:
-    for profile in PROFILES.values():
-        assert profile.longest_request <= 2**17
+@pytest.mark.parametrize("name", PROFILES)
+def test_every_profile_fits_the_model_that_it_makes(name: str, tmp_path: Path) -> None:
+    from transformers import LlamaConfig
+
+    profile = replace(PROFILES[name], load_format="dummy")
+    made = random_model(profile, tmp_path).contenders["stock"].path
+    assert LlamaConfig.from_pretrained(made).max_position_embeddings >= profile.longest_request
+
+
+def test_the_cpu_profile_has_about_100_million_parameters() -> None:
+    shape = CPU.shape
+    parameters = CPU.num_layers * shape.weights_per_layer + 2 * shape.vocab_size * shape.hidden_size
+    assert 95e6 < parameters < 105e6
 
 
 def test_both_sides_get_the_same_bytes(tmp_path: Path) -> None:
