@@ -23,6 +23,7 @@ from sglang_speed.bench.report import number, value_of  # noqa: E402
 RESULTS = ROOT / "benchmarks" / "results" / "bench_cpu.json"
 README = ROOT / "README.md"
 PICTURES = ROOT / "docs" / "figures"
+DRAWN = ("ttft", "turns")
 BEGIN, END = "<!-- figures of benchmarks/results/bench_cpu.json -->", "<!-- end of figures -->"
 SHOWN = (
     ("prefill", "TTFT"),
@@ -47,7 +48,9 @@ def main(check: bool = False) -> None:
     if check:
         raise typer.Exit(0 if after == before else 1)
     README.write_text(after, encoding="utf-8")
-    draw(results, PICTURES)
+    for path in draw(results, PICTURES):
+        if path.stem not in DRAWN:
+            path.unlink()
 
 
 def figures(results: Mapping[str, Any]) -> str:

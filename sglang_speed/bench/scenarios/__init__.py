@@ -1,4 +1,7 @@
-"""What can be asked of both sides, in the order in which it is asked."""
+"""What can be asked of both sides, in the order in which it is asked.
+
+Overhead comes before capacity, chat and tree, which share servers with it: both of its sides are fresh then.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from sglang_speed.bench.scenarios.prefill import Prefill
 
 SCENARIOS: dict[str, Scenario] = {
     scenario.name: scenario
-    for scenario in (Prefill(), Decode(), Capacity(), MultiTurnChat(), AgentTree(), Overhead(), SchedulerStep())
+    for scenario in (Prefill(), Decode(), Overhead(), Capacity(), MultiTurnChat(), AgentTree(), SchedulerStep())
 }
 
 __all__ = ["SCENARIOS", "Measured", "Scenario", "Setting"]
