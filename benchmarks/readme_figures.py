@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from sglang_speed.bench.plots import draw  # noqa: E402
-from sglang_speed.bench.report import number, value_of  # noqa: E402
+from sglang_speed.bench.report import name_of, number, value_of  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "bench_cpu.json"
 README = ROOT / "README.md"
@@ -84,13 +84,12 @@ def figures_of(results: Mapping[str, Any], scenario: str, begin: str) -> list[Ma
 
 
 def line(figure: Mapping[str, Any]) -> str:
-    rival = figure["rival"]
-    name = figure["figure"] if rival == "speed" or "Lc = L" in figure["figure"] else f"{figure['figure']}, `Lc = L`"
     target = ""
     if figure["target"] is not None:
         target = f"{figure['target']:.2f} {'met' if figure['is_met'] else '**missed**'}"
     ratio = "" if figure["ratio"] is None else f"**{figure['ratio']:.2f}**"
-    cells = (name, value_of(figure, "stock"), value_of(figure, rival), ratio, number(figure["ceiling"], 2), target)
+    values = (value_of(figure, side) for side in ("stock", figure["rival"]))
+    cells = (name_of(figure), *values, ratio, number(figure["ceiling"], 2), target)
     return f"| {' | '.join(cells)} |"
 
 

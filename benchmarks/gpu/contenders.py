@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sglang_speed.checkpoints.convert import speed_model_config
+from sglang_speed.bench.models import llama_config
+from sglang_speed.checkpoints.convert import plain_model_config, speed_model_config
 from sglang_speed.config import SpeedConfig
 from sglang_speed.kv_pool.capacity import split_kv_bytes
 from sglang_speed.method.cost import ModelShape
@@ -137,25 +138,8 @@ def prompt_tokens(contender: Contender, profile: Profile, stock_requests: int) -
 
 def write_checkpoint(contender: Contender, profile: Profile, directory: Path) -> Path:
     """A config.json without weights, for --load-format dummy."""
-    shape = profile.shape
-    config: dict[str, Any] = {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "torch_dtype": profile.dtype,
-        "hidden_act": "silu",
-        "rms_norm_eps": 1e-5,
-        "rope_theta": 500000.0,
-        "num_hidden_layers": profile.num_layers,
-        "max_position_embeddings": profile.context_len,
-        "tie_word_embeddings": False,
-        "attention_bias": False,
-        "mlp_bias": False,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        "num_attention_heads": shape.num_heads,
-        "num_key_value_heads": shape.num_kv_heads,
-        **{name: getattr(shape, name) for name in ("hidden_size", "intermediate_size", "head_dim", "vocab_size")},
-    }
+    config = plain_model_config(llama_config(profile.shape, profile.num_layers, profile.dtype, profile.context_len))
+    config |= {"bos_token_id": 1, "eos_token_id": 2}
     if contender.prefill_layers is not None:
         config = speed_model_config(config, contender.config(profile))
     directory.mkdir(parents=True, exist_ok=True)

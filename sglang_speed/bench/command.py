@@ -109,8 +109,8 @@ def print_ceilings(model: Model, rates: Rates) -> None:
 
 
 def measure(comparison: Comparison, names: Sequence[str], logs: Path, outputs: Outputs) -> None:
-    """Run the scenarios under a progress bar; the results file is written after each group of scenarios, so that a run
-    that is cut short leaves what it measured."""
+    """Run the scenarios under a progress bar; the results file is written after each, so that a run that is cut
+    short leaves what it measured."""
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),

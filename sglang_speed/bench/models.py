@@ -25,6 +25,7 @@ from sglang_speed.errors import ConfigError
 from sglang_speed.method.cost import ModelShape
 
 BOS_ID, EOS_ID = 0, 1
+LONGEST_CONTEXT = 2**17 + 2**14
 TINY = ModelShape(64, 128, 4, 2, 16, 512)
 TINY_LAYERS, TINY_PREFILL_LAYERS = 4, 3
 
@@ -99,7 +100,7 @@ def make_random(shape: ModelShape, config: SpeedConfig, directory: Path, *, has_
     }
     stock = contenders["stock"].path
     stock.mkdir(parents=True)
-    plain = _random_config(shape, config.num_layers)
+    plain = llama_config(shape, config.num_layers)
     if has_weights:
         _draw_weights(plain, stock)
     _write_tokenizer(shape.vocab_size, stock)
@@ -134,14 +135,17 @@ def _require_same_shape(speed: Path, full_depth: Path) -> None:
             )
 
 
-def _random_config(shape: ModelShape, num_layers: int) -> dict[str, Any]:
+def llama_config(
+    shape: ModelShape, num_layers: int, dtype: str = "bfloat16", context_len: int = LONGEST_CONTEXT
+) -> dict[str, Any]:
+    """config.json of a Llama of this shape, architecture and model type left out."""
     return {
-        "dtype": "bfloat16",
+        "dtype": dtype,
         "hidden_act": "silu",
         "rms_norm_eps": 1e-5,
         "rope_theta": 500000.0,
         "num_hidden_layers": num_layers,
-        "max_position_embeddings": 2**17 + 2**14,
+        "max_position_embeddings": context_len,
         "tie_word_embeddings": False,
         "attention_bias": False,
         "mlp_bias": False,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import matplotlib
@@ -133,8 +134,6 @@ def _dots_and_medians(axes: Axes, points: Sequence[tuple[float, float]], side: s
 
 
 def _medians(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    from statistics import median
-
     return [(x, median(value for at, value in points if at == x)) for x in sorted({x for x, _ in points})]
 
 

@@ -29,10 +29,8 @@ class Line:
 
 
 def line_of(figure: Mapping[str, Any]) -> Line:
-    rival = figure["rival"]
-    name = figure["figure"] if rival == "speed" or "Lc = L" in figure["figure"] else f"{figure['figure']}, Lc = L"
-    cells = [name]
-    for side in ("stock", rival):
+    cells = [name_of(figure)]
+    for side in ("stock", figure["rival"]):
         cells += [value_of(figure, side), percent(figure["spread"][side], half=True)]
     cells += [number(figure["ratio"], 3), number(figure["ceiling"], 3), percent(figure["share_of_ceiling"])]
     if figure["target"] is None:
@@ -70,6 +68,11 @@ def html_report(results: Mapping[str, Any], pictures: Sequence[Path]) -> str:
         pictures=shown,
         configuration=json.dumps(results["configuration"], indent=1),
     )
+
+
+def name_of(figure: Mapping[str, Any]) -> str:
+    """A figure's name, and who is compared with stock where that is not SPEED."""
+    return f"{figure['figure']}, Lc = L" if figure["rival"] == "equal" else figure["figure"]
 
 
 def value_of(figure: Mapping[str, Any], side: str) -> str:
