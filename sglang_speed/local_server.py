@@ -81,6 +81,7 @@ def start_server(
     with log_path.open("wb") as log:
         process = subprocess.Popen(
             command,
+            stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,

@@ -7,35 +7,23 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import requests
 
-from sglang_speed.local_server import own_ports
+from sglang_speed.local_server import LocalServer, ServerFailed, start_server
 
 START_SECONDS = 240.0
 LOG_TAIL_CHARS = 6000
 
 
-class ServerFailed(RuntimeError):
-    """The server ended, or was not ready in time; the text carries the end of its log."""
-
-
-@dataclass
-class RunningServer:
+class RunningServer(LocalServer):
     """One server process group and its log file."""
-
-    url: str
-    process: subprocess.Popen[bytes]
-    log_path: Path
 
     @property
     def log(self) -> str:
@@ -91,18 +79,9 @@ def running_server(
 
 
 def _launch(model_path: Path | str, flags: tuple[str, ...], env: Mapping[str, str], log_path: Path) -> RunningServer:
-    port, flags_of_ports = own_ports()
-    command = [sys.executable, "-m", "sglang.launch_server", "--model-path", str(model_path), *flags_of_ports, *flags]
-    with log_path.open("wb") as log:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env={"HF_HUB_OFFLINE": "1", **os.environ, **env},
-            start_new_session=True,
-        )
-    return RunningServer(f"http://127.0.0.1:{port}", process, log_path)
+    offline = {"HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "1")}
+    server = start_server(model_path, log_path, flags, {**offline, **env})
+    return RunningServer(server.url, server.process, server.log_path)
 
 
 def _wait_until_ready(server: RunningServer, deadline: float) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import servers
+from sglang_speed import local_server
 from tests.conftest import DEEP_TOKENS
 from tests.kills.faults import LOSES_A_SLOT, write_plugin
 from tests.kills.processes import Client, Victim, victim
@@ -22,9 +22,9 @@ PROMPT = {"input_ids": [0, 74, 107], "sampling_params": {"temperature": 0, "max_
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_port() -> Iterator[None]:
-    ports = servers.own_ports()
+    ports = local_server.own_ports()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(servers, "own_ports", lambda: ports)
+        patch.setattr(local_server, "own_ports", lambda: ports)
         yield
 
 
