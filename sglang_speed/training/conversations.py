@@ -1,0 +1,195 @@
+"""Chats as a model reads them: token ids, and which of them each assistant turn says.
+
+Owns the JSONL format and its errors. Must not know what is done with a conversation.
+
+A line is `{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}, ...]}`, with
+`"tools": [...]` beside it where the chat template takes JSON schemas.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sglang_speed.errors import ConfigError
+
+Message = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Chat:
+    """One line of a JSONL file. origin: where it stands, for messages."""
+
+    messages: list[Message]
+    tools: list[dict[str, Any]] | None = None
+    origin: str = "chat"
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """A chat as token ids.
+
+    turns: positions that each assistant turn says, its end-of-turn token included; everything before the first
+        position of a turn is that turn's prompt.
+    """
+
+    token_ids: tuple[int, ...]
+    turns: tuple[range, ...]
+
+
+class ChatFormat:
+    """A checkpoint's tokenizer and chat template. stop_ids: the tokens with which the model can end a turn."""
+
+    def __init__(self, tokenizer: Any, stop_ids: Sequence[int]) -> None:
+        self.tokenizer = tokenizer
+        self.stop_ids = frozenset(stop_ids)
+
+    @classmethod
+    def of_checkpoint(cls, directory: Path) -> ChatFormat:
+        """ConfigError where the checkpoint has no tokenizer, no chat template or no end-of-turn token."""
+        from transformers import AutoTokenizer, GenerationConfig
+
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(directory)
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"{directory} has no tokenizer that can be read ({str(error).splitlines()[0]}): complete the download"
+            ) from error
+        if not tokenizer.chat_template:
+            raise ConfigError(
+                f"{directory} has no chat template: chats need one; take an instruction-tuned model, or put the "
+                "template into chat_template.jinja"
+            )
+        stop_ids = {tokenizer.eos_token_id}
+        if (directory / "generation_config.json").is_file():
+            told = GenerationConfig.from_pretrained(directory).eos_token_id
+            stop_ids |= set(told) if isinstance(told, list) else {told}
+        stop_ids.discard(None)
+        if not stop_ids:
+            raise ConfigError(f"{directory} names no end-of-turn token: set eos_token_id in generation_config.json")
+        return cls(tokenizer, sorted(stop_ids))
+
+    def prompt_ids(self, chat: Chat) -> list[int]:
+        """The prompt of an assistant turn that follows `chat.messages`, as a server reads it."""
+        ids: list[int] = self._encode(self._render(chat, len(chat.messages), answer_follows=True))
+        return ids
+
+    def conversation(self, chat: Chat) -> Conversation:
+        """All turns of a chat in one sequence of token ids; ConfigError where its template does not allow that.
+
+        Text before a turn and the turn itself are tokenized apart, as in serving, where the model continues a prompt.
+        """
+        text, ids, turns = "", [], []
+        for index, message in enumerate(chat.messages):
+            if message["role"] != "assistant":
+                continue
+            prompt = self._render(chat, index, answer_follows=True)
+            ids += self._encode(self._added(text, prompt, chat))
+            answered = self._render(chat, index + 1, answer_follows=False)
+            said = self._up_to_stop(self._added(prompt, answered, chat), chat)
+            said_ids = self._encode(said)
+            turns.append(range(len(ids), len(ids) + len(said_ids)))
+            ids += said_ids
+            text = prompt + said
+        return Conversation(tuple(ids), tuple(turns))
+
+    def _render(self, chat: Chat, num_messages: int, *, answer_follows: bool) -> str:
+        from jinja2 import TemplateError
+
+        messages = chat.messages[:num_messages]
+        try:
+            text: str = self.tokenizer.apply_chat_template(
+                messages, tools=chat.tools, tokenize=False, add_generation_prompt=answer_follows
+            )
+        except (TemplateError, TypeError) as error:
+            raise ConfigError(f"{chat.origin}: the model's chat template refuses these messages: {error}") from error
+        return text
+
+    def _encode(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
+        return ids
+
+    def _added(self, before: str, after: str, chat: Chat) -> str:
+        if not after.startswith(before):
+            raise ConfigError(
+                f"{chat.origin}: the model's chat template writes earlier turns anew when a later one is added, so "
+                "that the turns have no text in common: give each turn as a chat of its own"
+            )
+        return after[len(before) :]
+
+    def _up_to_stop(self, answer: str, chat: Chat) -> str:
+        """What the model says of the text that an answer adds: up to its end-of-turn token."""
+        stops = self.tokenizer.convert_ids_to_tokens(sorted(self.stop_ids))
+        ends = [answer.index(stop) + len(stop) for stop in stops if stop in answer]
+        if not ends:
+            raise ConfigError(
+                f"{chat.origin}: the chat template ends an assistant turn with none of the end-of-turn tokens {stops}: "
+                "set eos_token_id in generation_config.json to the token with which it does"
+            )
+        return answer[: min(ends)]
+
+
+def read_conversations(path: Path, chat_format: ChatFormat, max_tokens: int | None = None) -> list[Conversation]:
+    """Every chat of a JSONL file; ConfigError with the line for one that cannot be learned from.
+
+    max_tokens: the longest conversation that is accepted.
+    """
+    conversations = []
+    for chat in read_chats(path):
+        _require_answers(chat)
+        conversation = chat_format.conversation(chat)
+        if max_tokens is not None and len(conversation.token_ids) > max_tokens:
+            raise ConfigError(
+                f"{chat.origin} has {len(conversation.token_ids)} tokens, and at most {max_tokens} are taken: shorten "
+                "or remove it, or raise --max-tokens"
+            )
+        conversations.append(conversation)
+    return conversations
+
+
+def read_chats(path: Path) -> Iterator[Chat]:
+    """The chats of a JSONL file; ConfigError with the line for anything else. Empty lines are skipped."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read as UTF-8 text ({error}): give a file of JSON lines") from error
+    numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    if not numbered:
+        raise ConfigError(f'{path} has no chats: write one JSON object a line, {{"messages": [...]}}')
+    for number, line in numbered:
+        yield _parse(line, f"{path}, line {number}")
+
+
+def _parse(line: str, origin: str) -> Chat:
+    try:
+        value = json.loads(line)
+    except ValueError as error:
+        raise ConfigError(f"{origin} is not JSON ({error}): write one object a line") from error
+    messages = value.get("messages") if isinstance(value, dict) else None
+    if not isinstance(messages, list) or not messages:
+        raise ConfigError(f'{origin} has no messages: write {{"messages": [{{"role": ..., "content": ...}}, ...]}}')
+    for message in messages:
+        _require_message(message, origin)
+    tools = value.get("tools")
+    if tools is not None and not isinstance(tools, list):
+        raise ConfigError(f"{origin} has tools={tools!r}, which is not a list: write a list of JSON schemas")
+    return Chat(messages, tools, origin)
+
+
+def _require_message(message: Any, origin: str) -> None:
+    if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+        raise ConfigError(f"{origin}: {message!r} is not a message: it needs a role and a content")
+    content = message.get("content")
+    if not isinstance(content, str) and not (content is None and message["role"] == "assistant"):
+        raise ConfigError(f"{origin}: content={content!r} of role {message['role']!r} is not a string: write text")
+
+
+def _require_answers(chat: Chat) -> None:
+    said = [message for message in chat.messages if message["role"] == "assistant"]
+    if not said:
+        raise ConfigError(f"{chat.origin} has no assistant message: there is nothing to learn; remove it or answer it")
+    if any(message.get("content") is None for message in said):
+        raise ConfigError(f"{chat.origin} has an assistant message without content: it was never answered")
