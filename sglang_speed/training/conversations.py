@@ -74,7 +74,7 @@ class ChatFormat:
 
     def prompt_ids(self, chat: Chat) -> list[int]:
         """The prompt of an assistant turn that follows `chat.messages`, as a server reads it."""
-        ids: list[int] = self._encode(self._render(chat, len(chat.messages), answer_follows=True))
+        ids: list[int] = self.encode(self.render(chat, len(chat.messages), answer_follows=True))
         return ids
 
     def conversation(self, chat: Chat) -> Conversation:
@@ -86,17 +86,18 @@ class ChatFormat:
         for index, message in enumerate(chat.messages):
             if message["role"] != "assistant":
                 continue
-            prompt = self._render(chat, index, answer_follows=True)
-            ids += self._encode(self._added(text, prompt, chat))
-            answered = self._render(chat, index + 1, answer_follows=False)
+            prompt = self.render(chat, index, answer_follows=True)
+            ids += self.encode(self._added(text, prompt, chat))
+            answered = self.render(chat, index + 1, answer_follows=False)
             said = self._up_to_stop(self._added(prompt, answered, chat), chat)
-            said_ids = self._encode(said)
+            said_ids = self.encode(said)
             turns.append(range(len(ids), len(ids) + len(said_ids)))
             ids += said_ids
             text = prompt + said
         return Conversation(tuple(ids), tuple(turns))
 
-    def _render(self, chat: Chat, num_messages: int, *, answer_follows: bool) -> str:
+    def render(self, chat: Chat, num_messages: int, *, answer_follows: bool) -> str:
+        """The text of a chat's first messages. answer_follows: with the head of an assistant turn after them."""
         from jinja2 import TemplateError
 
         messages = chat.messages[:num_messages]
@@ -108,7 +109,8 @@ class ChatFormat:
             raise ConfigError(f"{chat.origin}: the model's chat template refuses these messages: {error}") from error
         return text
 
-    def _encode(self, text: str) -> list[int]:
+    def encode(self, text: str) -> list[int]:
+        """Token ids of text as it is, without a BoS of the tokenizer's own."""
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
         return ids
 
@@ -183,7 +185,7 @@ def _require_message(message: Any, origin: str) -> None:
     if not isinstance(message, dict) or not isinstance(message.get("role"), str):
         raise ConfigError(f"{origin}: {message!r} is not a message: it needs a role and a content")
     content = message.get("content")
-    if not isinstance(content, str) and not (content is None and message["role"] == "assistant"):
+    if not isinstance(content, str) and not (content is None and message["role"] in ("assistant", "user")):
         raise ConfigError(f"{origin}: content={content!r} of role {message['role']!r} is not a string: write text")
 
 
@@ -191,5 +193,5 @@ def _require_answers(chat: Chat) -> None:
     said = [message for message in chat.messages if message["role"] == "assistant"]
     if not said:
         raise ConfigError(f"{chat.origin} has no assistant message: there is nothing to learn; remove it or answer it")
-    if any(message.get("content") is None for message in said):
-        raise ConfigError(f"{chat.origin} has an assistant message without content: it was never answered")
+    if any(message.get("content") is None for message in chat.messages):
+        raise ConfigError(f"{chat.origin} has a message without content: nobody has written it; write it or remove it")
