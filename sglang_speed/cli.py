@@ -36,6 +36,15 @@ def main() -> None:
         sys.exit(1)
 
 
+def require_extra(extra: str, *modules: str) -> None:
+    """ConfigError where a module of one of the package's extras is missing."""
+    from importlib.util import find_spec
+
+    for name in modules:
+        if find_spec(name) is None:
+            raise ConfigError(f"{name} is not installed: `pip install sglang-speed[{extra}]`")
+
+
 @app.command()
 def convert(
     source: Annotated[str, typer.Argument(help="Llama or SPEED checkpoint directory, or `speed-llama`.")],
@@ -110,11 +119,7 @@ def bench(
     flags: Annotated[list[str] | None, typer.Argument(help="Flags for all servers, after `--`.")] = None,
 ) -> None:
     """Measure stock SGLang and SPEED side by side: the same weights, the same KV memory, in turns."""
-    from importlib.util import find_spec
-
-    missing = [name for name in ("jinja2", "matplotlib") if find_spec(name) is None]
-    if missing:
-        raise ConfigError(f"{missing[0]} is not installed: bench needs it; `pip install sglang-speed[bench]`")
+    require_extra("bench", "jinja2", "matplotlib")
     import torch
 
     from sglang_speed.bench.command import bench as compare
@@ -134,6 +139,20 @@ def bench(
         Outputs(json, plot, html),
         flags or (),
     )
+
+
+@app.command()
+def prompts(
+    out: Annotated[Path, typer.Argument(help="JSONL file to write.")],
+    num: Annotated[int, typer.Option(help="How many conversations.", min=1)],
+    seed: Annotated[int, typer.Option(help="The same seed gives the same prompts.")] = 0,
+) -> None:
+    """Write chats for a model to answer, made offline, to train on its own answers."""
+    require_extra("train", "faker")
+    from sglang_speed.training.prompts import write_prompts
+
+    write_prompts(out, num, seed)
+    print(f"{out}: {num} conversations of seed {seed}")
 
 
 if __name__ == "__main__":

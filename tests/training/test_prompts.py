@@ -1,0 +1,146 @@
+"""What the offline prompts promise: repeatable, different, valid, bounded, and facts at every depth."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections import Counter
+from itertools import islice
+from pathlib import Path
+
+import pytest
+
+from sglang_speed.errors import ConfigError
+from sglang_speed.training.prompts import KINDS, Messages, generate_prompts, labelled_prompts, write_prompts
+from sglang_speed.training.prompts.draw import Draw
+from sglang_speed.training.prompts.facts import passage
+from sglang_speed.training.prompts.searching import hidden, hide
+from sglang_speed.training.prompts.subjects import SUBJECTS
+
+NUM = 2000
+MAX_CHARS = 14_000
+
+
+@pytest.fixture(scope="module")
+def labelled() -> list[tuple[str, Messages]]:
+    return list(labelled_prompts(NUM, seed=5))
+
+
+def num_chars(messages: Messages) -> int:
+    return sum(len(message["content"] or "") for message in messages)
+
+
+def test_a_seed_gives_the_same_prompts_for_every_number_and_lazily() -> None:
+    assert list(islice(generate_prompts(10**9, seed=3), 60)) == list(generate_prompts(60, seed=3))
+
+
+def test_seeds_share_no_prompt() -> None:
+    first, second = ({json.dumps(prompt) for prompt in generate_prompts(300, seed)} for seed in (1, 2))
+    assert not first & second
+
+
+def test_another_process_gives_the_same_prompts_without_torch_and_sglang() -> None:
+    program = (
+        "import json, sys; from sglang_speed.training.prompts import generate_prompts as g;"
+        "print(json.dumps(list(g(40, 9)))); assert not {'torch', 'sglang', 'transformers'} & set(sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert json.loads(run.stdout) == list(generate_prompts(40, 9))
+
+
+def test_every_kind_has_its_share(labelled: list[tuple[str, Messages]]) -> None:
+    counts = Counter(kind for kind, _ in labelled)
+    assert sum(kind.percent for kind in KINDS) == 100
+    for kind in KINDS:
+        expected = NUM * kind.percent / 100
+        assert abs(counts[kind.name] - expected) < 4 * expected**0.5, (kind.name, counts[kind.name], expected)
+
+
+def test_messages_are_chats_that_end_with_a_turn_to_be_answered(labelled: list[tuple[str, Messages]]) -> None:
+    for _, messages in labelled:
+        turns = messages[1:] if messages[0]["role"] == "system" else messages
+        assert [turn["role"] for turn in turns] == ["user", "assistant"] * (len(turns) // 2)
+        assert messages[-1] == {"role": "assistant", "content": None}
+        for message in messages:
+            assert set(message) == {"role", "content"}
+            content = message["content"]
+            assert content is None if content is None else content == content.strip() != ""
+            assert content is not None or message["role"] == "assistant"
+
+
+def test_no_template_is_left_unfilled(labelled: list[tuple[str, Messages]]) -> None:
+    slots = {"{name}", "{first}", "{town}", "{text}", "{question}", "{field}", "{key}", "a(n)", "{code_noun}", "{json}"}
+    for _, messages in labelled:
+        written = "".join(message["content"] or "" for message in messages)
+        assert not [slot for slot in slots if slot in written], written
+
+
+def test_no_prompt_comes_twice(labelled: list[tuple[str, Messages]]) -> None:
+    assert len({json.dumps(messages) for _, messages in labelled}) == NUM
+
+
+def test_prompts_are_mostly_short_with_a_bounded_tail(labelled: list[tuple[str, Messages]]) -> None:
+    lengths = sorted(num_chars(messages) for _, messages in labelled)
+    assert 400 < lengths[NUM // 2] < 1200
+    assert lengths[NUM * 95 // 100] > 2500
+    assert lengths[-1] < MAX_CHARS
+
+
+def assert_even(places: list[float]) -> None:
+    """As many in each fifth, within five standard deviations."""
+    fifths = Counter(min(4, int(5 * place)) for place in places)
+    expected = len(places) / 5
+    assert all(abs(fifths[fifth] - expected) < 5 * (0.8 * expected) ** 0.5 for fifth in range(5)), fifths
+
+
+def test_a_hidden_sentence_stands_anywhere_in_the_text() -> None:
+    draw = Draw(1)
+    places = []
+    for _ in range(1500):
+        blocks = ["x" * draw.num(20, 400) for _ in range(40)]
+        hide(draw, blocks, "!")
+        places.append("".join(blocks).index("!") / sum(map(len, blocks)))
+    assert_even(places)
+
+
+def test_questions_about_a_passage_ask_for_all_its_places() -> None:
+    draw = Draw(2)
+    places = []
+    for _ in range(700):
+        read = passage(draw, 2500)
+        text = read.text()
+        (fact,) = read.ask(draw)
+        places.append((text.index(fact.sentence) + len(fact.sentence) / 2) / len(text))
+    assert_even(places)
+
+
+def test_a_hidden_sentence_answers_its_question() -> None:
+    draw = Draw(3)
+    for _ in range(300):
+        sentence, question = hidden(draw)
+        assert "{" not in sentence + question
+        told, asked = (set(re.findall(r"\w+", text.lower())) for text in (sentence, question))
+        assert len(told & asked) >= 2, (sentence, question)
+
+
+def test_every_fact_can_be_told_and_asked_for() -> None:
+    draw = Draw(4)
+    for subject in SUBJECTS:
+        facts = [fact for _ in range(20) for group in passage(draw, 900, subject).paragraphs for fact in group]
+        asked = [fact for fact in facts if fact.question]
+        assert len(asked) > len(facts) / 2
+        assert all(fact.question.endswith("?") for fact in asked)
+
+
+def test_a_file_has_one_conversation_a_line(tmp_path: Path) -> None:
+    write_prompts(tmp_path / "prompts.jsonl", 25, seed=8)
+    lines = (tmp_path / "prompts.jsonl").read_text(encoding="utf-8").split("\n")
+    assert lines.pop() == ""
+    assert [json.loads(line)["messages"] for line in lines] == list(generate_prompts(25, seed=8))
+
+
+def test_a_missing_folder_is_explained(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is not a folder"):
+        write_prompts(tmp_path / "no" / "prompts.jsonl", 1, seed=0)
