@@ -66,8 +66,7 @@ def test_messages_are_chats_that_end_with_a_turn_to_be_answered(labelled: list[t
         for message in messages:
             assert set(message) == {"role", "content"}
             content = message["content"]
-            assert content is None if content is None else content == content.strip() != ""
-            assert content is not None or message["role"] == "assistant"
+            assert message["role"] == "assistant" if content is None else content == content.strip() != ""
 
 
 def test_no_template_is_left_unfilled(labelled: list[tuple[str, Messages]]) -> None:
@@ -89,7 +88,7 @@ def test_prompts_are_mostly_short_with_a_bounded_tail(labelled: list[tuple[str, 
 
 
 def assert_even(places: list[float]) -> None:
-    """As many in each fifth, within five standard deviations."""
+    """As many in each fifth of the text, within five standard deviations."""
     fifths = Counter(min(4, int(5 * place)) for place in places)
     expected = len(places) / 5
     assert all(abs(fifths[fifth] - expected) < 5 * (0.8 * expected) ** 0.5 for fifth in range(5)), fifths

@@ -45,7 +45,7 @@ def maybe_system(draw: Draw, share: float = 0.5) -> str | None:
 def placed(draw: Draw, material: str, request: str) -> str:
     """Material and what is wanted of it as one user turn: either first, joined in one of several ways."""
     before, after = draw.pick(
-        (("", ""), ("", ""), ("Text:\n", ""), ('"""\n', '\n"""'), ("---\n", "\n---"), ("<text>\n", "\n</text>"))
+        (("", ""),) * 5 + (("Text:\n", ""), ('"""\n', '\n"""'), ("---\n", "\n---"), ("<text>\n", "\n</text>"))
     )
     if draw.chance(0.3):
         return f"{request}\n\n{before}{material}{after}"

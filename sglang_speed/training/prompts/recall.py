@@ -32,6 +32,7 @@ TOLD = (
 )
 LAST = ("Thunder", "Pancake", "Velvet", "Compass", "Biscuit", "Comet", "Turnip", "Anchor", "Pepper", "Marble")
 NOD = ("", "", " Please remember that.", " Just answer OK.", " Keep this in mind.", " I will come back to it.")
+HEARD = ("OK.", "Noted.", "Thank you, I will remember that.", "Got it.", "All right, I'll keep that in mind.", "I see!")
 ASK = (
     "{question}",
     "Do you remember? {question}",
@@ -46,13 +47,24 @@ def recall(draw: Draw) -> Messages:
     known = {"last": draw.pick(LAST)}
     facts = [(draw.fill(told, known), draw.fill(asked, known)) for told, asked in draw.sample(TOLD, draw.num(1, 5))]
     turns = _telling(draw, [told for told, _ in facts])
+    num_told = len(turns)
     for _ in range(draw.pick((0, 0, 1, 1, 2))):
         turns.append(_between(draw))
     asked = [question for _, question in draw.sample(facts, draw.num(1, 2))]
     turns += [draw.pick(ASK).format(question=question) for question in asked]
     if len(facts) > 2 and draw.chance(0.2):
         turns.append(draw.pick(("Sum up all that you know about me.", "List everything I told you about myself.")))
-    return conversation(turns, maybe_system(draw))
+    messages = conversation(turns, maybe_system(draw))
+    if draw.chance(0.75):
+        _nod(draw, messages, num_told)
+    return messages
+
+
+def _nod(draw: Draw, messages: Messages, num_turns: int) -> None:
+    """Answer the first turns: small models say long and empty things when they are only told something."""
+    open_turns = [message for message in messages if message["role"] == "assistant"]
+    for message in open_turns[:num_turns]:
+        message["content"] = draw.pick(HEARD)
 
 
 def _telling(draw: Draw, told: list[str]) -> list[str]:

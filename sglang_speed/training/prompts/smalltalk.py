@@ -136,7 +136,7 @@ SUBJECTS = (
     "Tell me about {country}.",
     "Say why a(n) {product} is useful.",
 )
-JOINS = ("{subject} {rules}", "{subject}\n\nRules:\n{listed}", "{rules} {subject}", "{subject}\n{listed}")
+JOINS = ("{subject} {rules}", "{rules} {subject}", "{rules}\n\n{subject}", "Rules:\n{listed}\n\n{subject}")
 
 
 def chat(draw: Draw) -> Messages:
@@ -156,7 +156,7 @@ def chat(draw: Draw) -> Messages:
 def instructions(draw: Draw) -> Messages:
     """A piece of writing under one to three rules, given by the user or as standing orders of the system."""
     known = {slot: draw.pick(words) for slot, words in RULE_WORDS.items()}
-    rules = [draw.fill(rule, known) for rule in draw.sample(RULES, draw.num(1, 3))]
+    rules = [draw.fill(rule, known) for rule in draw.sample(RULES, draw.pick((1, 1, 1, 2, 2, 3)))]
     subject = draw.one(SUBJECTS)
     if draw.chance(0.3):
         orders = draw.pick(("Always follow these rules:\n", "House style:\n")) + "\n".join(
