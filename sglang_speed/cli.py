@@ -155,5 +155,38 @@ def prompts(
     print(f"{out}: {num} conversations of seed {seed}")
 
 
+@app.command()
+def layers(
+    checkpoint: Annotated[str, typer.Argument(help="Llama or SPEED checkpoint directory, or `speed-llama`.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Chats as JSON lines; left out: what the model says to built-in prompts.")
+    ] = None,
+    samples: Annotated[int, typer.Option(help="Answers to measure; SmolLM2-135M: some 5 s each on two cores.")] = 64,
+    seed: Annotated[int, typer.Option(help="Of every random choice.")] = 0,
+    cutoff: Annotated[
+        list[int] | None, typer.Option(help="Prefill layers; several times for more; left out: half of all and up.")
+    ] = None,
+    anchor_tokens: Annotated[int | None, typer.Option(help="First prompt tokens that pass all layers.")] = None,
+    tail_tokens: Annotated[int | None, typer.Option(help="Last prompt tokens that pass all layers.")] = None,
+    max_kl: Annotated[float, typer.Option(help="Divergence accepted without training, nats per token.")] = 0.1,
+    max_tokens: Annotated[int, typer.Option(help="Longest prompt with its answer; longer ones are left out.")] = 1024,
+    json: Annotated[Path | None, typer.Option(help="Where to write all figures.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Where to write a picture (PNG).")] = None,
+) -> None:
+    """Find the cutoff that suits a checkpoint: importance of each layer, untrained loss of each cutoff."""
+    if plot is not None:
+        require_extra("train", "matplotlib")
+    if data is None:
+        require_extra("train", "faker")
+    from sglang_speed.checkpoints.default_model import resolve_model
+    from sglang_speed.layers.command import Wanted
+    from sglang_speed.layers.command import layers as measure
+    from sglang_speed.layers.texts import Limits
+
+    limits = Limits(samples, max_tokens, seed)
+    wanted = Wanted(data, limits, anchor_tokens, tail_tokens, cutoff or (), max_kl, json, plot)
+    measure(Path(resolve_model(checkpoint)), wanted)
+
+
 if __name__ == "__main__":
     main()

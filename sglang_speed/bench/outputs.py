@@ -27,13 +27,7 @@ class Outputs:
     def require_writable(self) -> None:
         """Make the folders. Raises ConfigError for a path that cannot be written, before minutes are spent on it."""
         for path in self.named:
-            folder = path if path == self.plots else path.parent
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                with tempfile.NamedTemporaryFile(dir=folder):
-                    pass
-            except OSError as error:
-                raise ConfigError(f"{path} cannot be written ({error}): choose another path") from error
+            require_folder(path if path == self.plots else path.parent, path)
 
     def make_logs(self) -> Path:
         """A folder for the servers' logs, beside the JSON where there is one; it stays, for whoever looks for a
@@ -46,6 +40,21 @@ class Outputs:
         """Replace the results file as a whole, once there is a figure."""
         if self.json is None or not results["scenarios"]:
             return
-        half_written = self.json.with_name(f".{self.json.name}.new")
-        half_written.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-        half_written.replace(self.json)
+        replace_json(self.json, results)
+
+
+def require_folder(folder: Path, path: Path) -> None:
+    """Make the folder in which `path` will be written. Raises ConfigError where nothing can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written ({error}): choose another path") from error
+
+
+def replace_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a results file as a whole: the old one stays until the new one is complete."""
+    half_written = path.with_name(f".{path.name}.new")
+    half_written.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    half_written.replace(path)

@@ -43,7 +43,7 @@ def draw(results: Mapping[str, Any], folder: Path) -> list[Path]:
 def by_context(found: Mapping[str, Series], results: Mapping[str, Any]) -> Page:
     """TTFT or TPOT against context length, every sample a dot, medians joined, and where the ceiling would be."""
     (name, series), *_ = found.items()
-    page, (axes,) = _page(1)
+    page, (axes,) = make_page(1)
     ceilings = _ceilings(results, name.split()[0])
     for side, points in series.items():
         _dots_and_medians(axes, points, side)
@@ -60,7 +60,7 @@ def by_context(found: Mapping[str, Series], results: Mapping[str, Any]) -> Page:
 def by_turn(found: Mapping[str, Series], results: Mapping[str, Any]) -> Page:
     """Hit rate above, TTFT below, a column for each working set."""
     working_sets = sorted({name.rsplit(", ", 1)[1] for name in found}, key=float)
-    page, grid = _page(2, len(working_sets))
+    page, grid = make_page(2, len(working_sets))
     for column, working_set in enumerate(working_sets):
         for row, kind in enumerate(("hit rate", "TTFT")):
             axes = grid[row * len(working_sets) + column]
@@ -79,7 +79,7 @@ def by_turn(found: Mapping[str, Series], results: Mapping[str, Any]) -> Page:
 
 def over_time(found: Mapping[str, Series], results: Mapping[str, Any]) -> Page:
     """KV bytes that hold something, against the bytes that both sides have."""
-    page, grid = _page(1, len(found))
+    page, grid = make_page(1, len(found))
     profile, shape = results["configuration"]["sizes"], results["configuration"]["shape"]
     layers = results["configuration"]["speed"]["num_layers"]
     budget = profile["cache_pool"]["tokens"] * layers * 2 * shape["num_kv_heads"] * shape["head_dim"]
@@ -100,7 +100,7 @@ def over_time(found: Mapping[str, Series], results: Mapping[str, Any]) -> Page:
 def at_once(found: Mapping[str, Series], results: Mapping[str, Any]) -> Page:
     """Running requests while more are waiting than fit."""
     (series,) = found.values()
-    page, (axes,) = _page(1)
+    page, (axes,) = make_page(1)
     for side, points in series.items():
         axes.step(*zip(*points, strict=True), where="post", color=COLOURS[side], label=NAMES[side])
     axes.set(xlabel="seconds", ylabel="requests that run", ylim=(0, None))
@@ -119,7 +119,8 @@ PLOTS: dict[str, tuple[str, Drawer]] = {
 """File name -> the series it needs (by the beginning of their names), and who draws it."""
 
 
-def _page(rows: int, columns: int = 1) -> tuple[Page, list[Axes]]:
+def make_page(rows: int, columns: int = 1) -> tuple[Page, list[Axes]]:
+    """An empty page and its axes, row by row, in the style of all pictures."""
     page = Page(figsize=(WIDTH * columns, HEIGHT * (1 + 0.7 * (rows - 1))), layout="constrained")
     axes = page.subplots(rows, columns, squeeze=False)
     for one in axes.flat:

@@ -1,0 +1,67 @@
+"""The recommendation, and the errors of the means on which it stands."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from sglang_speed.layers.advice import Advice, advise
+from sglang_speed.layers.statistics import Estimate, per_token
+
+
+def divergences(by_cutoff: dict[int, float], error: float = 0.0) -> dict[int, Estimate]:
+    return {cutoff: Estimate(value, error) for cutoff, value in by_cutoff.items()}
+
+
+SMOOTH = {0: 1.0, 4: 0.9, 5: 0.6, 6: 0.3, 7: 0.05, 8: 0.0}
+
+
+def test_the_lowest_cutoff_below_the_tolerance_and_three_quarters_with_training() -> None:
+    assert advise(divergences(SMOOTH), 8, max_kl=0.1) == Advice(untrained=7, trained=6)
+
+
+def test_the_error_counts_against_a_cutoff() -> None:
+    assert advise(divergences(SMOOTH, error=0.02), 8, max_kl=0.1).untrained == 7
+    assert advise(divergences(SMOOTH, error=0.03), 8, max_kl=0.1).untrained == 8
+
+
+def test_a_low_cutoff_below_a_bad_one_is_luck_and_is_not_taken() -> None:
+    assert advise(divergences({**SMOOTH, 5: 0.01}), 8, max_kl=0.1).untrained == 7
+
+
+def test_no_context_is_never_recommended() -> None:
+    assert advise(divergences(dict.fromkeys(SMOOTH, 0.0)), 8, max_kl=0.1).untrained == 4
+
+
+def test_three_quarters_are_not_taken_where_half_of_the_context_is_lost() -> None:
+    lost = {**SMOOTH, 6: 0.51}
+    assert advise(divergences(lost), 8, max_kl=0.1).trained is None
+    assert advise(divergences({**lost, 7: 0.2}), 8, max_kl=0.1) == Advice(untrained=8, trained=7)
+
+
+def test_nothing_below_three_quarters_is_advised_for_training() -> None:
+    usable = {**SMOOTH, 5: 0.05, 6: 0.05}
+    assert advise(divergences(usable), 8, max_kl=0.1) == Advice(untrained=5, trained=None)
+
+
+def test_a_cutoff_that_was_not_measured_is_not_recommended() -> None:
+    assert advise(divergences({0: 1.0, 7: 0.2, 8: 0.0}), 8, max_kl=0.1) == Advice(untrained=8, trained=7)
+
+
+def test_a_mean_per_token_weighs_responses_by_their_length() -> None:
+    assert per_token(torch.tensor([2.0, 9.0]), torch.tensor([1, 10])).value == 1.0
+    assert per_token(torch.tensor([2.0, 4.0, 6.0]), torch.tensor([1, 2, 3])).error == 0.0
+    assert per_token(torch.tensor([3.0]), torch.tensor([4])).error == 0.0
+
+
+def test_the_error_is_the_spread_of_repeated_measurements() -> None:
+    generator = torch.Generator().manual_seed(0)
+    num_tokens = torch.randint(1, 20, (400, 100), generator=generator)
+    sums = num_tokens * torch.randn(400, 100, generator=generator).exp()
+    estimates = [per_token(*pair) for pair in zip(sums, num_tokens, strict=True)]
+    spread = torch.tensor([one.value for one in estimates]).std()
+    stated = torch.tensor([one.error for one in estimates]).square().mean().sqrt()
+    assert float(stated) == pytest.approx(float(spread), rel=0.1)
+    assert math.isclose(estimates[0].upper, estimates[0].value + 2 * estimates[0].error)

@@ -1,0 +1,98 @@
+"""Which requests are measured, and that the model's own answers come from its own distribution."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import LlamaForCausalLM
+
+from sglang_speed.errors import ConfigError
+from sglang_speed.layers.model import load_model
+from sglang_speed.layers.request import Request
+from sglang_speed.layers.texts import Limits, answered, requests_in_chats, requests_of
+from sglang_speed.reference.modeling import SpeedLlamaForCausalLM
+from sglang_speed.training.conversations import ChatFormat, Conversation
+from tests.layers.conftest import write_chats
+from tests.tiny_models import EOS_ID, ids_of
+
+
+@pytest.fixture(scope="module")
+def small_model(plain_directory: Path) -> SpeedLlamaForCausalLM:
+    return load_model(plain_directory, anchor_tokens=1, tail_tokens=3)
+
+
+@pytest.fixture(scope="module")
+def chat_format(plain_directory: Path) -> ChatFormat:
+    return ChatFormat.of_checkpoint(plain_directory)
+
+
+def test_every_turn_is_a_request_with_all_before_it_as_its_prompt() -> None:
+    conversation = Conversation(tuple(range(20)), (range(0, 2), range(5, 8), range(12, 20)))
+    found = list(requests_of(conversation))
+    assert found == [Request(tuple(range(8)), 5), Request(tuple(range(20)), 12)]
+    assert [one.response_len for one in found] == [3, 8]
+
+
+def test_prompts_without_a_gap_and_long_requests_are_left_out(
+    small_model: SpeedLlamaForCausalLM, chat_format: ChatFormat, tmp_path: Path
+) -> None:
+    short, long = ("user", "Hi"), ("user", "x" * 100)
+    path = write_chats(tmp_path / "chats", [short, ("assistant", "Hello")], [long, ("assistant", "y")])
+    policy = small_model.policy
+    assert len(requests_in_chats(path, chat_format, policy, Limits(8, 1000, 0))) == 2
+    (kept,) = requests_in_chats(path, chat_format, policy, Limits(8, 64, 0))
+    assert chat_format.tokenizer.decode(kept.token_ids).endswith("Hello<eos>")
+    wide = load_model(Path(small_model.name_or_path), anchor_tokens=1, tail_tokens=200).policy
+    with pytest.raises(ConfigError, match=r"chats has 2 answers, and none has at most 1000 tokens and a prompt"):
+        requests_in_chats(path, chat_format, wide, Limits(8, 1000, 0))
+
+
+def test_samples_are_drawn_by_the_seed(
+    small_model: SpeedLlamaForCausalLM, chat_format: ChatFormat, tmp_path: Path
+) -> None:
+    chats = [[("user", f"Question {number}"), ("assistant", "Answer")] for number in range(30)]
+    path = write_chats(tmp_path / "chats", *chats)
+    first, again, other = (
+        requests_in_chats(path, chat_format, small_model.policy, Limits(10, 1000, seed)) for seed in (0, 0, 1)
+    )
+    assert len(set(first)) == 10
+    assert first == again
+    assert first != other
+
+
+def test_answers_are_drawn_from_the_model_at_full_depth(small_model: SpeedLlamaForCausalLM) -> None:
+    """What is said first to one prompt many times has the stock model's frequencies; other prompts pad the batch."""
+    prompt, longer = ids_of("Say something now"), ids_of("A prompt that is longer than the other one")
+    said = answered(small_model, [prompt, longer] * 300, [EOS_ID], 2, seed=0)
+    firsts = torch.tensor([one.token_ids[one.prompt_len] for one in said if one.prompt_len == len(prompt)])
+    stock = LlamaForCausalLM.from_pretrained(small_model.name_or_path)
+    with torch.no_grad():
+        expected = stock(torch.tensor([prompt])).logits[0, -1].softmax(-1)
+    frequencies = torch.bincount(firsts, minlength=len(expected)) / len(firsts)
+    error = (expected * (1 - expected) / len(firsts)).sqrt()
+    assert len(firsts) == 300
+    assert torch.all((frequencies - expected).abs() <= 5 * error + 1e-3)
+
+
+def test_an_answer_ends_with_its_stop_token(small_model: SpeedLlamaForCausalLM) -> None:
+    stop_ids = [EOS_ID, *ids_of("abcdefghijklmnopqrstuvwxyz")[1:]]
+    prompts = [ids_of("One prompt"), ids_of("Another, longer prompt")] * 4
+    finished: list[int] = []
+    said = answered(small_model, prompts, stop_ids, 12, seed=0, advance=finished.append)
+    assert sum(finished) == len(prompts)
+    assert sorted(one.token_ids[: one.prompt_len] for one in said) == sorted(map(tuple, prompts))
+    for one in said:
+        *before, last = one.token_ids[one.prompt_len :]
+        assert not set(before) & set(stop_ids)
+        assert last in stop_ids or one.response_len == 12
+    assert any(one.response_len < 12 for one in said)
+
+
+@pytest.mark.parametrize(
+    ("limits", "words"), [((1, 1024, 0), "--samples 1 is below 2"), ((8, 10, 0), "--max-tokens 10")]
+)
+def test_limits_that_measure_nothing_are_refused(limits: tuple[int, int, int], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        Limits(*limits)
