@@ -66,7 +66,13 @@ SHOWN = (
     ('{{"in": "{shown}",', '"out": "{answer}"}}'),
     ("Text: {shown}", "Label: {answer}"),
 )
-ORDERS = ("Continue the pattern.", "Complete the last one.", "Follow the examples.", "", "Answer like the examples.")
+ORDERS = (
+    "Write what is missing in the last example, and nothing else.",
+    "What belongs to the last one? Follow the examples.",
+    "Complete the last line as in the examples.",
+    "Look at the examples. What is the answer to the last one?",
+    "The last one has no answer yet. Which one fits?",
+)
 SUMS = (
     "What is {a} + {b}?",
     "{a} - {b} = ?",
@@ -164,7 +170,8 @@ def few_shot(draw: Draw) -> Messages:
     last = shown.format(shown=pairs[-1][0])
     start = answered.split("{answer}")[0].format().rstrip()
     text = draw.pick(("\n\n", "\n")).join([*done, f"{last}\n{start}".rstrip()])
-    return conversation([f"{draw.pick(ORDERS)}\n\n{text}".strip()], maybe_system(draw, 0.3))
+    parts = draw.shuffled((draw.pick(ORDERS), text))
+    return conversation(["\n\n".join(parts)], maybe_system(draw, 0.3))
 
 
 def sums(draw: Draw) -> Messages:
