@@ -1,0 +1,114 @@
+"""Pictures of a results file: quality against the cutoff, and the needle's grid.
+
+Owns colours and axes. Reads the JSON only, so that a committed result can be drawn again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Page
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from sglang_speed.evaluation.report import COLUMNS, Column, estimate_of
+
+WIDTH, HEIGHT, DPI = 3.6, 2.9, 130
+COLUMNS_OF_PANELS = 3
+Model = Mapping[str, Any]
+
+
+def draw(results: Mapping[str, Any], folder: Path) -> list[Path]:
+    """Write a PNG for every plot that has something to show; returns their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    pages = {"quality": by_cutoff(results), "needle": by_cell(results)}
+    drawn = []
+    for name, page in pages.items():
+        if page is not None:
+            page.savefig(folder / f"{name}.png", dpi=DPI)
+            drawn.append(folder / f"{name}.png")
+    return drawn
+
+
+def by_cutoff(results: Mapping[str, Any]) -> Page | None:
+    """A panel for each metric: a line for each series and tail over prefill layers, full depth as a line across."""
+    shown = [column for column in COLUMNS if any(column.task in model["tasks"] for model in results["models"])]
+    if not shown or not any(model["speed"] for model in results["models"]):
+        return None
+    rows = math.ceil(len(shown) / COLUMNS_OF_PANELS)
+    page = Page(figsize=(WIDTH * COLUMNS_OF_PANELS, HEIGHT * rows + 0.5), layout="constrained")
+    panels = list(page.subplots(rows, COLUMNS_OF_PANELS, squeeze=False).flat)
+    for axes, column in zip(panels, shown, strict=False):
+        _metric(axes, results, column)
+    for axes in panels[len(shown) :]:
+        axes.set_axis_off()
+    handles, labels = panels[0].get_legend_handles_labels()
+    page.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+    return page
+
+
+def by_cell(results: Mapping[str, Any]) -> Page | None:
+    """A map for each model: the share of needles found, by length and depth."""
+    models = [model for model in results["models"] if "needle" in model["tasks"]]
+    if not models:
+        return None
+    columns = min(len(models), COLUMNS_OF_PANELS)
+    rows = math.ceil(len(models) / columns)
+    page = Page(figsize=(WIDTH * columns, HEIGHT * rows), layout="constrained")
+    panels = list(page.subplots(rows, columns, squeeze=False).flat)
+    for axes, model in zip(panels, models, strict=False):
+        _grid(axes, model)
+    for axes in panels[len(models) :]:
+        axes.set_axis_off()
+    return page
+
+
+def _metric(axes: Axes, results: Mapping[str, Any], column: Column) -> None:
+    for name, points in series(results, column).items():
+        layers, values, errors = zip(*sorted(points), strict=True)
+        axes.errorbar(layers, values, yerr=errors, marker="o", capsize=2, linewidth=1.2, label=name)
+    for model in results["models"]:
+        estimate = estimate_of(model, column.task, column.metric)
+        if model["speed"] is None and estimate is not None:
+            axes.axhline(estimate["value"], color="black", linestyle="--", linewidth=0.8, label=model["label"])
+    axes.set_title(column.heading, fontsize=9)
+    axes.set_xlabel("layers that prompts pass", fontsize=8)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if column.metric != "perplexity":
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)
+
+
+def series(results: Mapping[str, Any], column: Column) -> dict[str, list[tuple[int, float, float]]]:
+    """By name and tail: (prefill layers, value, standard error)."""
+    found: dict[str, list[tuple[int, float, float]]] = {}
+    for model in results["models"]:
+        estimate = estimate_of(model, column.task, column.metric)
+        if model["speed"] is not None and estimate is not None:
+            name = f"{model['name']}, tail {model['speed']['tail_tokens']}"
+            point = (model["speed"]["prefill_layers"], estimate["value"], estimate["stderr"] or 0.0)
+            found.setdefault(name, []).append(point)
+    return found
+
+
+def _grid(axes: Axes, model: Model) -> None:
+    cells = {(cell["words"], cell["depth"]): cell["found"] for cell in model["tasks"]["needle"]["groups"]}
+    lengths, depths = (sorted({key[axis] for key in cells}) for axis in (0, 1))
+    shares = [[cells.get((length, depth), math.nan) for length in lengths] for depth in depths]
+    axes.imshow(shares, vmin=0, vmax=1, cmap="RdYlGn", aspect="auto")
+    for row, shares_of_depth in enumerate(shares):
+        for column, share in enumerate(shares_of_depth):
+            axes.text(column, row, f"{share:.0%}", ha="center", va="center", fontsize=7)
+    axes.set_xticks(range(len(lengths)), [str(length) for length in lengths], fontsize=7)
+    axes.set_yticks(range(len(depths)), [f"{depth:.0%}" for depth in depths], fontsize=7)
+    axes.set_xlabel("words", fontsize=8)
+    axes.set_ylabel("depth of the needle", fontsize=8)
+    axes.set_title(model["label"], fontsize=9)

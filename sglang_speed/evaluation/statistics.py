@@ -1,0 +1,37 @@
+"""From values of items to an estimate with its standard error."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """stderr: standard error; None for a single item, which says nothing about it."""
+
+    value: float
+    stderr: float | None
+
+
+def ratio(values: Sequence[float], weights: Sequence[float] | None = None) -> Estimate:
+    """Sum of values over sum of weights, e.g. log-probabilities of responses over their tokens; the mean without
+    weights.
+
+    Items are independent, not what they are made of: tokens of one response are not. The error is that of the
+    linearized ratio (Cochran, Sampling Techniques, 6.3), for a mean the usual one.
+    """
+    weights = [1.0] * len(values) if weights is None else weights
+    total, num = sum(weights), len(values)
+    value = sum(values) / total
+    if num < 2:
+        return Estimate(value, None)
+    squares = sum((each - value * weight) ** 2 for each, weight in zip(values, weights, strict=True))
+    return Estimate(value, math.sqrt(num / (num - 1) * squares) / total)
+
+
+def difference(values: Sequence[float], baseline: Sequence[float], weights: Sequence[float] | None = None) -> Estimate:
+    """How far `values` are above those of the same items in `baseline`. Paired, so what makes items hard or easy for
+    both does not count as an error."""
+    return ratio([value - base for value, base in zip(values, baseline, strict=True)], weights)

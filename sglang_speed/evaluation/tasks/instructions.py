@@ -1,0 +1,36 @@
+"""Instruction following: a request with one rule that a program can check.
+
+An example of the same rule comes first, with another word where the rule has one, so that a small model can follow too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sglang_speed.evaluation.tasks.base import Item, Task, assistant, user
+from sglang_speed.evaluation.tasks.rules import RULES
+from sglang_speed.evaluation.tasks.words import TOPICS
+
+REQUESTS = ("Write about {topic}.", "Tell me something about {topic}.", "What can you say about {topic}?")
+EXAMPLE = "Tell me something about a cup of tea."
+
+
+class Instructions(Task):
+    name = "instructions"
+    metrics = ("followed",)
+    max_new_tokens = 64
+
+    def item(self, seed: int, index: int) -> Item:
+        random = self.random(seed, index)
+        rule = list(RULES.values())[index % len(RULES)]
+        shown, word = random.sample(rule.words, 2) if len(rule.words) > 1 else (rule.words[0], rule.words[0])
+        request = random.choice(REQUESTS).format(topic=random.choice(TOPICS))
+        opening = (user(f"{EXAMPLE} {rule.wording.format(word=shown)}"), assistant(rule.example.format(word=shown)))
+        wanted = {"rule": rule.name, "word": word}
+        return Item(opening, (f"{request} {rule.wording.format(word=word)}",), wanted, {"rule": rule.name})
+
+    def grade(self, item: Item, answers: Sequence[str]) -> dict[str, float]:
+        """A copy of the example follows nothing."""
+        rule, word = RULES[item.wanted["rule"]], item.wanted["word"]
+        is_copy = answers[-1] == rule.example.format(word=word)
+        return {"followed": float(rule.check(answers[-1], word) and not is_copy)}
