@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from sglang_speed.config import DEFAULT_ANCHOR_TOKENS, DEFAULT_TAIL_TOKENS
+from sglang_speed.config import DEFAULT_ANCHOR_TOKENS, DEFAULT_TAIL_TOKENS, SpeedConfig
 from sglang_speed.errors import ConfigError
 from sglang_speed.local_server import ServerFailed
 
@@ -186,6 +186,68 @@ def layers(
     limits = Limits(samples, max_tokens, seed)
     wanted = Wanted(data, limits, anchor_tokens, tail_tokens, cutoff or (), max_kl, json, plot)
     measure(Path(resolve_model(checkpoint)), wanted)
+
+
+@app.command()
+def train(
+    source: Annotated[str, typer.Argument(help="Llama or SPEED checkpoint directory, or `speed-llama`.")],
+    destination: Annotated[Path, typer.Argument(help="Directory to make; must be absent or empty.")],
+    data: Annotated[
+        Path, typer.Option(help="Chats as JSON lines; to distil, prompts are enough (`sglang-speed prompts`).")
+    ],
+    prefill_layers: Annotated[int, typer.Option(help="Layers that prompt tokens pass; 3/4 of all is usual.")],
+    anchor_tokens: Annotated[int, typer.Option(help="First prompt tokens that pass all layers.")] = (
+        DEFAULT_ANCHOR_TOKENS
+    ),
+    tail_tokens: Annotated[
+        list[int] | None,
+        typer.Option(help="Last prompt tokens that pass all layers; several times: all are trained, the first served."),
+    ] = None,
+    objective: Annotated[str, typer.Option(help="distil: what full depth says; sft: the answers given.")] = "distil",
+    part: Annotated[str, typer.Option(help="deep: the layers above the cutoff; all: every layer.")] = "deep",
+    lora_rank: Annotated[int, typer.Option(help="Rank of LoRA's factors; 0: train the weights themselves.")] = 64,
+    learning_rate: Annotated[float | None, typer.Option(help="Left out: 5e-4 with LoRA, 5e-5 without.")] = None,
+    epochs: Annotated[float, typer.Option(help="How often each chat is seen.")] = 3,
+    batch_size: Annotated[int, typer.Option(help="Chats a step and device.")] = 8,
+    accumulate: Annotated[int, typer.Option(help="Steps of which the gradients are added up.")] = 1,
+    max_tokens: Annotated[int, typer.Option(help="Longest chat that is accepted.")] = 4096,
+    answer_tokens: Annotated[int, typer.Option(help="Longest answer that the model writes.")] = 256,
+    temperature: Annotated[float, typer.Option(help="With which it writes them.")] = 0.8,
+    held_out: Annotated[float, typer.Option(help="Share of the chats to measure the loss on.")] = 0.05,
+    seed: Annotated[int, typer.Option(help="Of every random choice but the answers'.")] = 0,
+    work: Annotated[Path | None, typer.Option(help="Folder to go on from; left out: DESTINATION.work.")] = None,
+    url: Annotated[str | None, typer.Option(help="Server with the source at full depth, to write answers.")] = None,
+    log_to: Annotated[str, typer.Option(help="none, tensorboard, or another reporter of transformers.")] = "none",
+    flags: Annotated[list[str] | None, typer.Argument(help="Flags for the answering server, after `--`.")] = None,
+) -> None:
+    """Train a checkpoint for its cutoff; the same command again goes on where it was cut short."""
+    require_extra("train", "accelerate", "peft")
+    from sglang_speed.checkpoints.convert import read_source_config
+    from sglang_speed.checkpoints.default_model import resolve_model
+    from sglang_speed.training.answers import Sampling
+    from sglang_speed.training.command import finish, train_checkpoint
+    from sglang_speed.training.settings import Objective, Part, Settings, choose
+
+    directory = Path(resolve_model(source))
+    tails = tuple(dict.fromkeys(tail_tokens or (DEFAULT_TAIL_TOKENS,)))
+    settings = Settings(
+        speed=SpeedConfig(read_source_config(directory)["num_hidden_layers"], prefill_layers, anchor_tokens, tails[0]),
+        objective=choose(Objective, "objective", objective),
+        part=choose(Part, "part", part),
+        tails=tails,
+        lora_rank=lora_rank,
+        learning_rate=learning_rate,
+        epochs=epochs,
+        batch_size=batch_size,
+        accumulate=accumulate,
+        held_out=held_out,
+        max_tokens=max_tokens,
+        seed=seed,
+        log_to=log_to,
+        sampling=Sampling(temperature, answer_tokens),
+    )
+    folder = work or destination.with_name(f"{destination.name}.work")
+    finish(train_checkpoint(directory, destination, data, settings, folder, url, flags or ()), destination)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,10 @@ class SpeedConfig:
     def is_stock(self) -> bool:
         """True when every token passes every layer, so that there is no deep band."""
         return self.num_deep_layers == 0
+
+    def with_tail(self, tail_tokens: int) -> SpeedConfig:
+        """The same bands under another tail."""
+        return replace(self, tail_tokens=tail_tokens)
 
     def to_dict(self) -> dict[str, int]:
         """The `speed` object of config.json."""

@@ -9,7 +9,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -92,6 +92,16 @@ def fill_full_depth(source: Path, directory: Path) -> None:
     _write_json(directory / _CONFIG_NAME, plain_model_config(config))
 
 
+def fill_trained(source: Path, directory: Path, speed: SpeedConfig, save_weights: Callable[[Path], Any]) -> None:
+    """Write a SPEED checkpoint with the source's other files and new weights into the existing `directory`.
+
+    save_weights: writes safetensors there; what it writes beside them is replaced by the source's.
+    """
+    save_weights(directory)
+    _copy_other_files(source, directory, with_index=False)
+    _write_json(directory / _CONFIG_NAME, speed_model_config(read_source_config(source), speed))
+
+
 def read_source_config(source: Path) -> dict[str, Any]:
     """config.json of a Llama or SPEED checkpoint; ConfigError for anything else."""
     config = read_model_config(source)
@@ -171,10 +181,10 @@ def _place(source: Path, destination: Path, copy: bool) -> Placement:
     return "hard link"
 
 
-def _copy_other_files(source: Path, directory: Path) -> None:
+def _copy_other_files(source: Path, directory: Path, *, with_index: bool = True) -> None:
     """Tokenizer, chat templates, generation config, license and whatever else is not weights."""
     for path in sorted(source.iterdir()):
-        if path.is_file() and _travels(path.name):
+        if path.is_file() and _travels(path.name) and (with_index or path.name != INDEX_NAME):
             shutil.copyfile(path, directory / path.name)
     if (source / _TEMPLATES).is_dir():
         shutil.copytree(source / _TEMPLATES, directory / _TEMPLATES)

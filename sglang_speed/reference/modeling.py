@@ -92,12 +92,17 @@ class SpeedLlamaForCausalLM(LlamaForCausalLM):
         if not len(positions):
             return hidden
         num_cached = 0 if cache is None else cache.get_seq_length(band.first_layer)
-        attention_mask = _causal_mask(num_cached, hidden)
+        return self.run_layers(band, hidden, positions, _causal_mask(num_cached, hidden), cache)
+
+    def run_layers(
+        self, band: DepthBand, hidden: Tensor, positions: Tensor, mask: Any, cache: Cache | None = None
+    ) -> Tensor:
+        """Run a band's layers over rows that see what `mask` shows, in the form that the attention takes."""
         position_embeddings = self.model.rotary_emb(hidden, positions[None])
         for layer in self.model.layers[band.first_layer : band.end_layer]:
             hidden = layer(
                 hidden,
-                attention_mask=attention_mask,
+                attention_mask=mask,
                 position_embeddings=position_embeddings,
                 past_key_values=cache,
             )

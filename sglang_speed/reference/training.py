@@ -1,0 +1,126 @@
+"""The visibility of training: every assistant turn of a conversation as it will be served, in one forward.
+
+The shallow band runs over whole conversations. In the deep band each turn is a sequence of its own, as in serving
+under the strict rule: the anchors, the last `tail_tokens` of the prompt before it, and what it says; earlier turns are
+prompt, so they are absent. The sequences of all turns are packed one after another, and a row sees the rows before
+it in its own turn. A position can thus be a row of several turns, each time with other deep hidden states.
+
+Owns the rows, their mask and the loss. Where conversations come from and how weights move is their caller's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers.masking_utils import create_causal_mask
+
+from sglang_speed.method import DepthPolicy
+from sglang_speed.reference.modeling import IGNORED_LABEL, SpeedLlamaForCausalLM, SpeedOutput
+
+
+@dataclass(frozen=True)
+class DeepRows:
+    """The rows of a conversation's turns in the deep band, packed turn after turn.
+
+    positions: where each row stands in the conversation, which is its position for RoPE too.
+    turns: the turn that a row belongs to.
+    labels: the token that the turn says after a row, IGNORED_LABEL where it says none.
+    """
+
+    positions: tuple[int, ...]
+    turns: tuple[int, ...]
+    labels: tuple[int, ...]
+
+
+def deep_rows(policy: DepthPolicy, token_ids: Sequence[int], turns: Sequence[range]) -> DeepRows:
+    """The deep tokens of every turn, without the turn's last token, after which it says nothing.
+
+    turns: positions of what each turn says; a turn's prompt is everything before it, at least one token.
+    """
+    positions: list[int] = []
+    owners: list[int] = []
+    labels: list[int] = []
+    for number, turn in enumerate(turns):
+        deep = policy.deep_tokens(prompt_len=turn.start)
+        anchors, decode_phase = deep.computed_in(0, turn.stop - 1)
+        rows = [*anchors, *decode_phase]
+        positions += rows
+        owners += [number] * len(rows)
+        labels += [token_ids[row + 1] if row + 1 in turn else IGNORED_LABEL for row in rows]
+    return DeepRows(tuple(positions), tuple(owners), tuple(labels))
+
+
+class SpeedLlamaForTraining(SpeedLlamaForCausalLM):
+    """The reference model with the forward of training; its weights are those of SpeedLlamaForCausalLM."""
+
+    # the masks come from transformers, in the form that the attention takes
+    _supports_flex_attn = True
+    # the Trainer tells how many labels a step has over all its batches
+    accepts_loss_kwargs = True
+
+    def forward(  # type: ignore[override]
+        self,
+        positions: Tensor,
+        turns: Tensor,
+        labels: Tensor,
+        input_ids: Tensor | None = None,
+        rows: Tensor | None = None,
+        cutoff_states: Tensor | None = None,
+        teacher_states: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> SpeedOutput:
+        """The loss over what the turns say.
+
+        positions, turns, labels: [num_rows], of all rows in the deep band (see DeepRows); turns of different
+            conversations differ.
+        input_ids: [num_conversations, num_tokens], padded on the right; rows: [num_rows], where each row stands in
+            them, counted over the flattened conversations.
+        cutoff_states: [num_rows, hidden_size], in place of these two: the shallow band's output, kept from before.
+        teacher_states: [num_labels, hidden_size], the teacher's last hidden states (after its final norm) at the rows
+            that have a label. With them the loss is KL(teacher || model), otherwise the cross-entropy of the labels.
+        num_items_in_batch: what the summed loss is divided by; the number of labels where it is not given.
+        """
+        if cutoff_states is None:
+            assert input_ids is not None, "neither cutoff states nor token ids were given"
+            cutoff_states = self.cutoff_states(input_ids).flatten(0, 1)[rows]
+        hidden = self.deep_states(cutoff_states, positions, turns)
+        said = labels != IGNORED_LABEL
+        logits = self.lm_head(hidden[said]).float()
+        loss = _cross_entropy(logits, labels[said]) if teacher_states is None else self._kl(logits, teacher_states)
+        return SpeedOutput(loss=loss / (said.sum() if num_items_in_batch is None else num_items_in_batch))
+
+    def cutoff_states(self, input_ids: Tensor) -> Tensor:
+        """The shallow band's output, [num_conversations, num_tokens, hidden_size]."""
+        hidden = self.model.embed_tokens(input_ids)
+        positions = torch.arange(input_ids.shape[1], device=input_ids.device)
+        mask = create_causal_mask(self.config, hidden, attention_mask=None, past_key_values=None)
+        return self.run_layers(self.bands[0], hidden, positions, mask)
+
+    def deep_states(self, cutoff_states: Tensor, positions: Tensor, turns: Tensor) -> Tensor:
+        """The deep band's output after the final norm, [num_rows, hidden_size]."""
+
+        def same_turn(batch: Tensor, head: Tensor, row: Tensor, seen: Tensor) -> Tensor:
+            return turns[row] == turns[seen]
+
+        hidden = cutoff_states[None]
+        mask = create_causal_mask(
+            self.config, hidden, attention_mask=None, past_key_values=None, and_mask_function=same_turn
+        )
+        for band in self.bands[1:]:
+            hidden = self.run_layers(band, hidden, positions, mask)
+        states: Tensor = self.model.norm(hidden)[0]
+        return states
+
+    def _kl(self, logits: Tensor, teacher_states: Tensor) -> Tensor:
+        """Summed KL(teacher || model), [num_labels, vocab] each; the head is shared, since it is not trained."""
+        with torch.no_grad():
+            teacher = self.lm_head(teacher_states.to(self.lm_head.weight.dtype)).float().log_softmax(-1)
+        return functional.kl_div(logits.log_softmax(-1), teacher, reduction="sum", log_target=True)
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    return functional.cross_entropy(logits, labels, reduction="sum")

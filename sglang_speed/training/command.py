@@ -1,0 +1,195 @@
+"""`sglang-speed train`: from chats to a checkpoint that SGLang serves.
+
+Owns the order of the steps and the working folder, in which each step leaves what the next one needs: answered.jsonl,
+states/, trainer/. A run that was cut short goes on there when the command is given again.
+"""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from transformers.utils.logging import disable_progress_bar
+
+from sglang_speed.checkpoints.atomic import new_directory, require_free, writing_to
+from sglang_speed.checkpoints.convert import fill_full_depth, fill_trained, read_source_config, speed_model_config
+from sglang_speed.checkpoints.weights import read_weights, require_layers
+from sglang_speed.errors import ConfigError
+from sglang_speed.local_server import start_server
+from sglang_speed.method import SpeedPolicy
+from sglang_speed.reference import SpeedLlamaConfig
+from sglang_speed.reference.training import SpeedLlamaForTraining
+from sglang_speed.training.answers import answer_all, is_open, read_answered
+from sglang_speed.training.batches import TrainingExamples
+from sglang_speed.training.conversations import Chat, ChatFormat, Conversation, read_chats, read_conversations
+from sglang_speed.training.record import Record, claim_work, fingerprint, losses_of
+from sglang_speed.training.run import train
+from sglang_speed.training.settings import Objective, Part, Settings
+from sglang_speed.training.states import StateFolder
+
+console = Console(stderr=True)
+
+
+def train_checkpoint(
+    source: Path,
+    destination: Path,
+    data: Path,
+    settings: Settings,
+    work: Path,
+    url: str | None = None,
+    server_flags: Sequence[str] = (),
+) -> Record:
+    """Train and write the checkpoint to `destination`, which must be absent or empty.
+
+    url: of a server with the source at full depth, for open answers; None starts one where there are some.
+    Raises ConfigError before anything long begins, for data, settings or folders that do not fit.
+    """
+    require_layers(read_weights(source), read_source_config(source), source)
+    destination = destination.resolve()
+    require_free(destination)
+    chat_format = ChatFormat.of_checkpoint(source)
+    chats = _limited(read_chats(data), settings)
+    claim_work(work, fingerprint(source, data, settings))
+    answered = _answer(chats, source, data, chat_format, settings, work, url, server_flags)
+    conversations = read_conversations(answered, chat_format, settings.max_tokens)
+    model = load_model(source, settings)
+    trainer = _train(model, conversations, settings, work)
+    record = Record.of_run(source, data, settings, conversations, losses_of(trainer))
+    _write(trainer, source, destination, settings, record)
+    return record
+
+
+def load_model(source: Path, settings: Settings) -> SpeedLlamaForTraining:
+    """The source's weights under the bands of `settings`, in the source's dtype, on the GPU where there is one."""
+    disable_progress_bar()
+    config = SpeedLlamaConfig(**speed_model_config(read_source_config(source), settings.speed))
+    attention = "flex_attention" if torch.cuda.is_available() else "sdpa"
+    model = SpeedLlamaForTraining.from_pretrained(source, config=config, dtype="auto", attn_implementation=attention)
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    return model
+
+
+def _limited(chats: Iterable[Chat], settings: Settings) -> list[Chat]:
+    """The chats; ConfigError for open ones where answers are to be learned as they are."""
+    kept = list(chats)
+    for chat in kept:
+        if settings.objective is Objective.SFT and is_open(chat):
+            raise ConfigError(
+                f"{chat.origin} has no answer at its end, and supervised training learns the answers that are given: "
+                "add the answer, or train with --objective distil, where the model writes it"
+            )
+    return kept
+
+
+def _answer(
+    chats: list[Chat],
+    source: Path,
+    data: Path,
+    chat_format: ChatFormat,
+    settings: Settings,
+    work: Path,
+    url: str | None,
+    server_flags: Sequence[str],
+) -> Path:
+    """The file of chats without open messages: the data itself where there are none."""
+    if not any(map(is_open, chats)):
+        return data
+    answered = work / "answered.jsonl"
+    with _full_depth_server(source, work, url, server_flags) as address:
+        steps = answer_all(chats, answered, address, chat_format, settings.sampling)
+        _show("Answering", steps, len(chats))
+    read_answered(answered, len(chats))
+    return answered
+
+
+@contextmanager
+def _full_depth_server(source: Path, work: Path, url: str | None, flags: Sequence[str]) -> Iterator[str]:
+    if url is not None:
+        yield url.rstrip("/")
+        return
+    with tempfile.TemporaryDirectory(dir=work, prefix="full-depth-") as directory:
+        fill_full_depth(source, Path(directory))
+        log = work / "server.log"
+        console.print(f"starting a server at full depth; its log is {log}", soft_wrap=True)
+        server = start_server(directory, log, flags)
+        try:
+            server.wait()
+            yield server.url
+        finally:
+            server.stop()
+
+
+def _train(model: SpeedLlamaForTraining, conversations: list[Conversation], settings: Settings, work: Path) -> Any:
+    states = None
+    if settings.keeps_states:
+        longest = SpeedPolicy(settings.speed.with_tail(max(settings.all_tails)))
+        states = StateFolder(work / "states", longest)
+        _show("Hidden states", states.capture_all(model.eval(), conversations), len(conversations))
+    order = list(range(len(conversations)))
+    random.Random(settings.seed).shuffle(order)
+    num_held_out = round(settings.held_out * len(order))
+    if num_held_out == len(order):
+        raise ConfigError(f"{len(order)} chats leave none to train on: give more")
+
+    def examples(numbers: list[int], tails: Sequence[int]) -> TrainingExamples:
+        return TrainingExamples(
+            conversations,
+            numbers,
+            settings.speed,
+            tails,
+            states,
+            deep_only=settings.part is Part.DEEP,
+            distil=settings.objective is Objective.DISTIL,
+        )
+
+    trained_on = examples(order[num_held_out:], settings.all_tails)
+    held_out = examples(order[:num_held_out], (settings.speed.tail_tokens,))
+    return train(model, trained_on, held_out, settings, work / "trainer")
+
+
+def _write(trainer: Any, source: Path, destination: Path, settings: Settings, record: Record) -> None:
+    """The trained checkpoint, with LoRA's factors multiplied into the weights, in the source's dtype."""
+    if not trainer.is_world_process_zero():
+        return
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    dtype = model.dtype if not settings.lora_rank else model.get_base_model().dtype
+    if settings.lora_rank:
+        model = model.merge_and_unload()
+    model = model.to(read_dtype(source) or dtype)
+    fix = "choose a destination with room and with permission to write"
+    with writing_to(destination, fix), new_directory(destination) as directory:
+        fill_trained(source, directory, settings.speed, model.save_pretrained)
+        record.write(directory)
+
+
+def read_dtype(source: Path) -> torch.dtype | None:
+    """The dtype that a checkpoint's config names."""
+    config = read_source_config(source)
+    name = config.get("dtype") or config.get("torch_dtype")
+    return getattr(torch, name) if name else None
+
+
+def finish(record: Record, destination: Path) -> None:
+    """Say what was made and how far it came."""
+    console.print(
+        f"{destination}: trained on {record.num_chats} chats, {record.num_said_tokens} tokens said", soft_wrap=True
+    )
+    if record.first_loss is not None and record.last_loss is not None:
+        name = "KL to full depth" if record.settings["objective"] == Objective.DISTIL else "cross-entropy"
+        console.print(
+            f"{name}, nats per token of the chats held out: {record.first_loss:.4f} -> {record.last_loss:.4f}"
+        )
+
+
+def _show(what: str, steps: Iterator[int], total: int) -> None:
+    with Progress(console=console, transient=False) as progress:
+        task = progress.add_task(what, total=total)
+        for done in steps:
+            progress.update(task, completed=done)

@@ -1,0 +1,100 @@
+"""What a training run was: written beside the weights, and checked before a working folder is used again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from sglang_speed.checkpoints.manifest import file_sha256
+from sglang_speed.checkpoints.weights import find_weight_files
+from sglang_speed.errors import ConfigError
+from sglang_speed.training.conversations import Conversation
+from sglang_speed.training.settings import Settings
+
+FILE_NAME = "speed_training.json"
+_CLAIM = "run.json"
+_PACKAGES = ("torch", "transformers", "peft", "sglang")
+
+
+@dataclass(frozen=True)
+class Record:
+    """losses: on the chats held out, before the first step and after the last; None where none were held out."""
+
+    source: str
+    source_sha256: dict[str, str]
+    data: str
+    data_sha256: str
+    settings: dict[str, Any]
+    num_chats: int
+    num_tokens: int
+    num_said_tokens: int
+    first_loss: float | None
+    last_loss: float | None
+    versions: dict[str, str]
+
+    @classmethod
+    def of_run(
+        cls,
+        source: Path,
+        data: Path,
+        settings: Settings,
+        conversations: Sequence[Conversation],
+        losses: Sequence[float],
+    ) -> Record:
+        return cls(
+            source=source.name,
+            source_sha256={path.name: file_sha256(path) for path in find_weight_files(source)},
+            data=data.name,
+            data_sha256=file_sha256(data),
+            settings=settings.to_dict(),
+            num_chats=len(conversations),
+            num_tokens=sum(len(conversation.token_ids) for conversation in conversations),
+            num_said_tokens=sum(len(turn) for conversation in conversations for turn in conversation.turns),
+            first_loss=losses[0] if losses else None,
+            last_loss=losses[-1] if losses else None,
+            versions={package: version(package) for package in _PACKAGES},
+        )
+
+    def write(self, directory: Path) -> None:
+        _write(directory / FILE_NAME, asdict(self))
+
+
+def losses_of(trainer: Any) -> list[float]:
+    """Losses on the chats held out, in the order in which they were measured."""
+    return [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
+
+
+def fingerprint(source: Path, data: Path, settings: Settings) -> dict[str, Any]:
+    """What must be the same for a run to go on: everything that its files depend on."""
+    weights = {path.name: path.stat().st_size for path in find_weight_files(source)}
+    run = {"source": str(source.resolve()), "weights": weights, "data": file_sha256(data), **settings.to_dict()}
+    same: dict[str, Any] = json.loads(json.dumps(run))
+    return same
+
+
+def claim_work(work: Path, run: Mapping[str, Any]) -> None:
+    """Make the working folder, or find it made by the same run; ConfigError where it is another's."""
+    claim = work / _CLAIM
+    if not claim.is_file():
+        if work.is_dir() and any(work.iterdir()):
+            raise ConfigError(f"{work} has files that are not of a training run: name another folder with --work")
+        work.mkdir(parents=True, exist_ok=True)
+        _write(claim, run)
+        return
+    before = json.loads(claim.read_text(encoding="utf-8"))
+    changed = [key for key in run if before.get(key) != run[key]]
+    if changed:
+        raise ConfigError(
+            f"{work} belongs to a run with another {', '.join(changed)} ({before.get(changed[0])!r}, now "
+            f"{run[changed[0]]!r}): give what it was begun with to go on with it, or name another folder with --work"
+        )
+
+
+def _write(path: Path, value: Mapping[str, Any]) -> None:
+    half_written = path.with_name(f".{path.name}.new")
+    half_written.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    half_written.replace(path)

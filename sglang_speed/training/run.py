@@ -1,0 +1,110 @@
+"""One training run on transformers' Trainer: which parameters move, by what, and how it goes on after a cut.
+
+Owns the Trainer's arguments and the trainable parameters. Where examples come from and what becomes of the result is
+its caller's.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Trainer, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import get_last_checkpoint
+
+from sglang_speed.reference.training import SpeedLlamaForTraining
+from sglang_speed.training.batches import TrainingExamples, join
+from sglang_speed.training.settings import Part, Settings
+
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+SAVES_PER_EPOCH = 4
+
+
+def train(
+    model: SpeedLlamaForTraining, examples: TrainingExamples, held_out: TrainingExamples, settings: Settings, work: Path
+) -> Any:
+    """Train, or go on from the last checkpoint in `work`; returns the Trainer, whose `model` is the trained one.
+
+    Trained parameters are float32 and the others stay as they are; matrix products run in bfloat16 where the
+    checkpoint is bfloat16.
+    """
+    in_bfloat16 = model.dtype == torch.bfloat16
+    trainable = prepare(model, settings)
+    trainer = Trainer(
+        model=trainable,
+        args=arguments(settings, len(examples), bool(len(held_out)), work, in_bfloat16),
+        train_dataset=examples,
+        eval_dataset=held_out if len(held_out) else None,
+        data_collator=join,
+    )
+    trainer.train(resume_from_checkpoint=_last_checkpoint(work))
+    return trainer
+
+
+def _last_checkpoint(work: Path) -> str | None:
+    """The newest finished checkpoint of the Trainer's, which writes its state last; unfinished ones are removed."""
+    for folder in work.glob("checkpoint-*"):
+        if not (folder / TRAINER_STATE_NAME).is_file():
+            shutil.rmtree(folder)
+    return get_last_checkpoint(str(work)) if work.is_dir() else None
+
+
+def prepare(model: SpeedLlamaForTraining, settings: Settings) -> Any:
+    """Freeze what is not trained; embedding and head always are. Returns the model, inside peft's where LoRA is on."""
+    model.requires_grad_(False)
+    first = settings.speed.prefill_layers if settings.part is Part.DEEP else 0
+    if settings.lora_rank:
+        return _with_lora(model, settings, list(range(first, settings.speed.num_layers)))
+    for module in (*model.model.layers[first:], model.model.norm):
+        module.float().requires_grad_(True)
+    return model
+
+
+def _with_lora(model: SpeedLlamaForTraining, settings: Settings, layers: list[int]) -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    model.name_or_path = ""  # peft would read the source's config from there, and it has no bands
+    config = LoraConfig(
+        r=settings.lora_rank,
+        lora_alpha=settings.lora_rank,
+        target_modules=list(PROJECTIONS),
+        layers_to_transform=layers,
+        layers_pattern="layers",
+    )
+    return get_peft_model(model, config)
+
+
+def arguments(
+    settings: Settings, num_examples: int, evaluates: bool, work: Path, in_bfloat16: bool
+) -> TrainingArguments:
+    """The Trainer's arguments."""
+    num_steps = settings.epochs * num_examples / (settings.batch_size * settings.accumulate)
+    every = max(1, round(num_steps / settings.epochs / SAVES_PER_EPOCH))
+    return TrainingArguments(
+        output_dir=str(work),
+        num_train_epochs=settings.epochs,
+        per_device_train_batch_size=settings.batch_size,
+        per_device_eval_batch_size=settings.batch_size,
+        gradient_accumulation_steps=settings.accumulate,
+        learning_rate=settings.step_size,
+        lr_scheduler_type="cosine",
+        warmup_steps=max(1, round(num_steps * 0.03)),
+        weight_decay=0.0,
+        bf16=in_bfloat16,
+        use_cpu=not torch.cuda.is_available(),
+        eval_strategy="steps" if evaluates else "no",
+        eval_on_start=evaluates,
+        eval_steps=every,
+        save_steps=every,
+        save_total_limit=1,
+        logging_steps=max(1, every // 8),
+        report_to=settings.log_to,
+        seed=settings.seed,
+        label_names=["labels"],
+        remove_unused_columns=False,
+        prediction_loss_only=True,
+        dataloader_pin_memory=torch.cuda.is_available(),
+    )

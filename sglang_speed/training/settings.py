@@ -1,0 +1,102 @@
+"""What a training run is asked for. Owns the checks; ConfigError names the value, the rule and the fix."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any, TypeVar
+
+from sglang_speed.config import SpeedConfig
+from sglang_speed.errors import ConfigError
+from sglang_speed.training.answers import Sampling
+
+LEARNING_RATES = {"lora": 5e-4, "full": 5e-5}
+"""Where none is given: low-rank factors start at zero and take larger steps than weights."""
+
+
+class Objective(StrEnum):
+    """distil: KL from the same model at full depth, over what it says itself. sft: cross-entropy of given answers."""
+
+    DISTIL = "distil"
+    SFT = "sft"
+
+
+class Part(StrEnum):
+    """deep: the layers above the cutoff, on kept cutoff states; the shallow KV stays the source's. all: every layer."""
+
+    DEEP = "deep"
+    ALL = "all"
+
+
+Choice = TypeVar("Choice", bound=StrEnum)
+
+
+def choose(kind: type[Choice], option: str, value: str) -> Choice:
+    """The member of that name; ConfigError for another word."""
+    try:
+        return kind(value)
+    except ValueError as error:
+        raise ConfigError(f"--{option} {value} is not one of {', '.join(kind)}: choose one of these") from error
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A training run.
+
+    tails: each conversation is trained under one of them, drawn anew every epoch; the checkpoint serves with
+        `speed.tail_tokens`.
+    lora_rank: of the low-rank factors; 0 trains the weights themselves.
+    learning_rate: None for the usual one of LoRA or of full training.
+    batch_size: conversations a step and device; accumulate: steps of which the gradients are added up.
+    held_out: share of the conversations that are not trained on; their loss is reported.
+    max_tokens: the longest conversation. log_to: a reporter of transformers' Trainer, "none" for none.
+    """
+
+    speed: SpeedConfig
+    objective: Objective = Objective.DISTIL
+    part: Part = Part.DEEP
+    tails: tuple[int, ...] = ()
+    lora_rank: int = 64
+    learning_rate: float | None = None
+    epochs: float = 3
+    batch_size: int = 8
+    accumulate: int = 1
+    held_out: float = 0.05
+    max_tokens: int = 4096
+    seed: int = 0
+    log_to: str = "none"
+    sampling: Sampling = field(default_factory=Sampling)
+
+    def __post_init__(self) -> None:
+        if self.speed.is_stock:
+            raise ConfigError(
+                f"prefill_layers={self.speed.prefill_layers} is every layer: the model is at full depth as it is; "
+                "choose fewer"
+            )
+        for key, least in (("batch_size", 1), ("accumulate", 1), ("lora_rank", 0), ("max_tokens", 2)):
+            if getattr(self, key) < least:
+                raise ConfigError(f"{key}={getattr(self, key)} is below {least}: raise it")
+        if not 0 <= self.held_out < 1:
+            raise ConfigError(f"held_out={self.held_out} is not in [0, 1): it is a share of the conversations")
+        if self.epochs <= 0:
+            raise ConfigError(f"epochs={self.epochs} is not above 0: it is how often each conversation is seen")
+        if self.learning_rate is not None and self.learning_rate <= 0:
+            raise ConfigError(f"learning_rate={self.learning_rate} is not above 0")
+        for tail in self.all_tails:
+            self.speed.with_tail(tail)
+
+    @property
+    def all_tails(self) -> tuple[int, ...]:
+        return self.tails or (self.speed.tail_tokens,)
+
+    @property
+    def step_size(self) -> float:
+        return self.learning_rate or LEARNING_RATES["lora" if self.lora_rank else "full"]
+
+    @property
+    def keeps_states(self) -> bool:
+        """Whether the frozen model's states are computed before training."""
+        return self.objective is Objective.DISTIL or self.part is Part.DEEP
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)

@@ -1,0 +1,74 @@
+"""The hidden states that training needs of the frozen model, computed once and kept on disk.
+
+One pass of the source model at full depth over a conversation gives both: the states at the cutoff, with which the
+deep band trains without the layers below it, and the teacher's last states, which the head turns into its logits.
+Owns the folder of state files. Rows are those of the longest tail; a shorter one leaves rows out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from sglang_speed.method import SpeedPolicy
+from sglang_speed.reference.modeling import IGNORED_LABEL, SpeedLlamaForCausalLM
+from sglang_speed.reference.training import DeepRows, deep_rows
+from sglang_speed.training.conversations import Conversation
+
+
+@dataclass(frozen=True)
+class States:
+    """Of one conversation. cutoff: [num_rows, hidden_size]; teacher: [num_labels, hidden_size], after the norm."""
+
+    cutoff: Tensor
+    teacher: Tensor
+
+
+@torch.no_grad()
+def capture(model: SpeedLlamaForCausalLM, conversation: Conversation, rows: DeepRows) -> States:
+    """Both states, by a forward of every token through every layer."""
+    input_ids = torch.tensor([conversation.token_ids], device=model.device)
+    positions = torch.arange(input_ids.shape[1], device=model.device)
+    cutoff = model.run_band(model.bands[0], model.model.embed_tokens(input_ids), positions, None)
+    last = cutoff
+    for band in model.bands[1:]:
+        last = model.run_band(band, last, positions, None)
+    last = model.model.norm(last)
+    said = [position for position, label in zip(rows.positions, rows.labels, strict=True) if label != IGNORED_LABEL]
+    return States(cutoff[0, list(rows.positions)].cpu(), last[0, said].cpu())
+
+
+class StateFolder:
+    """State files of a run's conversations, one each, so that a run that was cut short goes on."""
+
+    def __init__(self, folder: Path, policy: SpeedPolicy) -> None:
+        self.folder = folder
+        self.policy = policy
+
+    def capture_all(self, model: SpeedLlamaForCausalLM, conversations: Sequence[Conversation]) -> Iterator[int]:
+        """Capture what is missing; yields how many are there after each."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for number, conversation in enumerate(conversations):
+            path = self._path(number)
+            if not path.exists():
+                states = capture(model, conversation, self.rows(conversation))
+                half_written = path.with_suffix(".new")
+                save_file({"cutoff": states.cutoff, "teacher": states.teacher}, half_written)
+                half_written.replace(path)
+            yield number + 1
+
+    def rows(self, conversation: Conversation) -> DeepRows:
+        return deep_rows(self.policy, conversation.token_ids, conversation.turns)
+
+    def read(self, number: int) -> States:
+        with safe_open(self._path(number), framework="pt") as file:
+            return States(file.get_tensor("cutoff"), file.get_tensor("teacher"))
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"{number:06d}.safetensors"
