@@ -146,13 +146,16 @@ def prompts(
     out: Annotated[Path, typer.Argument(help="JSONL file to write.")],
     num: Annotated[int, typer.Option(help="How many conversations.", min=1)],
     seed: Annotated[int, typer.Option(help="The same seed gives the same prompts.")] = 0,
+    own_questions: Annotated[
+        int, typer.Option(help="How many chats after them in which the model writes the user's turns too.", min=0)
+    ] = 0,
 ) -> None:
     """Write chats for a model to answer, made offline, to train on its own answers."""
     require_extra("train", "faker")
     from sglang_speed.training.prompts import write_prompts
 
-    write_prompts(out, num, seed)
-    print(f"{out}: {num} conversations of seed {seed}")
+    write_prompts(out, num, seed, own_questions)
+    print(f"{out}: {num} conversations of seed {seed}, {own_questions} with questions of the model's own")
 
 
 @app.command()

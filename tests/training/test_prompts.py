@@ -140,6 +140,17 @@ def test_a_file_has_one_conversation_a_line(tmp_path: Path) -> None:
     assert [json.loads(line)["messages"] for line in lines] == list(generate_prompts(25, seed=8))
 
 
+def test_the_model_can_be_left_the_questions_too(tmp_path: Path) -> None:
+    write_prompts(tmp_path / "prompts.jsonl", 2, seed=8, own_questions=40)
+    lines = (tmp_path / "prompts.jsonl").read_text(encoding="utf-8").splitlines()[2:]
+    lengths = Counter(len(json.loads(line)["messages"]) for line in lines)
+    assert sum(lengths.values()) == 40
+    assert set(lengths) == {2, 4, 6}
+    for line in lines:
+        messages = json.loads(line)["messages"]
+        assert messages == [{"role": role, "content": None} for role in ("user", "assistant")] * (len(messages) // 2)
+
+
 def test_a_missing_folder_is_explained(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is not a folder"):
         write_prompts(tmp_path / "no" / "prompts.jsonl", 1, seed=0)

@@ -47,10 +47,18 @@ def labelled_prompts(num: int, seed: int) -> Iterator[tuple[str, Messages]]:
             yield kind.name, messages
 
 
-def write_prompts(path: Path, num: int, seed: int) -> None:
-    """Write them as JSON lines, `{"messages": [...]}`; ConfigError where there is no such folder."""
+def write_prompts(path: Path, num: int, seed: int, own_questions: int = 0) -> None:
+    """Write them as JSON lines, `{"messages": [...]}`; ConfigError where there is no such folder.
+
+    own_questions: chats of one to three turns after them in which the model writes the user's turns too.
+    """
     if not path.parent.is_dir():
         raise ConfigError(f"{path} cannot be written, {path.parent} is not a folder: make it, or choose another")
+    turns = Draw(seed).random.choices((1, 2, 3), weights=(6, 3, 1), k=own_questions)
     with path.open("w", encoding="utf-8") as lines:
-        for messages in generate_prompts(num, seed):
+        for messages in (*generate_prompts(num, seed), *map(_all_open, turns)):
             lines.write(json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
+
+
+def _all_open(num_turns: int) -> Messages:
+    return [{"role": role, "content": None} for _ in range(num_turns) for role in ("user", "assistant")]
