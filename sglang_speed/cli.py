@@ -95,11 +95,15 @@ def inspect(
 @app.command(name="default-model")
 def default_model(
     verify: Annotated[bool, typer.Option("--verify", help="Compare every byte with its checksum first.")] = False,
+    full_depth: Annotated[
+        Path | None, typer.Option(help="Write the model that it was made from to this directory, as a plain Llama.")
+    ] = None,
 ) -> None:
     """Build the default model `speed-llama` if it is not in the cache, and print its directory."""
     from sglang_speed.checkpoints.default_model import default_model as build
+    from sglang_speed.checkpoints.default_model import write_full_depth
 
-    print(build(every_byte=verify))
+    print(build(every_byte=verify) if full_depth is None else write_full_depth(full_depth))
 
 
 @app.command()

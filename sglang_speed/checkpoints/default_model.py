@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from sglang_speed.checkpoints import smollm2
-from sglang_speed.checkpoints.atomic import discard, new_directory, remove_leftovers, writing_to
+from sglang_speed.checkpoints.atomic import discard, new_directory, remove_leftovers, require_free, writing_to
 from sglang_speed.checkpoints.convert import fill_checkpoint
 from sglang_speed.checkpoints.manifest import find_damage, write_manifest
 from sglang_speed.config import SpeedConfig
@@ -54,6 +54,18 @@ def default_model(*, every_byte: bool = False) -> Path:
         damage = find_damage(directory, every_byte=every_byte)
         if damage is not None:
             _rebuild(directory, damage)
+    return directory
+
+
+def write_full_depth(directory: Path) -> Path:
+    """Write the packaged model to `directory`, absent or empty, as the plain Llama checkpoint that it is."""
+    gguf = smollm2.locate_gguf()
+    require_free(directory)
+    with writing_to(directory, "choose a directory with room and with permission to write"), _progress() as progress:
+        with new_directory(directory) as partial:
+            smollm2.write_llama_checkpoint(
+                gguf, partial, track=lambda tensors: progress.track(list(tensors), description="Dequantizing")
+            )
     return directory
 
 

@@ -1,7 +1,8 @@
 """`sglang-speed train`: from chats to a checkpoint that SGLang serves.
 
 Owns the order of the steps and the working folder, in which each step leaves what the next one needs: answered.jsonl,
-states/, trainer/. A run that was cut short goes on there when the command is given again.
+states/, trainer/; and adapter/ with the factors of LoRA. A run that was cut short goes on there when the command is
+given again.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def train_checkpoint(
     model = load_model(source, settings)
     trainer = _train(model, conversations, settings, work)
     record = Record.of_run(source, data, settings, conversations, losses_of(trainer))
-    _write(trainer, source, destination, settings, record)
+    _write(trainer, source, destination, settings, record, work)
     return record
 
 
@@ -154,13 +155,14 @@ def _train(model: SpeedLlamaForTraining, conversations: list[Conversation], sett
     return train(model, trained_on, held_out, settings, work / "trainer")
 
 
-def _write(trainer: Any, source: Path, destination: Path, settings: Settings, record: Record) -> None:
+def _write(trainer: Any, source: Path, destination: Path, settings: Settings, record: Record, work: Path) -> None:
     """The trained checkpoint, with LoRA's factors multiplied into the weights, in the source's dtype."""
     if not trainer.is_world_process_zero():
         return
     model = trainer.accelerator.unwrap_model(trainer.model)
     dtype = model.dtype if not settings.lora_rank else model.get_base_model().dtype
     if settings.lora_rank:
+        model.save_pretrained(work / "adapter")
         model = model.merge_and_unload()
     model = model.to(read_dtype(source) or dtype)
     fix = "choose a destination with room and with permission to write"
