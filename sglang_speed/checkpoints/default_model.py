@@ -61,11 +61,11 @@ def write_full_depth(directory: Path) -> Path:
     """Write the packaged model to `directory`, absent or empty, as the plain Llama checkpoint that it is."""
     gguf = smollm2.locate_gguf()
     require_free(directory)
-    with writing_to(directory, "choose a directory with room and with permission to write"), _progress() as progress:
-        with new_directory(directory) as partial:
-            smollm2.write_llama_checkpoint(
-                gguf, partial, track=lambda tensors: progress.track(list(tensors), description="Dequantizing")
-            )
+    fix = "choose a directory with room and with permission to write"
+    with writing_to(directory, fix), _progress() as progress, new_directory(directory) as partial:
+        smollm2.write_llama_checkpoint(
+            gguf, partial, track=lambda tensors: progress.track(list(tensors), description="Dequantizing")
+        )
     return directory
 
 
