@@ -257,5 +257,38 @@ def train(
     finish(train_checkpoint(directory, destination, data, settings, folder, url, flags or ()), destination)
 
 
+@app.command(name="eval")
+def eval_(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(help="Checkpoints, plain or SPEED, as DIR or NAME=DIR; flags for the servers after `--`."),
+    ] = None,
+    full_depth: Annotated[
+        str | None, typer.Option(help="Model at full depth, DIR or URL; left out: the weights of a single model.")
+    ] = None,
+    url: Annotated[str | None, typer.Option(help="A running server, in place of checkpoints.")] = None,
+    tail_tokens: Annotated[
+        list[int] | None, typer.Option(help="To serve SPEED checkpoints with; several times.")
+    ] = None,
+    task: Annotated[list[str] | None, typer.Option(help="One of the tasks; several times for more.")] = None,
+    samples: Annotated[int, typer.Option(help="Items of each task.")] = 96,
+    length: Annotated[list[int] | None, typer.Option(help="Words of a needle's text; several times.")] = None,
+    seed: Annotated[int, typer.Option(help="Of items and responses.")] = 0,
+    json: Annotated[Path | None, typer.Option(help="Results; what is there is not asked again.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Folder for the pictures.")] = None,
+) -> None:
+    """Compare checkpoints with full depth: perplexity, agreement, needles, tool calls, instructions, recall."""
+    require_extra("eval", "jsonschema", "matplotlib", "requests")
+    from itertools import takewhile
+
+    from sglang_speed.bench.outputs import Outputs
+    from sglang_speed.evaluation.command import Asked, evaluate
+
+    named = list(takewhile(lambda word: not word.startswith("-"), models or ()))
+    flags = (models or [])[len(named) :]
+    asked = Asked(named, full_depth, url, tail_tokens or (), task or (), samples, seed, length or ())
+    evaluate(asked, Outputs(json, plot), flags)
+
+
 if __name__ == "__main__":
     main()
