@@ -45,6 +45,14 @@ def require_extra(extra: str, *modules: str) -> None:
             raise ConfigError(f"{name} is not installed: `pip install sglang-speed[{extra}]`")
 
 
+def refuse_several_processes() -> None:
+    """ConfigError under `torchrun` and `accelerate launch`: each process would write the same files."""
+    import os
+
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError(f"WORLD_SIZE={os.environ['WORLD_SIZE']}: training runs in one process, on one device")
+
+
 @app.command()
 def convert(
     source: Annotated[str, typer.Argument(help="Llama or SPEED checkpoint directory, or `speed-llama`.")],
@@ -235,7 +243,8 @@ def train(
     from sglang_speed.training.command import finish, train_checkpoint
     from sglang_speed.training.settings import Objective, Part, Settings, choose
 
-    directory = Path(resolve_model(source))
+    refuse_several_processes()
+    directory, destination = Path(resolve_model(source)), destination.resolve()
     tails = tuple(dict.fromkeys(tail_tokens or (DEFAULT_TAIL_TOKENS,)))
     settings = Settings(
         speed=SpeedConfig(read_source_config(directory)["num_hidden_layers"], prefill_layers, anchor_tokens, tails[0]),

@@ -7,6 +7,7 @@ caller's. A message with `"content": null` is open; a chat that ends with a user
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sglang_speed.errors import ConfigError
-from sglang_speed.training.conversations import Chat, ChatFormat, Message, read_chats
+from sglang_speed.training.conversations import Chat, ChatFormat, Message, is_unwritten, read_chats
 
 REQUEST_SECONDS = 3600
 _MARK = "\x02question\x03"
@@ -39,32 +40,36 @@ def answer_all(
     lines = _answered(path)
     yield len(lines)
     left = [number for number in range(len(chats)) if number not in lines]
-    with ThreadPoolExecutor(sampling.concurrency) as pool, path.open("a", encoding="utf-8") as file:
-        writing = {pool.submit(fill, chats[number], url, chat_format, sampling): number for number in left}
-        try:
+    pool = ThreadPoolExecutor(sampling.concurrency)
+    writing = {pool.submit(fill, chats[number], url, chat_format, sampling): number for number in left}
+    try:
+        with path.open("a", encoding="utf-8") as file:
             for done, future in enumerate(as_completed(writing), 1):
-                chat = future.result()
-                tools = {} if chat.tools is None else {"tools": chat.tools}
-                line = {"number": writing[future], "messages": chat.messages, **tools}
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+                file.write(_line(writing[future], future.result()))
                 file.flush()
                 yield len(lines) + done
-        finally:
-            pool.shutdown(cancel_futures=True)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # a server that is stopped next ends what it still writes
+
+
+def _line(number: int, chat: Chat) -> str:
+    tools = {} if chat.tools is None else {"tools": chat.tools}
+    return json.dumps({"number": number, "messages": chat.messages, **tools}) + "\n"
 
 
 def fill(chat: Chat, url: str, chat_format: ChatFormat, sampling: Sampling) -> Chat:
     """The chat with every open message written, in order."""
     filled: list[Message] = []
-    for message in _with_answer(chat.messages):
-        if message["content"] is None:
+    for message in with_answer(chat.messages):
+        if is_unwritten(message):
             before = replace(chat, messages=filled)
             message = {**message, "content": _write(before, message["role"], url, chat_format, sampling)}
         filled.append(message)
     return replace(chat, messages=filled)
 
 
-def _with_answer(messages: list[Message]) -> list[Message]:
+def with_answer(messages: list[Message]) -> list[Message]:
+    """The messages, with an open answer after a user's last one."""
     open_answer = {"role": "assistant", "content": None}
     return messages if messages[-1]["role"] == "assistant" else [*messages, open_answer]
 
@@ -73,24 +78,22 @@ def _write(before: Chat, role: str, url: str, chat_format: ChatFormat, sampling:
     import requests
 
     prompt = chat_format.prompt_ids(before) if role == "assistant" else question_ids(before, role, chat_format)
-    response = requests.post(
-        f"{url}/generate",
-        json={
-            "input_ids": prompt,
-            "sampling_params": {
-                "temperature": sampling.temperature,
-                "max_new_tokens": sampling.max_tokens,
-                "stop_token_ids": sorted(chat_format.stop_ids),
-            },
-        },
-        timeout=REQUEST_SECONDS,
-    )
-    if not response.ok:
+    sampling_params = {
+        "temperature": sampling.temperature,
+        "max_new_tokens": sampling.max_tokens,
+        "stop_token_ids": sorted(chat_format.stop_ids),
+    }
+    request: dict[str, Any] = {"input_ids": prompt, "sampling_params": sampling_params}
+    try:
+        response = requests.post(f"{url}/generate", json=request, timeout=REQUEST_SECONDS)
+        answer: dict[str, Any] = response.json() if response.ok else {}
+    except requests.RequestException as error:
+        raise ConfigError(f"{url} does not answer ({error}): give the address of a running SGLang server") from error
+    if "text" not in answer:
         raise ConfigError(
-            f"{before.origin}: the server does not answer a prompt of {len(prompt)} tokens ({response.text[:300]}): "
+            f"{before.origin}: the server does not answer a prompt of {len(prompt)} tokens ({response.text[:300]!r}): "
             "shorten or remove the chat"
         )
-    answer: dict[str, Any] = response.json()
     return str(answer["text"]).strip()
 
 
@@ -113,16 +116,15 @@ def _answered(path: Path) -> set[int]:
     """Numbers of the chats in the file; a line that a killed run left half written is cut off."""
     if not path.exists():
         return set()
-    text = path.read_text(encoding="utf-8", errors="replace")
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:
-        path.write_text(whole, encoding="utf-8")
-    return {json.loads(line)["number"] for line in whole.splitlines()}
+    lines = path.read_bytes()
+    whole_len = lines.rfind(b"\n") + 1
+    os.truncate(path, whole_len)
+    return {json.loads(line)["number"] for line in lines[:whole_len].splitlines()}
 
 
 def is_open(chat: Chat) -> bool:
     """Whether the model has to write something in this chat."""
-    return chat.messages[-1]["role"] != "assistant" or any(m["content"] is None for m in chat.messages)
+    return any(map(is_unwritten, with_answer(chat.messages)))
 
 
 def read_answered(path: Path, num_chats: int) -> Iterator[Chat]:

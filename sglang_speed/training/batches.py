@@ -1,11 +1,10 @@
 """Conversations as the batches of `SpeedLlamaForTraining`: deep rows packed, turn after turn.
 
-Owns the draw of a tail for each conversation and how conversations join a batch.
+Owns which tail a conversation is trained under and how conversations join a batch.
 """
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,7 +24,7 @@ Example = dict[str, Tensor]
 
 
 class TrainingExamples(Dataset[Example]):
-    """One example a conversation, under a tail drawn from `tails` each time it is read.
+    """One example a conversation, under one of `tails`: another in each epoch, in turn.
 
     numbers: which of the folder's conversations. states: the kept states, whose policy has the longest tail; None
     where neither a teacher nor cutoff states are wanted. deep_only: give cutoff states in place of token ids.
@@ -49,6 +48,7 @@ class TrainingExamples(Dataset[Example]):
         self.states = states
         self.deep_only = deep_only
         self.distil = distil
+        self.epoch = 0
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -56,7 +56,8 @@ class TrainingExamples(Dataset[Example]):
     def __getitem__(self, index: int) -> Example:
         number = self.numbers[index]
         conversation = self.conversations[number]
-        rows = deep_rows(random.choice(self.policies), conversation.token_ids, conversation.turns)
+        policy = self.policies[(number + self.epoch) % len(self.policies)]
+        rows = deep_rows(policy, conversation.token_ids, conversation.turns)
         example = {name: torch.tensor(getattr(rows, name)) for name in ("positions", "turns", "labels")}
         if not self.deep_only:
             example["input_ids"] = torch.tensor(conversation.token_ids)

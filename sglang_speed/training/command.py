@@ -8,8 +8,10 @@ given again.
 from __future__ import annotations
 
 import random
+import signal
+import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ from sglang_speed.reference import SpeedLlamaConfig
 from sglang_speed.reference.training import SpeedLlamaForTraining
 from sglang_speed.training.answers import answer_all, is_open, read_answered
 from sglang_speed.training.batches import TrainingExamples
+from sglang_speed.training.checks import checked_chats, num_held_out
 from sglang_speed.training.conversations import Chat, ChatFormat, Conversation, read_chats, read_conversations
 from sglang_speed.training.record import Record, claim_work, fingerprint, losses_of
 from sglang_speed.training.run import train
@@ -52,14 +55,16 @@ def train_checkpoint(
     url: of a server with the source at full depth, for open answers; None starts one where there are some.
     Raises ConfigError before anything long begins, for data, settings or folders that do not fit.
     """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # on the way out the server is stopped
     require_layers(read_weights(source), read_source_config(source), source)
     destination = destination.resolve()
     require_free(destination)
     chat_format = ChatFormat.of_checkpoint(source)
-    chats = _limited(read_chats(data), settings)
+    context_len = read_source_config(source).get("max_position_embeddings", settings.max_tokens)
+    chats = checked_chats(read_chats(data), chat_format, settings, context_len)
     claim_work(work, fingerprint(source, data, settings))
     answered = _answer(chats, source, data, chat_format, settings, work, url, server_flags)
-    conversations = read_conversations(answered, chat_format, settings.max_tokens)
+    conversations = read_conversations(answered, chat_format, min(settings.max_tokens, context_len))
     model = load_model(source, settings)
     trainer = _train(model, conversations, settings, work)
     record = Record.of_run(source, data, settings, conversations, losses_of(trainer))
@@ -68,25 +73,15 @@ def train_checkpoint(
 
 
 def load_model(source: Path, settings: Settings) -> SpeedLlamaForTraining:
-    """The source's weights under the bands of `settings`, in the source's dtype, on the GPU where there is one."""
+    """The source's weights under the bands of `settings`, in the dtype to train in, on the GPU where there is one."""
     disable_progress_bar()
     config = SpeedLlamaConfig(**speed_model_config(read_source_config(source), settings.speed))
     attention = "flex_attention" if torch.cuda.is_available() else "sdpa"
     model = SpeedLlamaForTraining.from_pretrained(source, config=config, dtype="auto", attn_implementation=attention)
+    if model.dtype is torch.float16:
+        model.float()  # gradients in float16 need scaling; it is written as float16 again
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     return model
-
-
-def _limited(chats: Iterable[Chat], settings: Settings) -> list[Chat]:
-    """The chats; ConfigError for open ones where answers are to be learned as they are."""
-    kept = list(chats)
-    for chat in kept:
-        if settings.objective is Objective.SFT and is_open(chat):
-            raise ConfigError(
-                f"{chat.origin} has no answer at its end, and supervised training learns the answers that are given: "
-                "add the answer, or train with --objective distil, where the model writes it"
-            )
-    return kept
 
 
 def _answer(
@@ -123,6 +118,9 @@ def _full_depth_server(source: Path, work: Path, url: str | None, flags: Sequenc
         try:
             server.wait()
             yield server.url
+        except ConfigError:
+            server.require_alive()
+            raise
         finally:
             server.stop()
 
@@ -135,9 +133,7 @@ def _train(model: SpeedLlamaForTraining, conversations: list[Conversation], sett
         _show("Hidden states", states.capture_all(model.eval(), conversations), len(conversations))
     order = list(range(len(conversations)))
     random.Random(settings.seed).shuffle(order)
-    num_held_out = round(settings.held_out * len(order))
-    if num_held_out == len(order):
-        raise ConfigError(f"{len(order)} chats leave none to train on: give more")
+    split = num_held_out(len(order), settings)
 
     def examples(numbers: list[int], tails: Sequence[int]) -> TrainingExamples:
         return TrainingExamples(
@@ -150,8 +146,8 @@ def _train(model: SpeedLlamaForTraining, conversations: list[Conversation], sett
             distil=settings.objective is Objective.DISTIL,
         )
 
-    trained_on = examples(order[num_held_out:], settings.all_tails)
-    held_out = examples(order[:num_held_out], (settings.speed.tail_tokens,))
+    trained_on = examples(order[split:], settings.all_tails)
+    held_out = examples(order[:split], (settings.speed.tail_tokens,))
     return train(model, trained_on, held_out, settings, work / "trainer")
 
 

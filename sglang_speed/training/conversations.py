@@ -88,6 +88,8 @@ class ChatFormat:
                 continue
             prompt = self.render(chat, index, answer_follows=True)
             ids += self.encode(self._added(text, prompt, chat))
+            if not ids:
+                raise ConfigError(f"{chat.origin}: nothing stands before its first answer: begin with a user's message")
             answered = self.render(chat, index + 1, answer_follows=False)
             said = self._up_to_stop(self._added(prompt, answered, chat), chat)
             said_ids = self.encode(said)
@@ -105,7 +107,7 @@ class ChatFormat:
             text: str = self.tokenizer.apply_chat_template(
                 messages, tools=chat.tools, tokenize=False, add_generation_prompt=answer_follows
             )
-        except (TemplateError, TypeError) as error:
+        except (TemplateError, TypeError, ValueError) as error:
             raise ConfigError(f"{chat.origin}: the model's chat template refuses these messages: {error}") from error
         return text
 
@@ -134,6 +136,11 @@ class ChatFormat:
         return answer[: min(ends)]
 
 
+def is_unwritten(message: Message) -> bool:
+    """Whether a message is left to the model: it has no content, and no tool calls in its place."""
+    return message.get("content") is None and not message.get("tool_calls")
+
+
 def read_conversations(path: Path, chat_format: ChatFormat, max_tokens: int | None = None) -> list[Conversation]:
     """Every chat of a JSONL file; ConfigError with the line for one that cannot be learned from.
 
@@ -155,7 +162,8 @@ def read_conversations(path: Path, chat_format: ChatFormat, max_tokens: int | No
 def read_chats(path: Path) -> Iterator[Chat]:
     """The chats of a JSONL file; ConfigError with the line for anything else. Empty lines are skipped."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # not splitlines, which ends lines at characters that JSON leaves as they are inside a string
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read as UTF-8 text ({error}): give a file of JSON lines") from error
     numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
@@ -193,5 +201,5 @@ def _require_answers(chat: Chat) -> None:
     said = [message for message in chat.messages if message["role"] == "assistant"]
     if not said:
         raise ConfigError(f"{chat.origin} has no assistant message: there is nothing to learn; remove it or answer it")
-    if any(message.get("content") is None for message in chat.messages):
+    if any(map(is_unwritten, chat.messages)):
         raise ConfigError(f"{chat.origin} has a message without content: nobody has written it; write it or remove it")

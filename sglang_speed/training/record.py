@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from sglang_speed.checkpoints.atomic import writing_to
 from sglang_speed.checkpoints.manifest import file_sha256
 from sglang_speed.checkpoints.weights import find_weight_files
 from sglang_speed.errors import ConfigError
@@ -17,6 +18,7 @@ from sglang_speed.training.settings import Settings
 
 FILE_NAME = "speed_training.json"
 _CLAIM = "run.json"
+_OF_NO_FILE = ("max_tokens", "log_to")
 _PACKAGES = ("torch", "transformers", "peft", "sglang")
 
 
@@ -70,8 +72,10 @@ def losses_of(trainer: Any) -> list[float]:
 
 def fingerprint(source: Path, data: Path, settings: Settings) -> dict[str, Any]:
     """What must be the same for a run to go on: everything that its files depend on."""
-    weights = {path.name: path.stat().st_size for path in find_weight_files(source)}
-    run = {"source": str(source.resolve()), "weights": weights, "data": file_sha256(data), **settings.to_dict()}
+    stats = {path.name: path.stat() for path in find_weight_files(source)}
+    weights = {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}
+    asked = {key: value for key, value in settings.to_dict().items() if key not in _OF_NO_FILE}
+    run = {"source": str(source.resolve()), "weights": weights, "data": file_sha256(data), **asked}
     same: dict[str, Any] = json.loads(json.dumps(run))
     return same
 
@@ -82,8 +86,9 @@ def claim_work(work: Path, run: Mapping[str, Any]) -> None:
     if not claim.is_file():
         if work.is_dir() and any(work.iterdir()):
             raise ConfigError(f"{work} has files that are not of a training run: name another folder with --work")
-        work.mkdir(parents=True, exist_ok=True)
-        _write(claim, run)
+        with writing_to(work, "name another folder with --work"):
+            work.mkdir(parents=True, exist_ok=True)
+            _write(claim, run)
         return
     before = json.loads(claim.read_text(encoding="utf-8"))
     changed = [key for key in run if before.get(key) != run[key]]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -32,6 +32,7 @@ def train(
     checkpoint is bfloat16.
     """
     in_bfloat16 = model.dtype == torch.bfloat16
+    set_seed(settings.seed)  # LoRA's factors are drawn before the Trainer sets it
     trainable = prepare(model, settings)
     trainer = Trainer(
         model=trainable,
@@ -39,9 +40,22 @@ def train(
         train_dataset=examples,
         eval_dataset=held_out if len(held_out) else None,
         data_collator=join,
+        callbacks=[_TellEpoch(examples)],
     )
     trainer.train(resume_from_checkpoint=_last_checkpoint(work))
     return trainer
+
+
+class _TellEpoch(TrainerCallback):
+    """Tells the examples the epoch; accelerate does so too, but not when a run goes on within one."""
+
+    def __init__(self, examples: TrainingExamples) -> None:
+        self.examples = examples
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.examples.epoch = int(state.epoch or 0)
 
 
 def _last_checkpoint(work: Path) -> str | None:
@@ -80,10 +94,10 @@ def _with_lora(model: SpeedLlamaForTraining, settings: Settings, layers: list[in
 def arguments(
     settings: Settings, num_examples: int, evaluates: bool, work: Path, in_bfloat16: bool
 ) -> TrainingArguments:
-    """The Trainer's arguments."""
+    """The Trainer's arguments, for one device."""
     num_steps = settings.epochs * num_examples / (settings.batch_size * settings.accumulate)
     every = max(1, round(num_steps / settings.epochs / SAVES_PER_EPOCH))
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(work),
         num_train_epochs=settings.epochs,
         per_device_train_batch_size=settings.batch_size,
@@ -108,3 +122,6 @@ def arguments(
         prediction_loss_only=True,
         dataloader_pin_memory=torch.cuda.is_available(),
     )
+    # with several GPUs the Trainer would split every tensor of a batch among them, in the middle of turns
+    arguments._n_gpu = min(1, arguments.n_gpu)
+    return arguments

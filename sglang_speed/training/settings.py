@@ -43,7 +43,7 @@ def choose(kind: type[Choice], option: str, value: str) -> Choice:
 class Settings:
     """A training run.
 
-    tails: each conversation is trained under one of them, drawn anew every epoch; the checkpoint serves with
+    tails: each conversation is trained under one of them, another in every epoch; the checkpoint serves with
         `speed.tail_tokens`.
     lora_rank: of the low-rank factors; 0 trains the weights themselves.
     learning_rate: None for the usual one of LoRA or of full training.
@@ -73,13 +73,18 @@ class Settings:
                 f"prefill_layers={self.speed.prefill_layers} is every layer: the model is at full depth as it is; "
                 "choose fewer"
             )
-        for key, least in (("batch_size", 1), ("accumulate", 1), ("lora_rank", 0), ("max_tokens", 2)):
+        for key, least in (("batch_size", 1), ("accumulate", 1), ("lora_rank", 0), ("max_tokens", 2), ("seed", 0)):
             if getattr(self, key) < least:
                 raise ConfigError(f"{key}={getattr(self, key)} is below {least}: raise it")
         if not 0 <= self.held_out < 1:
             raise ConfigError(f"held_out={self.held_out} is not in [0, 1): it is a share of the conversations")
         if self.epochs <= 0:
             raise ConfigError(f"epochs={self.epochs} is not above 0: it is how often each conversation is seen")
+        if self.sampling.max_tokens < 1 or self.sampling.temperature < 0:
+            raise ConfigError(
+                f"{self.sampling} cannot be sampled with: answers have tokens, and no temperature is below 0"
+            )
+        _require_reporter(self.log_to)
         if self.learning_rate is not None and self.learning_rate <= 0:
             raise ConfigError(f"learning_rate={self.learning_rate} is not above 0")
         for tail in self.all_tails:
@@ -100,3 +105,12 @@ class Settings:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def _require_reporter(name: str) -> None:
+    """ConfigError for a reporter that transformers does not know or that is not installed."""
+    from transformers.integrations.integration_utils import get_available_reporting_integrations
+
+    known = ["none", *get_available_reporting_integrations()]
+    if name not in known:
+        raise ConfigError(f"--log-to {name} is not one of {', '.join(known)}: choose one of these, or install it")
