@@ -86,10 +86,10 @@ class ChatFormat:
         for index, message in enumerate(chat.messages):
             if message["role"] != "assistant":
                 continue
+            if not index:
+                raise ConfigError(f"{chat.origin} begins with an answer: put what is answered before it")
             prompt = self.render(chat, index, answer_follows=True)
             ids += self.encode(self._added(text, prompt, chat))
-            if not ids:
-                raise ConfigError(f"{chat.origin}: nothing stands before its first answer: begin with a user's message")
             answered = self.render(chat, index + 1, answer_follows=False)
             said = self._up_to_stop(self._added(prompt, answered, chat), chat)
             said_ids = self.encode(said)
