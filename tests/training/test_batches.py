@@ -1,0 +1,118 @@
+"""A batch is the sum of its conversations, however many there are of them in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sglang_speed.config import SpeedConfig
+from sglang_speed.method import SpeedPolicy
+from sglang_speed.reference.modeling import IGNORED_LABEL
+from sglang_speed.reference.training import SpeedLlamaForTraining
+from sglang_speed.training.batches import TrainingExamples, join
+from sglang_speed.training.conversations import Chat, ChatFormat, Conversation
+from sglang_speed.training.states import StateFolder
+from tests.training.chats import assistant, user
+from tests.training.models import for_training
+
+SPEED = SpeedConfig(4, 2, 1, 3)
+TAILS = (3, 1, 9)
+CHATS = [
+    [user("one?"), assistant("a first answer"), user("and?"), assistant("second")],
+    [user("a longer question, so that lengths differ?"), assistant("yes")],
+    [user("b"), assistant("")],
+]
+# sums of some dozens of values of some units, in float32 through four layers
+CLOSE = {"rtol": 1e-5, "atol": 1e-4}
+
+
+@pytest.fixture(scope="module")
+def model(llama: Path) -> SpeedLlamaForTraining:
+    return for_training(llama, SPEED)
+
+
+@pytest.fixture(scope="module")
+def conversations(chat_format: ChatFormat) -> list[Conversation]:
+    return [chat_format.conversation(Chat(messages)) for messages in CHATS]
+
+
+@pytest.fixture(scope="module")
+def folder(
+    tmp_path_factory: pytest.TempPathFactory, model: SpeedLlamaForTraining, conversations: list[Conversation]
+) -> StateFolder:
+    folder = StateFolder(tmp_path_factory.mktemp("states"), SpeedPolicy(SPEED.with_tail(max(TAILS))))
+    list(folder.capture_all(model, conversations))
+    return folder
+
+
+def examples(
+    conversations: list[Conversation], folder: StateFolder, *, deep_only: bool = False, distil: bool = False
+) -> TrainingExamples:
+    return TrainingExamples(conversations, range(len(CHATS)), SPEED, TAILS, folder, deep_only=deep_only, distil=distil)
+
+
+def summed_loss(model: SpeedLlamaForTraining, batch: dict[str, Any]) -> float:
+    loss = model(**batch, num_items_in_batch=1).loss
+    assert loss is not None
+    return float(loss)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("distil", [True, False])
+@pytest.mark.parametrize("deep_only", [True, False])
+def test_a_batchs_loss_is_the_sum_of_its_conversations(
+    model: SpeedLlamaForTraining, conversations: list[Conversation], folder: StateFolder, deep_only: bool, distil: bool
+) -> None:
+    chosen = examples(conversations, folder, deep_only=deep_only, distil=distil)
+    single = [summed_loss(model, join([chosen[number]])) for number in range(len(CHATS))]
+    for order in ([0, 1, 2], [2, 0, 1], [1, 2]):
+        together = summed_loss(model, join([chosen[number] for number in order]))
+        torch.testing.assert_close(together, sum(single[number] for number in order), **CLOSE)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("distil", [True, False])
+def test_kept_states_give_the_loss_of_the_whole_model(
+    model: SpeedLlamaForTraining, conversations: list[Conversation], folder: StateFolder, distil: bool
+) -> None:
+    kept, whole = (examples(conversations, folder, deep_only=deep, distil=distil) for deep in (True, False))
+    for number in range(len(CHATS)):
+        expected = summed_loss(model, join([whole[number]]))
+        torch.testing.assert_close(summed_loss(model, join([kept[number]])), expected, **CLOSE)
+
+
+@torch.no_grad()
+def test_without_a_number_of_items_the_loss_is_the_mean_over_what_is_said(
+    model: SpeedLlamaForTraining, conversations: list[Conversation], folder: StateFolder
+) -> None:
+    chosen = examples(conversations, folder)
+    batch = join([chosen[number] for number in range(len(CHATS))])
+    num_said = sum(len(turn) for conversation in conversations for turn in conversation.turns)
+    assert int((batch["labels"] != IGNORED_LABEL).sum()) == num_said
+    torch.testing.assert_close(float(model(**batch).loss), summed_loss(model, batch) / num_said, **CLOSE)
+
+
+def tails_of(chosen: TrainingExamples, numbers: Sequence[int]) -> list[int]:
+    """By the number of rows before the first one that says something."""
+    first_turns = [chosen[number] for number in numbers]
+    return [int((one["labels"] != IGNORED_LABEL).int().argmax()) + 1 - SPEED.anchor_tokens for one in first_turns]
+
+
+def test_each_conversation_meets_every_tail_in_turn(conversations: list[Conversation], folder: StateFolder) -> None:
+    chosen = examples(conversations, folder)
+    by_epoch = []
+    for chosen.epoch in range(len(TAILS)):
+        by_epoch.append(tails_of(chosen, range(2)))
+        assert by_epoch[-1] == tails_of(chosen, range(2)), "another tail within an epoch"
+    for met in zip(*by_epoch, strict=True):
+        assert sorted(met) == sorted(TAILS)
+
+
+def test_without_a_teacher_and_kept_states_there_is_no_folder(conversations: list[Conversation]) -> None:
+    chosen = TrainingExamples(conversations, [1, 0], SPEED, TAILS, None, deep_only=False, distil=False)
+    assert set(chosen[0]) == {"positions", "turns", "labels", "input_ids"}
+    assert tuple(chosen[0]["input_ids"].tolist()) == conversations[1].token_ids
