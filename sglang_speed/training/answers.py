@@ -33,7 +33,7 @@ class Sampling:
 def answer_all(
     chats: Sequence[Chat], path: Path, url: str, chat_format: ChatFormat, sampling: Sampling
 ) -> Iterator[int]:
-    """Write each chat with its open messages filled to `path`; yields how many are there after each.
+    """Write each chat with its open messages filled to `path`, in order in the end; yields how many are there.
 
     Chats that a run before has written are kept, so `chats` must be the same as then.
     """
@@ -48,6 +48,8 @@ def answer_all(
                 file.write(_line(writing[future], future.result()))
                 file.flush()
                 yield len(lines) + done
+        if left:
+            _put_in_order(path)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)  # a server that is stopped next ends what it still writes
 
@@ -55,6 +57,14 @@ def answer_all(
 def _line(number: int, chat: Chat) -> str:
     tools = {} if chat.tools is None else {"tools": chat.tools}
     return json.dumps({"number": number, "messages": chat.messages, **tools}) + "\n"
+
+
+def _put_in_order(path: Path) -> None:
+    """So that the same chats are held out however long each answer took; later, kept states count on the order."""
+    lines = sorted(path.read_bytes().splitlines(keepends=True), key=lambda line: int(json.loads(line)["number"]))
+    ordered = path.with_suffix(".new")
+    ordered.write_bytes(b"".join(lines))
+    ordered.replace(path)
 
 
 def fill(chat: Chat, url: str, chat_format: ChatFormat, sampling: Sampling) -> Chat:

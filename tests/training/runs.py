@@ -29,7 +29,7 @@ def settings_of(**changes: Any) -> Settings:
 
 def answered_chats(folder: Path) -> Path:
     """Chats of one and two turns with answers of several lengths."""
-    chats = [[user(f"question {number}?"), assistant("so " * (1 + number % 4))] for number in range(NUM_CHATS)]
+    chats = [[user(f"question {number}?"), assistant("so" + " so" * (number % 4))] for number in range(NUM_CHATS)]
     chats[0] += [user("and then?"), assistant("then nothing")]
     return write_chats(folder / "chats.jsonl", chats)
 

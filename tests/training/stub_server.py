@@ -36,7 +36,8 @@ def stub_server(answer: Answer) -> Iterator[StubServer]:
             with lock:
                 server.prompts.append(prompt)
                 server.requests.append(request)
-                said = answer(prompt, len(server.prompts))
+                number = len(server.prompts)
+            said = answer(prompt, number)
             self.reply(200, {"text": said}) if said is not None else self.reply(400, {"error": "too long"})
 
         def reply(self, status: int, value: dict[str, str]) -> None:
