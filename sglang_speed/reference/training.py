@@ -10,16 +10,20 @@ Owns the rows, their mask and the loss. Where conversations come from and how we
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 from transformers.masking_utils import create_causal_mask
 
 from sglang_speed.method import DepthPolicy
 from sglang_speed.reference.modeling import IGNORED_LABEL, SpeedLlamaForCausalLM, SpeedOutput
+
+LOGIT_ROWS = 1024
+"""Logits are float32 over the whole vocabulary, several times in a divergence: 0.5 GB each for so many of Llama 3."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +93,10 @@ class SpeedLlamaForTraining(SpeedLlamaForCausalLM):
             cutoff_states = self.cutoff_states(input_ids).flatten(0, 1)[rows]
         hidden = self.deep_states(cutoff_states, positions, turns)
         said = labels != IGNORED_LABEL
-        logits = self.lm_head(hidden[said]).float()
-        loss = _cross_entropy(logits, labels[said]) if teacher_states is None else self._kl(logits, teacher_states)
+        if teacher_states is None:
+            loss = _sum_over_chunks(self._cross_entropy, hidden[said], labels[said])
+        else:
+            loss = _sum_over_chunks(self._kl, hidden[said], teacher_states)
         return SpeedOutput(loss=loss / (said.sum() if num_items_in_batch is None else num_items_in_batch))
 
     def cutoff_states(self, input_ids: Tensor) -> Tensor:
@@ -115,12 +121,20 @@ class SpeedLlamaForTraining(SpeedLlamaForCausalLM):
         states: Tensor = self.model.norm(hidden)[0]
         return states
 
-    def _kl(self, logits: Tensor, teacher_states: Tensor) -> Tensor:
-        """Summed KL(teacher || model), [num_labels, vocab] each; the head is shared, since it is not trained."""
+    def _kl(self, hidden: Tensor, teacher_states: Tensor) -> Tensor:
+        """Summed KL(teacher || model) of rows of both; the head is shared, since it is not trained."""
         with torch.no_grad():
             teacher = self.lm_head(teacher_states.to(self.lm_head.weight.dtype)).float().log_softmax(-1)
-        return functional.kl_div(logits.log_softmax(-1), teacher, reduction="sum", log_target=True)
+        model = self.lm_head(hidden).float().log_softmax(-1)
+        return functional.kl_div(model, teacher, reduction="sum", log_target=True)
+
+    def _cross_entropy(self, hidden: Tensor, labels: Tensor) -> Tensor:
+        return functional.cross_entropy(self.lm_head(hidden).float(), labels, reduction="sum")
 
 
-def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    return functional.cross_entropy(logits, labels, reduction="sum")
+def _sum_over_chunks(loss: Callable[[Tensor, Tensor], Tensor], hidden: Tensor, targets: Tensor) -> Tensor:
+    """The loss of all rows, with the logits of LOGIT_ROWS in memory at once: the backward pass makes them again."""
+    if len(hidden) <= LOGIT_ROWS:
+        return loss(hidden, targets)
+    chunks = zip(torch.split(hidden, LOGIT_ROWS), torch.split(targets, LOGIT_ROWS), strict=True)
+    return torch.stack([checkpoint(loss, *chunk, use_reentrant=False) for chunk in chunks]).sum()

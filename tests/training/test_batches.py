@@ -11,6 +11,7 @@ import torch
 
 from sglang_speed.config import SpeedConfig
 from sglang_speed.method import SpeedPolicy
+from sglang_speed.reference import training
 from sglang_speed.reference.modeling import IGNORED_LABEL
 from sglang_speed.reference.training import SpeedLlamaForTraining
 from sglang_speed.training.batches import TrainingExamples, join
@@ -94,6 +95,28 @@ def test_without_a_number_of_items_the_loss_is_the_mean_over_what_is_said(
     num_said = sum(len(turn) for conversation in conversations for turn in conversation.turns)
     assert int((batch["labels"] != IGNORED_LABEL).sum()) == num_said
     torch.testing.assert_close(float(model(**batch).loss), summed_loss(model, batch) / num_said, **CLOSE)
+
+
+@pytest.mark.parametrize("distil", [True, False])
+def test_logits_in_chunks_give_the_same_loss_and_gradients(
+    model: SpeedLlamaForTraining,
+    conversations: list[Conversation],
+    folder: StateFolder,
+    distil: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    chosen = examples(conversations, folder, deep_only=True, distil=distil)
+    batch = join([chosen[number] for number in range(len(CHATS))])
+    weight = model.model.layers[2].mlp.up_proj.weight
+    found = []
+    for rows in (1024, 7):
+        monkeypatch.setattr(training, "LOGIT_ROWS", rows)
+        model.zero_grad()
+        model(**batch).loss.backward()
+        found.append((model(**batch).loss, weight.grad.clone()))
+    for whole, in_chunks in zip(*found, strict=True):
+        torch.testing.assert_close(in_chunks, whole, **CLOSE)
+    assert found[0][1].abs().max() > 1e-3
 
 
 def tails_of(chosen: TrainingExamples, numbers: Sequence[int]) -> list[int]:
