@@ -19,7 +19,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 from transformers.masking_utils import create_causal_mask
 
-from sglang_speed.method import DepthPolicy
+from sglang_speed.method import DepthBand, DepthPolicy
 from sglang_speed.reference.modeling import IGNORED_LABEL, SpeedLlamaForCausalLM, SpeedOutput
 
 LOGIT_ROWS = 1024
@@ -101,10 +101,19 @@ class SpeedLlamaForTraining(SpeedLlamaForCausalLM):
 
     def cutoff_states(self, input_ids: Tensor) -> Tensor:
         """The shallow band's output, [num_conversations, num_tokens, hidden_size]."""
-        hidden = self.model.embed_tokens(input_ids)
-        positions = torch.arange(input_ids.shape[1], device=input_ids.device)
+        return self._run_all_tokens(self.bands[:1], self.model.embed_tokens(input_ids))
+
+    def full_depth_states(self, cutoff_states: Tensor) -> Tensor:
+        """What follows from the shallow band's output at full depth, after the final norm; of the same shape."""
+        states: Tensor = self.model.norm(self._run_all_tokens(self.bands[1:], cutoff_states))
+        return states
+
+    def _run_all_tokens(self, bands: Sequence[DepthBand], hidden: Tensor) -> Tensor:
+        positions = torch.arange(hidden.shape[1], device=hidden.device)
         mask = create_causal_mask(self.config, hidden, attention_mask=None, past_key_values=None)
-        return self.run_layers(self.bands[0], hidden, positions, mask)
+        for band in bands:
+            hidden = self.run_layers(band, hidden, positions, mask)
+        return hidden
 
     def deep_states(self, cutoff_states: Tensor, positions: Tensor, turns: Tensor) -> Tensor:
         """The deep band's output after the final norm, [num_rows, hidden_size]."""

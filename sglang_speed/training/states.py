@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sglang_speed.method import SpeedPolicy
-from sglang_speed.reference.modeling import IGNORED_LABEL, SpeedLlamaForCausalLM
-from sglang_speed.reference.training import DeepRows, deep_rows
+from sglang_speed.reference.modeling import IGNORED_LABEL
+from sglang_speed.reference.training import DeepRows, SpeedLlamaForTraining, deep_rows
 from sglang_speed.training.conversations import Conversation
 
 
@@ -31,15 +31,10 @@ class States:
 
 
 @torch.no_grad()
-def capture(model: SpeedLlamaForCausalLM, conversation: Conversation, rows: DeepRows) -> States:
+def capture(model: SpeedLlamaForTraining, conversation: Conversation, rows: DeepRows) -> States:
     """Both states, by a forward of every token through every layer."""
-    input_ids = torch.tensor([conversation.token_ids], device=model.device)
-    positions = torch.arange(input_ids.shape[1], device=model.device)
-    cutoff = model.run_band(model.bands[0], model.model.embed_tokens(input_ids), positions, None)
-    last = cutoff
-    for band in model.bands[1:]:
-        last = model.run_band(band, last, positions, None)
-    last = model.model.norm(last)
+    cutoff = model.cutoff_states(torch.tensor([conversation.token_ids], device=model.device))
+    last = model.full_depth_states(cutoff)
     said = [position for position, label in zip(rows.positions, rows.labels, strict=True) if label != IGNORED_LABEL]
     return States(cutoff[0, list(rows.positions)].cpu(), last[0, said].cpu())
 
@@ -51,7 +46,7 @@ class StateFolder:
         self.folder = folder
         self.policy = policy
 
-    def capture_all(self, model: SpeedLlamaForCausalLM, conversations: Sequence[Conversation]) -> Iterator[int]:
+    def capture_all(self, model: SpeedLlamaForTraining, conversations: Sequence[Conversation]) -> Iterator[int]:
         """Capture what is missing; yields how many are there after each."""
         self.folder.mkdir(parents=True, exist_ok=True)
         for number, conversation in enumerate(conversations):
