@@ -176,7 +176,7 @@ def layers(
     data: Annotated[
         Path | None, typer.Option(help="Chats as JSON lines; left out: what the model says to built-in prompts.")
     ] = None,
-    samples: Annotated[int, typer.Option(help="Answers to measure; SmolLM2-135M: some 5 s each on two cores.")] = 64,
+    samples: Annotated[int, typer.Option(help="Answers to measure; SmolLM2-135M: 10 s of one core each.")] = 64,
     seed: Annotated[int, typer.Option(help="Of every random choice.")] = 0,
     cutoff: Annotated[
         list[int] | None, typer.Option(help="Prefill layers; several times for more; left out: half of all and up.")
