@@ -64,20 +64,16 @@ class Client:
         Everything from `logprob_start_len` on is decode-phase, so it has to be the position from which the context's
         tail is when the response is generated: started later, the tail would be shorter than the one served.
         """
-        answer = self._ask(
-            {
-                "input_ids": [*context, *response],
-                "sampling_params": {"temperature": 0, "max_new_tokens": 0},
-                "return_logprob": True,
-                "logprob_start_len": max(0, len(context) - tail_tokens),
-                "top_logprobs_num": 1,
-            }
-        )
+        ids = [*context, *response]
+        start = max(0, len(context) - tail_tokens)
+        scored = {"return_logprob": True, "logprob_start_len": start, "top_logprobs_num": 1}
+        answer = self._ask({"input_ids": ids, "sampling_params": {"temperature": 0, "max_new_tokens": 0}, **scored})
         meta = answer["meta_info"]
-        own = meta["input_token_logprobs"][-len(response) :]
-        best = meta["input_top_logprobs"][-len(response) :]
-        assert [entry[1] for entry in own] == list(response), "the scored tokens are not those of the response"
-        return Score(tuple(entry[0] for entry in own), tuple(entries[0][1] for entries in best))
+        own, best = meta["input_token_logprobs"], meta["input_top_logprobs"]
+        # not by their ids: SGLang gives the last one of a vocabulary as 0 (logprob_result_processor.py)
+        assert len(own) == len(best) == len(ids) - start, f"{len(own)} scores of {len(ids)} tokens from {start} on"
+        last = len(response)
+        return Score(tuple(entry[0] for entry in own[-last:]), tuple(entries[0][1] for entries in best[-last:]))
 
     def each(self, ask: Callable[[Item], Answer], items: Iterable[Item]) -> Iterator[Answer]:
         """`ask(item)` for every item, several at a time, in the order of the items."""
