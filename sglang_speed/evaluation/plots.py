@@ -16,12 +16,14 @@ matplotlib.use("Agg")
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Page
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import PercentFormatter
 
 from sglang_speed.evaluation.report import COLUMNS, Column, estimate_of
 
 WIDTH, HEIGHT, DPI = 3.6, 2.9, 130
 COLUMNS_OF_PANELS = 3
+DODGE = 0.08
+"""Layers between the points of two series at one cutoff."""
 Model = Mapping[str, Any]
 
 
@@ -71,32 +73,42 @@ def by_cell(results: Mapping[str, Any]) -> Page | None:
 
 
 def _metric(axes: Axes, results: Mapping[str, Any], column: Column) -> None:
-    for name, points in series(results, column).items():
+    """Perplexity as its ratio to full depth: that is what items have in common."""
+    for index, (name, points) in enumerate(series(results, column).items()):
         layers, values, errors = zip(*sorted(points), strict=True)
-        axes.errorbar(layers, values, yerr=errors, marker="o", capsize=2, linewidth=1.2, label=name)
+        places = [layer + DODGE * index for layer in layers]
+        axes.errorbar(places, values, yerr=errors, marker="o", markersize=4, capsize=2, linewidth=1.2, label=name)
     for model in results["models"]:
         estimate = estimate_of(model, column.task, column.metric)
         if model["speed"] is None and estimate is not None:
-            axes.axhline(estimate["value"], color="black", linestyle="--", linewidth=0.8, label=model["label"])
-    axes.set_title(column.heading, fontsize=9)
+            value = estimate.get("ratio", estimate["value"])
+            axes.axhline(value, color="black", linestyle="--", linewidth=0.8, label=model["label"])
+    is_perplexity = column.metric == "perplexity"
+    axes.set_title("perplexity / full depth's" if is_perplexity else column.heading, fontsize=9)
     axes.set_xlabel("layers that prompts pass", fontsize=8)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if column.metric != "perplexity":
+    cutoffs = sorted({model["speed"]["prefill_layers"] for model in results["models"] if model["speed"]})
+    axes.set(xticks=cutoffs, xlim=(cutoffs[0] - 1, cutoffs[-1] + 1))
+    if not is_perplexity:
         axes.yaxis.set_major_formatter(PercentFormatter(1))
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
 
 
 def series(results: Mapping[str, Any], column: Column) -> dict[str, list[tuple[int, float, float]]]:
-    """By name and tail: (prefill layers, value, standard error)."""
+    """By name and tail: (prefill layers, value, standard error of the difference to full depth)."""
     found: dict[str, list[tuple[int, float, float]]] = {}
     for model in results["models"]:
         estimate = estimate_of(model, column.task, column.metric)
         if model["speed"] is not None and estimate is not None:
             name = f"{model['name']}, tail {model['speed']['tail_tokens']}"
-            point = (model["speed"]["prefill_layers"], estimate["value"], estimate["stderr"] or 0.0)
+            point = (model["speed"]["prefill_layers"], *value_and_error(estimate))
             found.setdefault(name, []).append(point)
     return found
+
+
+def value_and_error(estimate: Mapping[str, Any]) -> tuple[float, float]:
+    value = estimate.get("ratio", estimate["value"])
+    return value, estimate.get("ratio_stderr", estimate.get("difference_stderr")) or 0.0
 
 
 def _grid(axes: Axes, model: Model) -> None:
@@ -106,7 +118,8 @@ def _grid(axes: Axes, model: Model) -> None:
     axes.imshow(shares, vmin=0, vmax=1, cmap="RdYlGn", aspect="auto")
     for row, shares_of_depth in enumerate(shares):
         for column, share in enumerate(shares_of_depth):
-            axes.text(column, row, f"{share:.0%}", ha="center", va="center", fontsize=7)
+            text = "" if math.isnan(share) else f"{share:.0%}"
+            axes.text(column, row, text, ha="center", va="center", fontsize=7)
     axes.set_xticks(range(len(lengths)), [str(length) for length in lengths], fontsize=7)
     axes.set_yticks(range(len(depths)), [f"{depth:.0%}" for depth in depths], fontsize=7)
     axes.set_xlabel("words", fontsize=8)
