@@ -219,7 +219,9 @@ def train(
         typer.Option(help="Last prompt tokens that pass all layers; several times: all are trained, the first served."),
     ] = None,
     objective: Annotated[str, typer.Option(help="distil: what full depth says; sft: the answers given.")] = "distil",
-    part: Annotated[str, typer.Option(help="deep: the layers above the cutoff; all: every layer.")] = "deep",
+    first_layer: Annotated[
+        int | None, typer.Option(help="Lowest layer that is trained; left out: the cutoff, the deep band alone.")
+    ] = None,
     lora_rank: Annotated[int, typer.Option(help="Rank of LoRA's factors; 0: train the weights themselves.")] = 64,
     learning_rate: Annotated[float | None, typer.Option(help="Left out: 5e-4 with LoRA, 5e-5 without.")] = None,
     epochs: Annotated[float, typer.Option(help="How often each chat is seen.")] = 3,
@@ -241,7 +243,7 @@ def train(
     from sglang_speed.checkpoints.default_model import resolve_model
     from sglang_speed.training.answers import Sampling
     from sglang_speed.training.command import finish, train_checkpoint
-    from sglang_speed.training.settings import Objective, Part, Settings, choose
+    from sglang_speed.training.settings import Objective, Settings, choose
 
     refuse_several_processes()
     directory, destination = Path(resolve_model(source)), destination.resolve()
@@ -249,7 +251,7 @@ def train(
     settings = Settings(
         speed=SpeedConfig(read_source_config(directory)["num_hidden_layers"], prefill_layers, anchor_tokens, tails[0]),
         objective=choose(Objective, "objective", objective),
-        part=choose(Part, "part", part),
+        first_layer=first_layer,
         tails=tails,
         lora_rank=lora_rank,
         learning_rate=learning_rate,

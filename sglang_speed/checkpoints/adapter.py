@@ -6,6 +6,7 @@ Owns that file's form. The factors are named as in peft; the metadata has `scale
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,9 @@ from sglang_speed.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+PROVENANCE_NAME = "speed_training.json"
+"""The file in a trained checkpoint that says how it was made."""
 
 _PREFIX = "base_model.model."
 _FIRST, _SECOND = ".lora_A.weight", ".lora_B.weight"
@@ -52,9 +56,18 @@ def merge_adapter(weights: MutableMapping[str, Tensor], path: Path) -> None:
 
 
 def read_provenance(path: Path) -> dict[str, Any]:
-    """How the adapter was made."""
+    """How the adapter was made: what `sglang-speed train` wrote beside the weights."""
     from safetensors import safe_open
 
     with safe_open(path, framework="np") as file:
         provenance: dict[str, Any] = json.loads(file.metadata()["provenance"])
     return provenance
+
+
+def _pack_a_run(work: Path, checkpoint: Path, path: Path) -> None:
+    provenance = json.loads((checkpoint / PROVENANCE_NAME).read_text(encoding="utf-8"))
+    pack_adapter(work / "adapter", provenance, path)
+
+
+if __name__ == "__main__":  # WORK CHECKPOINT FILE: of a run of `sglang-speed train`, and what to write
+    _pack_a_run(*map(Path, sys.argv[1:4]))

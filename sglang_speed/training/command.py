@@ -35,7 +35,7 @@ from sglang_speed.training.checks import checked_chats, num_held_out
 from sglang_speed.training.conversations import Chat, ChatFormat, Conversation, read_chats, read_conversations
 from sglang_speed.training.record import Record, claim_work, fingerprint, losses_of
 from sglang_speed.training.run import train
-from sglang_speed.training.settings import Objective, Part, Settings
+from sglang_speed.training.settings import Objective, Settings
 from sglang_speed.training.states import StateFolder
 
 console = Console(stderr=True)
@@ -142,7 +142,7 @@ def _train(model: SpeedLlamaForTraining, conversations: list[Conversation], sett
             settings.speed,
             tails,
             states,
-            deep_only=settings.part is Part.DEEP,
+            deep_only=settings.deep_only,
             distil=settings.objective is Objective.DISTIL,
         )
 

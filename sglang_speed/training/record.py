@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from sglang_speed.checkpoints.adapter import PROVENANCE_NAME
 from sglang_speed.checkpoints.atomic import writing_to
 from sglang_speed.checkpoints.manifest import file_sha256
 from sglang_speed.checkpoints.weights import find_weight_files
@@ -16,7 +17,6 @@ from sglang_speed.errors import ConfigError
 from sglang_speed.training.conversations import Conversation
 from sglang_speed.training.settings import Settings
 
-FILE_NAME = "speed_training.json"
 _CLAIM = "run.json"
 _OF_NO_FILE = ("max_tokens", "log_to")
 _PACKAGES = ("torch", "transformers", "peft", "sglang")
@@ -62,7 +62,7 @@ class Record:
         )
 
     def write(self, directory: Path) -> None:
-        _write(directory / FILE_NAME, asdict(self))
+        _write(directory / PROVENANCE_NAME, asdict(self))
 
 
 def losses_of(trainer: Any) -> list[float]:

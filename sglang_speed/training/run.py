@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer_utils import EvalLoopOutput, get_last_checkpoint
 
+from sglang_speed.reference.modeling import IGNORED_LABEL
 from sglang_speed.reference.training import SpeedLlamaForTraining
 from sglang_speed.training.batches import TrainingExamples, join
-from sglang_speed.training.settings import Part, Settings
+from sglang_speed.training.settings import Settings
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 SAVES_PER_EPOCH = 4
@@ -34,7 +36,7 @@ def train(
     in_bfloat16 = model.dtype == torch.bfloat16
     set_seed(settings.seed)  # LoRA's factors are drawn before the Trainer sets it
     trainable = prepare(model, settings)
-    trainer = Trainer(
+    trainer = TurnTrainer(
         model=trainable,
         args=arguments(settings, len(examples), bool(len(held_out)), work, in_bfloat16),
         train_dataset=examples,
@@ -44,6 +46,27 @@ def train(
     )
     trainer.train(resume_from_checkpoint=_last_checkpoint(work))
     return trainer
+
+
+class TurnTrainer(Trainer):
+    """The Trainer, with a loss of the held-out chats that is a mean over what is said, whatever the batches."""
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader[Any],
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        self.model.eval()
+        total, num_said = 0.0, 0
+        for batch in dataloader:
+            inputs = self._prepare_inputs(batch)
+            with torch.no_grad(), self.compute_loss_context_manager():
+                total += float(self.model(**inputs, num_items_in_batch=1).loss)
+            num_said += int((inputs["labels"] != IGNORED_LABEL).sum())
+        return EvalLoopOutput(None, None, {f"{metric_key_prefix}_loss": total / num_said}, len(self.eval_dataset))
 
 
 class _TellEpoch(TrainerCallback):
@@ -69,7 +92,7 @@ def _last_checkpoint(work: Path) -> str | None:
 def prepare(model: SpeedLlamaForTraining, settings: Settings) -> Any:
     """Freeze what is not trained; embedding and head always are. Returns the model, inside peft's where LoRA is on."""
     model.requires_grad_(False)
-    first = settings.speed.prefill_layers if settings.part is Part.DEEP else 0
+    first = settings.lowest_layer
     if settings.lora_rank:
         return _with_lora(model, settings, list(range(first, settings.speed.num_layers)))
     for module in (*model.model.layers[first:], model.model.norm):

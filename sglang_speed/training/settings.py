@@ -21,13 +21,6 @@ class Objective(StrEnum):
     SFT = "sft"
 
 
-class Part(StrEnum):
-    """deep: the layers above the cutoff, on kept cutoff states; the shallow KV stays the source's. all: every layer."""
-
-    DEEP = "deep"
-    ALL = "all"
-
-
 Choice = TypeVar("Choice", bound=StrEnum)
 
 
@@ -43,6 +36,8 @@ def choose(kind: type[Choice], option: str, value: str) -> Choice:
 class Settings:
     """A training run.
 
+    first_layer: the lowest layer that is trained; None is the cutoff: the deep band alone, on kept cutoff states, with
+        the shallow KV of the source. Lower ones can learn to bring along what deep layers no longer see.
     tails: each conversation is trained under one of them, another in every epoch; the checkpoint serves with
         `speed.tail_tokens`.
     lora_rank: of the low-rank factors; 0 trains the weights themselves.
@@ -54,7 +49,7 @@ class Settings:
 
     speed: SpeedConfig
     objective: Objective = Objective.DISTIL
-    part: Part = Part.DEEP
+    first_layer: int | None = None
     tails: tuple[int, ...] = ()
     lora_rank: int = 64
     learning_rate: float | None = None
@@ -72,6 +67,11 @@ class Settings:
             raise ConfigError(
                 f"prefill_layers={self.speed.prefill_layers} is every layer: the model is at full depth as it is; "
                 "choose fewer"
+            )
+        if self.first_layer is not None and not 0 <= self.first_layer <= self.speed.prefill_layers:
+            raise ConfigError(
+                f"first_layer={self.first_layer} is not between 0 and {self.speed.prefill_layers}: it is the lowest "
+                "layer that is trained, and all from the cutoff on are; leave it out to train these alone"
             )
         for key, least in (("batch_size", 1), ("accumulate", 1), ("lora_rank", 0), ("max_tokens", 2), ("seed", 0)):
             if getattr(self, key) < least:
@@ -101,7 +101,16 @@ class Settings:
     @property
     def keeps_states(self) -> bool:
         """Whether the frozen model's states are computed before training."""
-        return self.objective is Objective.DISTIL or self.part is Part.DEEP
+        return self.objective is Objective.DISTIL or self.deep_only
+
+    @property
+    def lowest_layer(self) -> int:
+        return self.speed.prefill_layers if self.first_layer is None else self.first_layer
+
+    @property
+    def deep_only(self) -> bool:
+        """Whether the shallow band is left as it is."""
+        return self.lowest_layer == self.speed.prefill_layers
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -12,23 +12,23 @@ import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
+from sglang_speed.checkpoints.adapter import PROVENANCE_NAME
 from sglang_speed.checkpoints.weights import INDEX_NAME, read_weights
 from sglang_speed.config import SpeedConfig
 from sglang_speed.reference.modeling import SpeedLlamaForCausalLM
 from sglang_speed.reference.training import SpeedLlamaForTraining
 from sglang_speed.training.batches import TrainingExamples, join
 from sglang_speed.training.conversations import ChatFormat, read_conversations
-from sglang_speed.training.record import FILE_NAME
 from sglang_speed.training.run import train
-from sglang_speed.training.settings import Objective, Part
+from sglang_speed.training.settings import Objective
 from tests.training.conftest import MakeModel
 from tests.training.models import for_training
 from tests.training.runs import NUM_HELD_OUT, SPEED, answered_chats, run, settings_of, weights_of
 
 COMBINATIONS = [
-    pytest.param({"objective": objective, "part": part, "lora_rank": rank}, id=f"{objective}-{part}-{rank}")
+    pytest.param({"objective": objective, "first_layer": first, "lora_rank": rank}, id=f"{objective}-{first}-{rank}")
     for objective in Objective
-    for part in Part
+    for first in (None, 0, 1)
     for rank in (4, 0)
 ]
 
@@ -55,7 +55,7 @@ def test_the_loss_falls_and_only_the_chosen_weights_move(llama: Path, tmp_path: 
     assert record.first_loss is not None
     assert record.last_loss is not None
     assert record.last_loss < 0.95 * record.first_loss
-    first = 2 if settings.part is Part.DEEP else 0
+    first = settings.lowest_layer
     expected = layer_weights(first, "attention mlp")
     if not settings.lora_rank:
         expected |= layer_weights(first, "norms") | {"model.norm.weight"}
@@ -161,8 +161,8 @@ def test_the_result_is_a_speed_checkpoint_with_everything_in_it(llama: Path, tmp
     kept = {path.name for path in llama.iterdir()} - {"config.json", "model.safetensors"}
     for name in kept:
         assert (trained / name).read_bytes() == (llama / name).read_bytes()
-    assert {path.name for path in trained.iterdir()} - kept == {"config.json", "model.safetensors", FILE_NAME}
-    written = json.loads((trained / FILE_NAME).read_text(encoding="utf-8"))
+    assert {path.name for path in trained.iterdir()} - kept == {"config.json", "model.safetensors", PROVENANCE_NAME}
+    written = json.loads((trained / PROVENANCE_NAME).read_text(encoding="utf-8"))
     assert written["last_loss"] == record.last_loss
     assert (written["num_chats"], written["settings"]["objective"]) == (10, "distil")
 
@@ -184,7 +184,7 @@ def test_a_checkpoint_of_16_bits_stays_one(make_model: MakeModel, tmp_path: Path
 
 def test_tied_embeddings_stay_tied_and_as_they_were(make_model: MakeModel, tmp_path: Path) -> None:
     source = make_model(tie_word_embeddings=True)
-    run(source, tmp_path, settings_of(part=Part.ALL, lora_rank=0, epochs=1))
+    run(source, tmp_path, settings_of(first_layer=0, lora_rank=0, epochs=1))
     before, after = weights_of(source), weights_of(tmp_path / "trained")
     assert "lm_head.weight" not in after
     assert "model.embed_tokens.weight" not in changed(before, after)

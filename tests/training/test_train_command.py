@@ -80,7 +80,7 @@ OPEN_CHAT = [[user("a")]]
         (("--prefill-layers", 4), "prefill_layers=4 is every layer"),
         (("--prefill-layers", 5), "prefill_layers=5 is not between 1 and 4"),
         (("--objective", "rl"), "--objective rl is not one of distil, sft"),
-        (("--part", "shallow"), "--part shallow is not one of deep, all"),
+        (("--first-layer", "3"), "first_layer=3 is not between 0 and 2"),
         (("--data", "missing.jsonl"), "missing.jsonl cannot be read"),
         (("--tail-tokens", 0), "tail_tokens=0 is below 1"),
         (("--lora-rank", -1), "lora_rank=-1 is below 0"),
