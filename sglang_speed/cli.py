@@ -13,6 +13,7 @@ import typer
 
 from sglang_speed.config import DEFAULT_ANCHOR_TOKENS, DEFAULT_TAIL_TOKENS, SpeedConfig
 from sglang_speed.errors import ConfigError
+from sglang_speed.evaluation import NUM_SAMPLES
 from sglang_speed.local_server import ServerFailed
 
 app = typer.Typer(
@@ -270,19 +271,14 @@ def train(
 
 @app.command(name="eval")
 def eval_(
-    models: Annotated[
-        list[str] | None,
-        typer.Argument(help="Checkpoints, plain or SPEED, as DIR or NAME=DIR; flags for the servers after `--`."),
-    ] = None,
-    full_depth: Annotated[
-        str | None, typer.Option(help="Model at full depth, DIR or URL; left out: the weights of a single model.")
-    ] = None,
+    models: Annotated[list[str] | None, typer.Argument(help="DIR or NAME=DIR; flags for servers after `--`.")] = None,
+    full_depth: Annotated[str | None, typer.Option(help="DIR or URL; left out: a single model's own weights.")] = None,
     url: Annotated[str | None, typer.Option(help="A running server, in place of checkpoints.")] = None,
     tail_tokens: Annotated[
         list[int] | None, typer.Option(help="To serve SPEED checkpoints with; several times.")
     ] = None,
     task: Annotated[list[str] | None, typer.Option(help="One of the tasks; several times for more.")] = None,
-    samples: Annotated[int, typer.Option(help="Items of each task.")] = 96,
+    samples: Annotated[int, typer.Option(help="Items of each task.")] = NUM_SAMPLES,
     length: Annotated[list[int] | None, typer.Option(help="Words of a needle's text; several times.")] = None,
     seed: Annotated[int, typer.Option(help="Of items and responses.")] = 0,
     json: Annotated[Path | None, typer.Option(help="Results; what is there is not asked again.")] = None,

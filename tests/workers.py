@@ -24,6 +24,7 @@ LONGEST_FIRST = (
     "tests/platforms/test_cpu_server.py",
     "tests/parity/test_gpu_backends.py",
     "tests/parity/test_retraction_is_exact.py",
+    "tests/evaluation/test_side_by_side.py",
 )
 """What would keep one worker busy when the others are done."""
 

@@ -9,5 +9,10 @@ measure.py     a task or the references, asked of one server: a value for each i
 subjects.py    what is evaluated: a checkpoint at a tail, or a running server
 statistics.py  values of items to an estimate and its error
 results.py     the results file, which a run that was cut short goes on with
+run.py         full depth first, then every model
 command.py, report.py, plots.py   what the user sees
+harness.py     lm-eval against a SPEED server
 """
+
+NUM_SAMPLES = 96
+"""Items of each task: about four minutes a model for the default model on two cores."""

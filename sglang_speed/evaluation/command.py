@@ -12,7 +12,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from sglang_speed.bench.outputs import Outputs
+from sglang_speed.checkpoints.convert import read_source_config
 from sglang_speed.errors import ConfigError
+from sglang_speed.evaluation import NUM_SAMPLES
 from sglang_speed.evaluation.chat import Chat
 from sglang_speed.evaluation.client import Client
 from sglang_speed.evaluation.measure import RESPONSES
@@ -41,7 +43,7 @@ class Asked:
     url: str | None = None
     tails: Sequence[int] = ()
     tasks: Sequence[str] = ()
-    num_samples: int = 96
+    num_samples: int = NUM_SAMPLES
     seed: int = 0
     lengths: Sequence[int] = ()
 
@@ -54,6 +56,7 @@ def evaluate(asked: Asked, outputs: Outputs, flags: Sequence[str]) -> None:
     suite = suite_of(asked)
     full_depth, subjects = compared(asked)
     chat = chat_of([full_depth, *subjects])
+    require_context(suite, chat, [full_depth, *subjects])
     outputs.require_writable()
     chosen = {
         "full_depth": full_depth.digest,
@@ -86,10 +89,11 @@ def suite_of(asked: Asked) -> Suite:
         if name not in TASK_NAMES:
             raise ConfigError(f"--task {name} is not one of {', '.join(TASK_NAMES)}: choose some of these")
     if asked.num_samples < 2:
-        raise ConfigError(f"--samples {asked.num_samples} is below 2: an error needs several items; 96 is the default")
+        raise ConfigError(
+            f"--samples {asked.num_samples} is below 2: an error needs several items; {NUM_SAMPLES} is the default"
+        )
     tasks = tuple(dict.fromkeys(asked.tasks)) or TASK_NAMES
-    suite = Suite(tasks, asked.num_samples, asked.seed, tuple(sorted(set(asked.lengths))) or LENGTHS)
-    return suite
+    return Suite(tasks, asked.num_samples, asked.seed, tuple(sorted(set(asked.lengths))) or LENGTHS)
 
 
 def compared(asked: Asked) -> tuple[Subject, list[Subject]]:
@@ -132,6 +136,19 @@ def chat_of(subjects: Sequence[Subject]) -> Chat:
                 "same to both; compare a model with its own base"
             )
     return chat
+
+
+def require_context(suite: Suite, chat: Chat, subjects: Sequence[Subject]) -> None:
+    """Raise ConfigError where a checkpoint was made for shorter prompts; a running server refuses them itself."""
+    for answers in suite.answers(chat):
+        for path in {subject.source for subject in subjects if subject.url is None}:
+            limit = read_source_config(Path(path)).get("max_position_embeddings", 2048)
+            needed = answers.longest_prompt + answers.task.max_new_tokens
+            if needed > limit:
+                raise ConfigError(
+                    f"{answers.name} asks for {needed} tokens and {path} has a context of {limit}: choose a shorter "
+                    "--length, in words, or leave the task out with --task"
+                )
 
 
 def tokenizer_directory(subject: Subject) -> Path | None:

@@ -47,6 +47,11 @@ class Answers:
     def __len__(self) -> int:
         return len(self.items)
 
+    @property
+    def longest_prompt(self) -> int:
+        """Tokens of the longest first turn."""
+        return max(len(self.chat.prompt([*item.opening, user(item.turns[0])])) for item in self.items)
+
     def ask(self, client: Client, tail_tokens: int) -> Iterator[Measured]:
         return client.each(lambda item: self._ask(client, item), self.items)
 

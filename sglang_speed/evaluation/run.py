@@ -31,7 +31,7 @@ class Suite:
     seed: int
     lengths: tuple[int, ...]
 
-    def answers(self, chat: Chat) -> list[Measurement]:
+    def answers(self, chat: Chat) -> list[Answers]:
         """All but the responses."""
         made = [Needle(self.lengths) if name == Needle.name else TASKS[name]() for name in self.tasks if name in TASKS]
         return [Answers(task, chat, self.seed, self.num_samples) for task in made]
@@ -57,16 +57,19 @@ class Evaluation:
 
     def run(self) -> None:
         """Evaluate whatever is not in the results. Raises ServerFailed, ConfigError."""
-        measurements = self.suite.answers(self.chat)
-        kept = self._kept_references() if RESPONSES in self.suite.tasks else []
+        kept = self.references.read(self._made_for()) if RESPONSES in self.suite.tasks else []
         if kept is not None:
-            self._evaluate(self.full_depth, [*measurements, *_responses(kept)])
+            self._evaluate(self.full_depth, self._measurements(kept))
         else:
             with serving(self.full_depth, self.logs, self.flags) as client:
                 kept = self._draw(client)
-                self._ask(client, self.full_depth, [*measurements, *_responses(kept)])
+                self._ask(client, self.full_depth, self._measurements(kept))
         for subject in self.subjects:
-            self._evaluate(subject, [*measurements, *_responses(kept)])
+            self._evaluate(subject, self._measurements(kept))
+
+    def _measurements(self, references: Sequence[Reference]) -> list[Measurement]:
+        responses = [Responses(references)] if references else []
+        return [*responses, *self.suite.answers(self.chat)]
 
     def _evaluate(self, subject: Subject, measurements: Sequence[Measurement]) -> None:
         if any(not self.results.has(subject, one) for one in measurements):
@@ -87,9 +90,6 @@ class Evaluation:
         if isinstance(measurement, Responses):
             return measurement.baseline()
         return {} if subject == self.full_depth else self.results.values(self.full_depth, measurement.name)
-
-    def _kept_references(self) -> list[Reference] | None:
-        return self.references.read(self._made_for())
 
     def _draw(self, client: Client) -> list[Reference]:
         asked = prompts(self.chat, self.suite.seed, self.suite.num_samples)
@@ -113,10 +113,6 @@ class Evaluation:
             made.append(one)
             advance()
         return made
-
-
-def _responses(references: Sequence[Reference]) -> list[Measurement]:
-    return [Responses(references)] if references else []
 
 
 def write_answers(path: Path, found: Sequence[Measured]) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from sglang_speed.checkpoints.convert import convert
 from sglang_speed.errors import ConfigError
-from sglang_speed.evaluation.command import Asked, chat_of, compared, suite_of
+from sglang_speed.evaluation.command import Asked, chat_of, compared, require_context, suite_of
 from sglang_speed.evaluation.measure import Answers
 from sglang_speed.evaluation.subjects import Subject, split_name, subjects_of
 from sglang_speed.evaluation.tasks import LENGTHS, TASKS
@@ -131,6 +131,14 @@ def test_a_checkpoint_without_a_chat_template_is_refused(tmp_path: Path) -> None
     path.write_text(json.dumps(settings), encoding="utf-8")
     with pytest.raises(ConfigError, match=r"other has no chat template"):
         chat_of([subject_at(other)])
+
+
+def test_texts_longer_than_a_models_context_are_refused(llama: Path) -> None:
+    subject = subject_at(llama)
+    chat = chat_of([subject])
+    require_context(suite_of(Asked(tasks=["needle"], lengths=[100], num_samples=5)), chat, [subject])
+    with pytest.raises(ConfigError, match=r"needle asks for \d+ tokens and .* has a context of 2048: choose a shorter"):
+        require_context(suite_of(Asked(tasks=["needle"], lengths=[100, 600], num_samples=10)), chat, [subject])
 
 
 def test_what_is_asked_has_a_digest_of_its_own(llama: Path) -> None:
