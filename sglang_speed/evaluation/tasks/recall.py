@@ -1,11 +1,15 @@
 """Multi-turn recall: the user tells facts, talks of something else, and asks for the facts.
 
-The model's own answers stand in between. All turns are sent, so that a server finds the earlier ones in its radix tree.
+One of the questions comes first, with its answer, as an example of how to answer. The model's own answers stand in
+between: all turns are sent, so that a server finds the earlier ones in its radix tree. Facts are told at once, since a
+small model that has answered each of them alike goes on with that answer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
 
 from sglang_speed.evaluation.tasks.base import Item, Task, assistant, system, user
 from sglang_speed.evaluation.tasks.rules import has_word
@@ -19,9 +23,29 @@ FACTS = (
     ("The hobby of {name} is {word}.", "What is the hobby of {name}?", HOBBIES),
     ("{name} likes to eat {word}.", "What does {name} like to eat?", FOODS),
 )
+NUM_EXAMPLES = 1
 NUM_FACTS = 3
 NUM_SMALL_TALK = 2
 SYSTEM = "You are a helpful assistant. You answer in one short sentence."
+THANKS = "Thank you, I will remember that."
+
+
+@dataclass(frozen=True)
+class Fact:
+    """What the user says, asks later, and wants to hear."""
+
+    told: str
+    question: str
+    word: str
+
+
+def draw_facts(random: Random, num: int) -> list[Fact]:
+    """Of as many people, each of another kind."""
+    facts = []
+    for name, (told, question, words) in zip(random.sample(NAMES, num), random.sample(FACTS, num), strict=True):
+        word = random.choice(words)
+        facts.append(Fact(told.format(name=name, word=word), question.format(name=name), word))
+    return facts
 
 
 class Recall(Task):
@@ -37,15 +61,14 @@ class Recall(Task):
 
     def item(self, seed: int, index: int) -> Item:
         random = self.random(seed, index)
-        opening, questions, words = [system(SYSTEM)], [], []
-        for name, (fact, question, values) in zip(
-            random.sample(NAMES, NUM_FACTS), random.sample(FACTS, NUM_FACTS), strict=True
-        ):
-            words.append(random.choice(values))
-            questions.append(question.format(name=name))
-            opening += [user(fact.format(name=name, word=words[-1])), assistant(f"Good to know about {name}.")]
-        turns = (*random.sample(SMALL_TALK, NUM_SMALL_TALK), *questions)
-        return Item(tuple(opening), turns, {"words": words})
+        facts = draw_facts(random, NUM_EXAMPLES + NUM_FACTS)
+        told = " ".join(fact.told for fact in random.sample(facts, len(facts)))
+        opening = [system(SYSTEM), user(told), assistant(THANKS)]
+        for fact in facts[:NUM_EXAMPLES]:
+            opening += [user(fact.question), assistant(fact.told)]
+        asked = facts[NUM_EXAMPLES:]
+        turns = (*random.sample(SMALL_TALK, NUM_SMALL_TALK), *(fact.question for fact in asked))
+        return Item(tuple(opening), turns, {"words": [fact.word for fact in asked]})
 
     def grade(self, item: Item, answers: Sequence[str]) -> dict[str, float]:
         asked = zip(item.wanted["words"], answers[-NUM_FACTS:], strict=True)
