@@ -20,6 +20,8 @@ ANSWER_SECONDS = 180.0
 
 END_OF_STATUS: dict[int, End] = {400: "refused", 499: "aborted"}
 """499: an aborted request with n > 1."""
+ABORTED_WHILE_COMPILING = "Aborted by AbortReq."
+"""In a 400: the abort came while the request's grammar was compiled (`GrammarManager.abort_requests`)."""
 
 
 class Client:
@@ -58,6 +60,8 @@ class Client:
             return [self.report(kind, question, "failed", False, words=str(error)) for question in questions]
         if not response.ok:
             end = END_OF_STATUS.get(response.status_code, "failed")
+            if ABORTED_WHILE_COMPILING in response.text:
+                end = "aborted"
             words = f"{response.status_code}: {response.text[:500]}"
             is_foreseen = self.is_foreseen(end, may, started)
             return [self.report(kind, question, end, is_foreseen, words=words) for question in questions]
