@@ -72,6 +72,11 @@ class LocalServer:
                 continue
 
 
+def exit_on_sigterm() -> None:
+    """Let SIGTERM end this process as an exception does, so that its servers are stopped on the way out."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+
+
 def start_server(
     model: str | Path, log_path: Path, flags: Sequence[str] = (), environment: Mapping[str, str] | None = None
 ) -> LocalServer:

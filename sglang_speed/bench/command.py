@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -25,6 +23,7 @@ from sglang_speed.bench.scenarios import SCENARIOS
 from sglang_speed.bench.servers import refuse_own_flags
 from sglang_speed.checkpoints.convert import read_source_config
 from sglang_speed.errors import ConfigError
+from sglang_speed.local_server import exit_on_sigterm
 
 NARROWEST_TABLE = 118
 
@@ -53,7 +52,7 @@ def bench(
     if full_depth is not None and model is None:
         raise ConfigError("--full-depth needs --model: it is the plain Llama of the SPEED checkpoint named there")
     outputs.require_writable()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # on the way out the servers are stopped
+    exit_on_sigterm()
     with tempfile.TemporaryDirectory(prefix="sglang-speed-bench-") as directory:
         compared = prepare(model, full_depth, sizes, Path(directory) / "models")
         rates = measure_rates(sizes.device, sizes.copy_bytes, sizes.matrix_size)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sglang_speed.checkpoints.atomic import new_file
 from sglang_speed.errors import ConfigError
 
 
@@ -55,6 +56,5 @@ def require_folder(folder: Path, path: Path) -> None:
 
 def replace_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write a results file as a whole: the old one stays until the new one is complete."""
-    half_written = path.with_name(f".{path.name}.new")
-    half_written.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    half_written.replace(path)
+    with new_file(path) as half_written:
+        half_written.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")

@@ -1,6 +1,6 @@
-"""Directories that appear whole or not at all.
+"""Directories and files that appear whole or not at all.
 
-Owns the temporary sibling of a directory under construction. Knows nothing of what is put into it.
+Owns the temporary sibling of what is under construction. Knows nothing of what is put into it.
 """
 
 from __future__ import annotations
@@ -51,6 +51,14 @@ def new_directory(destination: Path) -> Iterator[Path]:
         _sync(destination.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Yield a sibling to write, which takes the place of `path` at the end; until then `path` stays what it was."""
+    half_written = path.with_name(f".{path.name}.new")
+    yield half_written
+    half_written.replace(path)
 
 
 def partial_prefix(destination: Path) -> str:

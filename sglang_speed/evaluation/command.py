@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +23,7 @@ from sglang_speed.evaluation.results import Results
 from sglang_speed.evaluation.run import Evaluation, Suite
 from sglang_speed.evaluation.subjects import Subject, full_depth_of, is_url, running, subjects_of
 from sglang_speed.evaluation.tasks import LENGTHS, TASKS
+from sglang_speed.local_server import exit_on_sigterm
 
 NARROWEST_TABLE = 150
 TASK_NAMES = (RESPONSES, *TASKS)
@@ -69,7 +68,7 @@ def evaluate(asked: Asked, outputs: Outputs, flags: Sequence[str]) -> None:
     logs = outputs.make_logs()
     logs.mkdir(parents=True, exist_ok=True)
     references = ReferenceFile((outputs.json or logs / "eval.json").with_suffix(".references.json"))
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # on the way out the server is stopped
+    exit_on_sigterm()
     console.print(f"logs and answers are in {logs}", soft_wrap=True)
     columns = (
         SpinnerColumn(),

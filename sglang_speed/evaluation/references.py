@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from sglang_speed.checkpoints.atomic import new_file
 from sglang_speed.errors import ConfigError
 from sglang_speed.evaluation.chat import Chat, digest_of
 from sglang_speed.evaluation.client import Client
@@ -91,7 +92,8 @@ class ReferenceFile:
         """A line for each reference."""
         lines = ",\n".join(json.dumps(asdict(reference)) for reference in references)
         text = f'{{"made_for": {json.dumps(dict(made_for))},\n"references": [\n{lines}\n]}}\n'
-        self.path.write_text(text, encoding="utf-8")
+        with new_file(self.path) as half_written:
+            half_written.write_text(text, encoding="utf-8")
 
 
 def reference_of(line: Mapping[str, Any]) -> Reference:

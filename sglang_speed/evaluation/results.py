@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sglang_speed.bench.provenance import provenance
+from sglang_speed.checkpoints.atomic import new_file
 from sglang_speed.errors import ConfigError
 from sglang_speed.evaluation.measure import RESPONSES, Measured, Measurement
 from sglang_speed.evaluation.statistics import Estimate, difference, ratio
@@ -71,9 +72,8 @@ class Results:
     def write(self) -> None:
         """Replace the file as a whole."""
         if self.path is not None:
-            half_written = self.path.with_name(f".{self.path.name}.new")
-            half_written.write_text(compact_json(self.data), encoding="utf-8")
-            half_written.replace(self.path)
+            with new_file(self.path) as half_written:
+                half_written.write_text(compact_json(self.data), encoding="utf-8")
 
     def _run(self) -> int:
         """Index of the commit, machine and versions in `runs`."""

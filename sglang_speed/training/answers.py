@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from sglang_speed.checkpoints.atomic import new_file
 from sglang_speed.errors import ConfigError
 from sglang_speed.training.conversations import Chat, ChatFormat, Message, is_unwritten, read_chats
 
@@ -62,9 +63,8 @@ def _line(number: int, chat: Chat) -> str:
 def _put_in_order(path: Path) -> None:
     """So that the same chats are held out however long each answer took; later, kept states count on the order."""
     lines = sorted(path.read_bytes().splitlines(keepends=True), key=lambda line: int(json.loads(line)["number"]))
-    ordered = path.with_suffix(".new")
-    ordered.write_bytes(b"".join(lines))
-    ordered.replace(path)
+    with new_file(path) as ordered:
+        ordered.write_bytes(b"".join(lines))
 
 
 def fill(chat: Chat, url: str, chat_format: ChatFormat, sampling: Sampling) -> Chat:

@@ -8,8 +8,6 @@ given again.
 from __future__ import annotations
 
 import random
-import signal
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,7 +23,7 @@ from sglang_speed.checkpoints.atomic import new_directory, require_free, writing
 from sglang_speed.checkpoints.convert import fill_full_depth, fill_trained, read_source_config, speed_model_config
 from sglang_speed.checkpoints.weights import read_weights, require_layers
 from sglang_speed.errors import ConfigError
-from sglang_speed.local_server import start_server
+from sglang_speed.local_server import exit_on_sigterm, start_server
 from sglang_speed.method import SpeedPolicy
 from sglang_speed.reference import SpeedLlamaConfig
 from sglang_speed.reference.training import SpeedLlamaForTraining
@@ -55,7 +53,7 @@ def train_checkpoint(
     url: of a server with the source at full depth, for open answers; None starts one where there are some.
     Raises ConfigError before anything long begins, for data, settings or folders that do not fit.
     """
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # on the way out the server is stopped
+    exit_on_sigterm()
     require_layers(read_weights(source), read_source_config(source), source)
     destination = destination.resolve()
     require_free(destination)
@@ -153,14 +151,11 @@ def _train(model: SpeedLlamaForTraining, conversations: list[Conversation], sett
 
 def _write(trainer: Any, source: Path, destination: Path, settings: Settings, record: Record, work: Path) -> None:
     """The trained checkpoint, with LoRA's factors multiplied into the weights, in the source's dtype."""
-    if not trainer.is_world_process_zero():
-        return
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    dtype = model.dtype if not settings.lora_rank else model.get_base_model().dtype
+    model = trainer.model
     if settings.lora_rank:
         model.save_pretrained(work / "adapter")
         model = model.merge_and_unload()
-    model = model.to(read_dtype(source) or dtype)
+    model = model.to(read_dtype(source) or model.dtype)
     fix = "choose a destination with room and with permission to write"
     with writing_to(destination, fix), new_directory(destination) as directory:
         fill_trained(source, directory, settings.speed, model.save_pretrained)

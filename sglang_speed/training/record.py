@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sglang_speed.checkpoints.adapter import PROVENANCE_NAME
-from sglang_speed.checkpoints.atomic import writing_to
+from sglang_speed.checkpoints.atomic import new_file, writing_to
 from sglang_speed.checkpoints.manifest import file_sha256
 from sglang_speed.checkpoints.weights import find_weight_files
 from sglang_speed.errors import ConfigError
@@ -100,6 +100,5 @@ def claim_work(work: Path, run: Mapping[str, Any]) -> None:
 
 
 def _write(path: Path, value: Mapping[str, Any]) -> None:
-    half_written = path.with_name(f".{path.name}.new")
-    half_written.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    half_written.replace(path)
+    with new_file(path) as half_written:
+        half_written.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

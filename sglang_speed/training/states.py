@@ -16,6 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from sglang_speed.checkpoints.atomic import new_file
 from sglang_speed.method import SpeedPolicy
 from sglang_speed.reference.modeling import IGNORED_LABEL
 from sglang_speed.reference.training import DeepRows, SpeedLlamaForTraining, deep_rows
@@ -53,9 +54,8 @@ class StateFolder:
             path = self._path(number)
             if not path.exists():
                 states = capture(model, conversation, self.rows(conversation))
-                half_written = path.with_suffix(".new")
-                save_file({"cutoff": states.cutoff, "teacher": states.teacher}, half_written)
-                half_written.replace(path)
+                with new_file(path) as half_written:
+                    save_file({"cutoff": states.cutoff, "teacher": states.teacher}, half_written)
             yield number + 1
 
     def rows(self, conversation: Conversation) -> DeepRows:

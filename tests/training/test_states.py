@@ -99,7 +99,7 @@ def test_a_capture_that_was_cut_goes_on_with_what_is_missing(
     begun = StateFolder(tmp_path, folder.policy)
     steps: Iterator[int] = begun.capture_all(model, conversations)
     assert next(steps) == 1
-    (tmp_path / "000001.new").write_bytes(b"half")
+    (tmp_path / ".000001.safetensors.new").write_bytes(b"half")
     captured: list[Conversation] = []
     capture = states_module.capture
     monkeypatch.setattr(states_module, "capture", lambda *args: [captured.append(args[1]), capture(*args)][1])
