@@ -14,6 +14,7 @@ import typer
 from sglang_speed.config import DEFAULT_ANCHOR_TOKENS, DEFAULT_TAIL_TOKENS, SpeedConfig
 from sglang_speed.errors import ConfigError
 from sglang_speed.evaluation import NUM_SAMPLES
+from sglang_speed.extras import require_extra
 from sglang_speed.local_server import ServerFailed
 
 app = typer.Typer(
@@ -35,23 +36,6 @@ def main() -> None:
     except ServerFailed as error:
         print(f"sglang-speed: {error}", file=sys.stderr)
         sys.exit(1)
-
-
-def require_extra(extra: str, *modules: str) -> None:
-    """ConfigError where a module of one of the package's extras is missing."""
-    from importlib.util import find_spec
-
-    for name in modules:
-        if find_spec(name) is None:
-            raise ConfigError(f"{name} is not installed: `pip install sglang-speed[{extra}]`")
-
-
-def refuse_several_processes() -> None:
-    """ConfigError under `torchrun` and `accelerate launch`: each process would write the same files."""
-    import os
-
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigError(f"WORLD_SIZE={os.environ['WORLD_SIZE']}: training runs in one process, on one device")
 
 
 @app.command()
@@ -229,6 +213,9 @@ def train(
     batch_size: Annotated[int, typer.Option(help="Chats a step and device.")] = 8,
     accumulate: Annotated[int, typer.Option(help="Steps of which the gradients are added up.")] = 1,
     max_tokens: Annotated[int, typer.Option(help="Longest chat that is accepted.")] = 4096,
+    span_tokens: Annotated[
+        int, typer.Option(help="Also learn what full depth says of a span of each prompt; 0: of none.")
+    ] = 0,
     answer_tokens: Annotated[int, typer.Option(help="Longest answer that the model writes.")] = 256,
     temperature: Annotated[float, typer.Option(help="With which it writes them.")] = 0.8,
     held_out: Annotated[float, typer.Option(help="Share of the chats to measure the loss on.")] = 0.05,
@@ -243,6 +230,7 @@ def train(
     from sglang_speed.checkpoints.convert import read_source_config
     from sglang_speed.checkpoints.default_model import resolve_model
     from sglang_speed.training.answers import Sampling
+    from sglang_speed.training.checks import refuse_several_processes
     from sglang_speed.training.command import finish, train_checkpoint
     from sglang_speed.training.settings import Objective, Settings, choose
 
@@ -259,6 +247,7 @@ def train(
         epochs=epochs,
         batch_size=batch_size,
         accumulate=accumulate,
+        span_tokens=span_tokens,
         held_out=held_out,
         max_tokens=max_tokens,
         seed=seed,

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 DEFAULT_MODEL = "speed-llama"
+BASE_OF_DEFAULT = f"`sglang-speed default-model --full-depth DIR` writes that of {DEFAULT_MODEL}"
+"""For messages that ask for the model from which a trained one was made."""
 # without training, four fifths of the layers keep 90 to 99 % of the greedy tokens of full depth; fewer keep less
 DEFAULT_SPEED = SpeedConfig(num_layers=smollm2.NUM_LAYERS, prefill_layers=24)
 

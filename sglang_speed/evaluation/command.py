@@ -10,7 +10,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from sglang_speed.bench.outputs import Outputs
+from sglang_speed.checkpoints.adapter import PROVENANCE_NAME
 from sglang_speed.checkpoints.convert import read_source_config
+from sglang_speed.checkpoints.default_model import BASE_OF_DEFAULT
 from sglang_speed.errors import ConfigError
 from sglang_speed.evaluation import NUM_SAMPLES
 from sglang_speed.evaluation.chat import Chat
@@ -98,8 +100,7 @@ def suite_of(asked: Asked) -> Suite:
 def compared(asked: Asked) -> tuple[Subject, list[Subject]]:
     """What is full depth, and what is compared with it, full depth itself left out.
 
-    Without --full-depth a single model is compared with its own weights at full depth: there is no better choice for a
-    model that is not trained, and none at all for one that is.
+    Without --full-depth a single model that was not trained is compared with its own weights at full depth.
     """
     if (asked.url is None) == (not asked.models):
         raise ConfigError("name either checkpoints or the --url of a running server: one of the two is evaluated")
@@ -115,6 +116,11 @@ def compared(asked: Asked) -> tuple[Subject, list[Subject]]:
     else:
         subjects = [subject for model in asked.models for subject in subjects_of(model, asked.tails)]
     first = subjects[0].source
+    if asked.full_depth is None and (Path(first) / PROVENANCE_NAME).is_file():
+        raise ConfigError(
+            f"--full-depth is missing: {first} was trained for its cutoff ({PROVENANCE_NAME} is in it), so that its "
+            f"own weights at full depth are nobody's model; name the one that it was made from: {BASE_OF_DEFAULT}"
+        )
     full_depth = full_depth_of(first if asked.full_depth is None else asked.full_depth)
     return full_depth, [subject for subject in subjects if subject.digest != full_depth.digest]
 

@@ -65,6 +65,8 @@ class SpeedLlamaForTraining(SpeedLlamaForCausalLM):
     _supports_flex_attn = True
     # the Trainer tells how many labels a step has over all its batches
     accepts_loss_kwargs = True
+    entry_layer = 0
+    """The first layer above those whose states are kept from before; at most the cutoff."""
 
     def forward(  # type: ignore[override]
         self,
@@ -72,6 +74,7 @@ class SpeedLlamaForTraining(SpeedLlamaForCausalLM):
         turns: Tensor,
         labels: Tensor,
         input_ids: Tensor | None = None,
+        entry_states: Tensor | None = None,
         rows: Tensor | None = None,
         cutoff_states: Tensor | None = None,
         teacher_states: Tensor | None = None,
@@ -83,14 +86,18 @@ class SpeedLlamaForTraining(SpeedLlamaForCausalLM):
             conversations differ.
         input_ids: [num_conversations, num_tokens], padded on the right; rows: [num_rows], where each row stands in
             them, counted over the flattened conversations.
-        cutoff_states: [num_rows, hidden_size], in place of these two: the shallow band's output, kept from before.
+        entry_states: [num_conversations, num_tokens, hidden_size], in place of the token ids: what enters
+            `entry_layer`, kept from before.
+        cutoff_states: [num_rows, hidden_size], in place of all three: the shallow band's output, kept from before.
         teacher_states: [num_labels, hidden_size], the teacher's last hidden states (after its final norm) at the rows
             that have a label. With them the loss is KL(teacher || model), otherwise the cross-entropy of the labels.
         num_items_in_batch: what the summed loss is divided by; the number of labels where it is not given.
         """
         if cutoff_states is None:
-            assert input_ids is not None, "neither cutoff states nor token ids were given"
-            cutoff_states = self.cutoff_states(input_ids).flatten(0, 1)[rows]
+            if entry_states is None:
+                assert input_ids is not None, "neither states nor token ids were given"
+                entry_states = self.entry_states(input_ids)
+            cutoff_states = self.cutoff_states(entry_states).flatten(0, 1)[rows]
         hidden = self.deep_states(cutoff_states, positions, turns)
         said = labels != IGNORED_LABEL
         if teacher_states is None:
@@ -99,21 +106,24 @@ class SpeedLlamaForTraining(SpeedLlamaForCausalLM):
             loss = _sum_over_chunks(self._kl, hidden[said], teacher_states)
         return SpeedOutput(loss=loss / (said.sum() if num_items_in_batch is None else num_items_in_batch))
 
-    def cutoff_states(self, input_ids: Tensor) -> Tensor:
-        """The shallow band's output, [num_conversations, num_tokens, hidden_size]."""
-        return self._run_all_tokens(self.bands[:1], self.model.embed_tokens(input_ids))
+    def entry_states(self, input_ids: Tensor) -> Tensor:
+        """What enters `entry_layer`, [num_conversations, num_tokens, hidden_size]."""
+        return self._run_all_tokens(self.model.embed_tokens(input_ids), 0, self.entry_layer)
+
+    def cutoff_states(self, entry_states: Tensor) -> Tensor:
+        """The shallow band's output, of the same shape."""
+        return self._run_all_tokens(entry_states, self.entry_layer, self.bands[0].end_layer)
 
     def full_depth_states(self, cutoff_states: Tensor) -> Tensor:
         """What follows from the shallow band's output at full depth, after the final norm; of the same shape."""
-        states: Tensor = self.model.norm(self._run_all_tokens(self.bands[1:], cutoff_states))
+        last = self._run_all_tokens(cutoff_states, self.bands[0].end_layer, self.config.num_hidden_layers)
+        states: Tensor = self.model.norm(last)
         return states
 
-    def _run_all_tokens(self, bands: Sequence[DepthBand], hidden: Tensor) -> Tensor:
+    def _run_all_tokens(self, hidden: Tensor, first_layer: int, end_layer: int) -> Tensor:
         positions = torch.arange(hidden.shape[1], device=hidden.device)
         mask = create_causal_mask(self.config, hidden, attention_mask=None, past_key_values=None)
-        for band in bands:
-            hidden = self.run_layers(band, hidden, positions, mask)
-        return hidden
+        return self.run_layers(DepthBand("all tokens", first_layer, end_layer), hidden, positions, mask)
 
     def deep_states(self, cutoff_states: Tensor, positions: Tensor, turns: Tensor) -> Tensor:
         """The deep band's output after the final norm, [num_rows, hidden_size]."""

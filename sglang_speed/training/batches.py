@@ -27,7 +27,8 @@ class TrainingExamples(Dataset[Example]):
     """One example a conversation, under one of `tails`: another in each epoch, in turn.
 
     numbers: which of the folder's conversations. states: the kept states, whose policy has the longest tail; None
-    where neither a teacher nor cutoff states are wanted. deep_only: give cutoff states in place of token ids.
+    where neither a teacher nor states below a trained layer are wanted. entry_layer: the lowest trained layer, whose
+    kept states take the place of token ids; above the first one only.
     """
 
     def __init__(
@@ -38,20 +39,26 @@ class TrainingExamples(Dataset[Example]):
         tails: Sequence[int],
         states: StateFolder | None,
         *,
-        deep_only: bool,
+        entry_layer: int,
         distil: bool,
     ) -> None:
-        assert states is not None or not (deep_only or distil), "cutoff states and a teacher come from kept states"
+        assert states is not None or not (entry_layer or distil), "entry states and a teacher come from kept states"
         self.conversations = conversations
         self.numbers = numbers
         self.policies = [SpeedPolicy(speed.with_tail(tail)) for tail in tails]
         self.states = states
-        self.deep_only = deep_only
+        self.entry_layer = entry_layer
+        self.deep_only = entry_layer == speed.prefill_layers
         self.distil = distil
         self.epoch = 0
 
     def __len__(self) -> int:
         return len(self.numbers)
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each conversation."""
+        return [len(self.conversations[number].token_ids) for number in self.numbers]
 
     def __getitem__(self, index: int) -> Example:
         number = self.numbers[index]
@@ -59,13 +66,15 @@ class TrainingExamples(Dataset[Example]):
         policy = self.policies[(number + self.epoch) % len(self.policies)]
         rows = deep_rows(policy, conversation.token_ids, conversation.turns)
         example = {name: torch.tensor(getattr(rows, name)) for name in ("positions", "turns", "labels")}
-        if not self.deep_only:
+        if not self.entry_layer:
             example["input_ids"] = torch.tensor(conversation.token_ids)
         if self.states is None:
             return example
         states = self.states.read(number)
         if self.deep_only:
-            example["cutoff_states"] = states.cutoff[_places(rows, self.states.rows(conversation))]
+            example["cutoff_states"] = states.entry[_places(rows, self.states.rows(conversation))]
+        elif self.entry_layer:
+            example["entry_states"] = states.entry
         if self.distil:
             example["teacher_states"] = states.teacher
         return example
@@ -86,9 +95,9 @@ def join(examples: Sequence[Example]) -> dict[str, Any]:
     }
     first_turns = torch.tensor([0, *(int(example["turns"][-1]) + 1 for example in examples[:-1])]).cumsum(0)
     batch["turns"] = torch.cat([example["turns"] + first for example, first in zip(examples, first_turns, strict=True)])
-    if "input_ids" in examples[0]:
-        batch["input_ids"] = pad_sequence([example["input_ids"] for example in examples], batch_first=True)
-        width = batch["input_ids"].shape[1]
+    for name in {"input_ids", "entry_states"} & examples[0].keys():
+        batch[name] = pad_sequence([example[name] for example in examples], batch_first=True)
+        width = batch[name].shape[1]
         batch["rows"] = torch.cat([example["positions"] + line * width for line, example in enumerate(examples)])
     assert bool((batch["labels"] != IGNORED_LABEL).any()), "a batch in which nobody says anything"
     return batch

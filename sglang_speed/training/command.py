@@ -29,11 +29,13 @@ from sglang_speed.reference import SpeedLlamaConfig
 from sglang_speed.reference.training import SpeedLlamaForTraining
 from sglang_speed.training.answers import answer_all, is_open, read_answered
 from sglang_speed.training.batches import TrainingExamples
-from sglang_speed.training.checks import checked_chats, num_held_out
+from sglang_speed.training.checks import checked_chats, num_held_out, require_untrained
 from sglang_speed.training.conversations import Chat, ChatFormat, Conversation, read_chats, read_conversations
+from sglang_speed.training.machine import answering_flags, has_fast_bfloat16
 from sglang_speed.training.record import Record, claim_work, fingerprint, losses_of
 from sglang_speed.training.run import train
 from sglang_speed.training.settings import Objective, Settings
+from sglang_speed.training.spans import with_span
 from sglang_speed.training.states import StateFolder
 
 console = Console(stderr=True)
@@ -54,6 +56,7 @@ def train_checkpoint(
     Raises ConfigError before anything long begins, for data, settings or folders that do not fit.
     """
     exit_on_sigterm()
+    require_untrained(source, settings)
     require_layers(read_weights(source), read_source_config(source), source)
     destination = destination.resolve()
     require_free(destination)
@@ -76,8 +79,9 @@ def load_model(source: Path, settings: Settings) -> SpeedLlamaForTraining:
     config = SpeedLlamaConfig(**speed_model_config(read_source_config(source), settings.speed))
     attention = "flex_attention" if torch.cuda.is_available() else "sdpa"
     model = SpeedLlamaForTraining.from_pretrained(source, config=config, dtype="auto", attn_implementation=attention)
-    if model.dtype is torch.float16:
-        model.float()  # gradients in float16 need scaling; it is written as float16 again
+    if model.dtype is torch.float16 or not has_fast_bfloat16():
+        model.float()  # gradients in float16 need scaling; it is written in the source's dtype again
+    model.entry_layer = settings.lowest_layer
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     return model
 
@@ -96,7 +100,8 @@ def _answer(
     if not any(map(is_open, chats)):
         return data
     answered = work / "answered.jsonl"
-    with _full_depth_server(source, work, url, server_flags) as address:
+    flags = [*answering_flags(settings.sampling.concurrency), *server_flags]
+    with _full_depth_server(source, work, url, flags) as address:
         steps = answer_all(chats, answered, address, chat_format, settings.sampling)
         _show("Answering", steps, len(chats))
     read_answered(answered, len(chats))
@@ -124,14 +129,18 @@ def _full_depth_server(source: Path, work: Path, url: str | None, flags: Sequenc
 
 
 def _train(model: SpeedLlamaForTraining, conversations: list[Conversation], settings: Settings, work: Path) -> Any:
+    order = list(range(len(conversations)))
+    draw = random.Random(settings.seed)
+    draw.shuffle(order)
+    split = num_held_out(len(order), settings)
+    conversations = conversations.copy()
+    for number in order[split:]:
+        conversations[number] = with_span(conversations[number], settings.span_tokens, draw)
     states = None
     if settings.keeps_states:
         longest = SpeedPolicy(settings.speed.with_tail(max(settings.all_tails)))
         states = StateFolder(work / "states", longest)
         _show("Hidden states", states.capture_all(model.eval(), conversations), len(conversations))
-    order = list(range(len(conversations)))
-    random.Random(settings.seed).shuffle(order)
-    split = num_held_out(len(order), settings)
 
     def examples(numbers: list[int], tails: Sequence[int]) -> TrainingExamples:
         return TrainingExamples(
@@ -140,7 +149,7 @@ def _train(model: SpeedLlamaForTraining, conversations: list[Conversation], sett
             settings.speed,
             tails,
             states,
-            deep_only=settings.deep_only,
+            entry_layer=settings.lowest_layer,
             distil=settings.objective is Objective.DISTIL,
         )
 

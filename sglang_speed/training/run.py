@@ -7,13 +7,16 @@ its caller's.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_pt_utils import get_length_grouped_indices
 from transformers.trainer_utils import EvalLoopOutput, get_last_checkpoint
 
 from sglang_speed.reference.modeling import IGNORED_LABEL
@@ -49,7 +52,13 @@ def train(
 
 
 class TurnTrainer(Trainer):
-    """The Trainer, with a loss of the held-out chats that is a mean over what is said, whatever the batches."""
+    """The Trainer, with batches of like lengths, and a loss of the held-out chats that is a mean over what is said,
+    whatever the batches."""
+
+    def _get_train_sampler(self, train_dataset: Dataset[Any] | None = None) -> Sampler[int]:
+        return BatchesOfLikeLength(
+            self.train_dataset, self.args.train_batch_size * self.args.gradient_accumulation_steps, self.args.seed
+        )
 
     def evaluation_loop(
         self,
@@ -67,6 +76,26 @@ class TurnTrainer(Trainer):
                 total += float(self.model(**inputs, num_items_in_batch=1).loss)
             num_said += int((inputs["labels"] != IGNORED_LABEL).sum())
         return EvalLoopOutput(None, None, {f"{metric_key_prefix}_loss": total / num_said}, len(self.eval_dataset))
+
+
+class BatchesOfLikeLength(Sampler[int]):
+    """Little padding in each batch, and batches in random order. transformers' own sampler reads every example for its
+    length, begins each epoch with the longest ones, and has another order when a run goes on within an epoch."""
+
+    def __init__(self, examples: TrainingExamples, batch_size: int, seed: int) -> None:
+        self.examples = examples
+        self.batch_size = batch_size
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed + self.examples.epoch)
+        indices = get_length_grouped_indices(self.examples.lengths, self.batch_size, generator=generator)
+        *batches, last = [indices[start : start + self.batch_size] for start in range(0, len(indices), self.batch_size)]
+        order = torch.randperm(len(batches), generator=generator).tolist()
+        return chain(*(batches[place] for place in order), last)
 
 
 class _TellEpoch(TrainerCallback):

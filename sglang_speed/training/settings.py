@@ -43,6 +43,7 @@ class Settings:
     lora_rank: of the low-rank factors; 0 trains the weights themselves.
     learning_rate: None for the usual one of LoRA or of full training.
     batch_size: conversations a step and device; accumulate: steps of which the gradients are added up.
+    span_tokens: length of the span of each prompt that is learned beside the answers; 0 for none.
     held_out: share of the conversations that are not trained on; their loss is reported.
     max_tokens: the longest conversation. log_to: a reporter of transformers' Trainer, "none" for none.
     """
@@ -56,6 +57,7 @@ class Settings:
     epochs: float = 3
     batch_size: int = 8
     accumulate: int = 1
+    span_tokens: int = 0
     held_out: float = 0.05
     max_tokens: int = 4096
     seed: int = 0
@@ -73,7 +75,25 @@ class Settings:
                 f"first_layer={self.first_layer} is not between 0 and {self.speed.prefill_layers}: it is the lowest "
                 "layer that is trained, and all from the cutoff on are; leave it out to train these alone"
             )
-        for key, least in (("batch_size", 1), ("accumulate", 1), ("lora_rank", 0), ("max_tokens", 2), ("seed", 0)):
+        if self.span_tokens and self.objective is not Objective.DISTIL:
+            raise ConfigError(
+                f"span_tokens={self.span_tokens} goes with --objective distil: the words of a prompt are not the "
+                "model's to learn, only what full depth says after each of them"
+            )
+        self._require_numbers()
+        _require_reporter(self.log_to)
+        for tail in self.all_tails:
+            self.speed.with_tail(tail)
+
+    def _require_numbers(self) -> None:
+        for key, least in (
+            ("batch_size", 1),
+            ("accumulate", 1),
+            ("lora_rank", 0),
+            ("span_tokens", 0),
+            ("max_tokens", 2),
+            ("seed", 0),
+        ):
             if getattr(self, key) < least:
                 raise ConfigError(f"{key}={getattr(self, key)} is below {least}: raise it")
         if not 0 <= self.held_out < 1:
@@ -84,11 +104,8 @@ class Settings:
             raise ConfigError(
                 f"{self.sampling} cannot be sampled with: answers have tokens, and no temperature is below 0"
             )
-        _require_reporter(self.log_to)
         if self.learning_rate is not None and self.learning_rate <= 0:
             raise ConfigError(f"learning_rate={self.learning_rate} is not above 0")
-        for tail in self.all_tails:
-            self.speed.with_tail(tail)
 
     @property
     def all_tails(self) -> tuple[int, ...]:
@@ -101,16 +118,11 @@ class Settings:
     @property
     def keeps_states(self) -> bool:
         """Whether the frozen model's states are computed before training."""
-        return self.objective is Objective.DISTIL or self.deep_only
+        return self.objective is Objective.DISTIL or self.lowest_layer > 0
 
     @property
     def lowest_layer(self) -> int:
         return self.speed.prefill_layers if self.first_layer is None else self.first_layer
-
-    @property
-    def deep_only(self) -> bool:
-        """Whether the shallow band is left as it is."""
-        return self.lowest_layer == self.speed.prefill_layers
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

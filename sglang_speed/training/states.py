@@ -1,8 +1,9 @@
 """The hidden states that training needs of the frozen model, computed once and kept on disk.
 
-One pass of the source model at full depth over a conversation gives both: the states at the cutoff, with which the
-deep band trains without the layers below it, and the teacher's last states, which the head turns into its logits.
-Owns the folder of state files. Rows are those of the longest tail; a shorter one leaves rows out.
+One pass of the source model at full depth over a conversation gives both: what enters the lowest layer that is
+trained, so that no step runs the layers below it, and the teacher's last states, which the head turns into its logits.
+Owns the folder of state files and the room that it takes. Where the deep band alone is trained, only its rows are
+kept: those of the longest tail; a shorter one leaves rows out.
 """
 
 from __future__ import annotations
@@ -25,19 +26,33 @@ from sglang_speed.training.conversations import Conversation
 
 @dataclass(frozen=True)
 class States:
-    """Of one conversation. cutoff: [num_rows, hidden_size]; teacher: [num_labels, hidden_size], after the norm."""
+    """Of one conversation.
 
-    cutoff: Tensor
+    entry: what enters the lowest trained layer, [num_tokens, hidden_size]; [num_rows, hidden_size] where that layer is
+        the cutoff; [0, hidden_size] where it is the first one, which token ids enter as well.
+    teacher: [num_labels, hidden_size], after the norm.
+    """
+
+    entry: Tensor
     teacher: Tensor
 
 
 @torch.no_grad()
 def capture(model: SpeedLlamaForTraining, conversation: Conversation, rows: DeepRows) -> States:
     """Both states, by a forward of every token through every layer."""
-    cutoff = model.cutoff_states(torch.tensor([conversation.token_ids], device=model.device))
-    last = model.full_depth_states(cutoff)
+    entry = model.entry_states(torch.tensor([conversation.token_ids], device=model.device))
+    last = model.full_depth_states(model.cutoff_states(entry))
     said = [position for position, label in zip(rows.positions, rows.labels, strict=True) if label != IGNORED_LABEL]
-    return States(cutoff[0, list(rows.positions)].cpu(), last[0, said].cpu())
+    kept = entry[0, _kept_tokens(model, conversation, rows)]
+    return States(kept.cpu(), last[0, said].cpu())
+
+
+def _kept_tokens(model: SpeedLlamaForTraining, conversation: Conversation, rows: DeepRows) -> list[int]:
+    if model.entry_layer == 0:
+        return []
+    if model.entry_layer == model.bands[0].end_layer:
+        return list(rows.positions)
+    return list(range(len(conversation.token_ids)))
 
 
 class StateFolder:
@@ -55,7 +70,7 @@ class StateFolder:
             if not path.exists():
                 states = capture(model, conversation, self.rows(conversation))
                 with new_file(path) as half_written:
-                    save_file({"cutoff": states.cutoff, "teacher": states.teacher}, half_written)
+                    save_file({"entry": states.entry, "teacher": states.teacher}, half_written)
             yield number + 1
 
     def rows(self, conversation: Conversation) -> DeepRows:
@@ -63,7 +78,7 @@ class StateFolder:
 
     def read(self, number: int) -> States:
         with safe_open(self._path(number), framework="pt") as file:
-            return States(file.get_tensor("cutoff"), file.get_tensor("teacher"))
+            return States(file.get_tensor("entry"), file.get_tensor("teacher"))
 
     def _path(self, number: int) -> Path:
         return self.folder / f"{number:06d}.safetensors"

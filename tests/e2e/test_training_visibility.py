@@ -22,7 +22,7 @@ def trained_logprobs(asker: Asker, turns: tuple[range, ...]) -> list[float]:
     model.load_state_dict(served.state_dict())
     rows = deep_rows(model.policy, CHAT, turns)
     with torch.no_grad():
-        cutoff = model.cutoff_states(torch.tensor([CHAT]))[0, list(rows.positions)]
+        cutoff = model.cutoff_states(model.entry_states(torch.tensor([CHAT])))[0, list(rows.positions)]
         hidden = model.deep_states(cutoff, torch.tensor(rows.positions), torch.tensor(rows.turns))
         logprobs = model.lm_head(hidden).log_softmax(-1)
     return [float(line[label]) for line, label in zip(logprobs, rows.labels, strict=True) if label >= 0]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from sglang_speed.checkpoints.adapter import PROVENANCE_NAME
 from sglang_speed.checkpoints.convert import convert
 from sglang_speed.errors import ConfigError
 from sglang_speed.evaluation.command import Asked, chat_of, compared, require_context, suite_of
@@ -52,6 +53,15 @@ def test_a_speed_checkpoint_is_compared_with_its_own_weights(speed: Path) -> Non
     assert full_depth.speed is None
     assert [subject.label for subject in subjects] == ["model, 6 of 8, tail 1", "model, 6 of 8, tail 16"]
     assert {subject.weights for subject in subjects} == {full_depth.weights}
+
+
+def test_a_trained_checkpoint_is_compared_with_what_it_was_made_from(speed: Path, llama: Path, tmp_path: Path) -> None:
+    trained = convert(speed, tmp_path / "trained", prefill_layers=6).path
+    (trained / PROVENANCE_NAME).write_text("{}", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"--full-depth is missing: .*trained was trained for its cutoff"):
+        compared(Asked([str(trained)]))
+    full_depth, subjects = compared(Asked([str(trained)], full_depth=str(llama)))
+    assert (full_depth.source, [subject.source for subject in subjects]) == (str(llama), [str(trained)])
 
 
 def test_a_conversion_has_the_weights_of_its_source_and_another_checkpoint_has_not(

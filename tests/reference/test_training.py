@@ -103,7 +103,7 @@ def test_kept_cutoff_states_give_the_same_loss_and_the_same_gradients_of_the_dee
     whole = [parameter.grad.clone() for parameter in deep]
     model.zero_grad()
     with torch.no_grad():
-        kept = model.cutoff_states(torch.tensor([IDS]))[0, rows["positions"]]
+        kept = model.cutoff_states(model.entry_states(torch.tensor([IDS])))[0, rows["positions"]]
     model(**rows, cutoff_states=kept, num_items_in_batch=1).loss.backward()
     for parameter, expected in zip(deep, whole, strict=True):
         torch.testing.assert_close(parameter.grad, expected, rtol=1e-4, atol=1e-3)
@@ -120,7 +120,8 @@ def test_the_loss_against_a_teacher_is_the_divergence_from_its_distribution(
     teacher_states = stock_model.model(torch.tensor([IDS])).last_hidden_state[0, said]
     teacher = stock_model(torch.tensor([IDS])).logits[0, said].log_softmax(-1)
     hidden = model.deep_states(
-        model.cutoff_states(torch.tensor([IDS]))[0, rows["positions"]], *[rows[name] for name in ("positions", "turns")]
+        model.cutoff_states(model.entry_states(torch.tensor([IDS])))[0, rows["positions"]],
+        *[rows[name] for name in ("positions", "turns")],
     )
     student = model.lm_head(hidden[rows["labels"] != IGNORED_LABEL]).log_softmax(-1)
     expected = (teacher.exp() * (teacher - student)).sum(-1).mean()

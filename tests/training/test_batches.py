@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,19 +42,31 @@ def conversations(chat_format: ChatFormat) -> list[Conversation]:
     return [chat_format.conversation(Chat(messages)) for messages in CHATS]
 
 
+@dataclass(frozen=True)
+class Examples:
+    """The conversations with the states that enter each layer up to the cutoff."""
+
+    model: SpeedLlamaForTraining
+    folders: list[StateFolder]
+    conversations: list[Conversation]
+
+    def entering(self, layer: int, *, distil: bool = False) -> TrainingExamples:
+        """Those of a run that trains from `layer` on, for which the model is set too."""
+        self.model.entry_layer = layer
+        return TrainingExamples(
+            self.conversations, range(len(CHATS)), SPEED, TAILS, self.folders[layer], entry_layer=layer, distil=distil
+        )
+
+
 @pytest.fixture(scope="module")
-def folder(
-    tmp_path_factory: pytest.TempPathFactory, model: SpeedLlamaForTraining, conversations: list[Conversation]
-) -> StateFolder:
-    folder = StateFolder(tmp_path_factory.mktemp("states"), SpeedPolicy(SPEED.with_tail(max(TAILS))))
-    list(folder.capture_all(model, conversations))
-    return folder
-
-
 def examples(
-    conversations: list[Conversation], folder: StateFolder, *, deep_only: bool = False, distil: bool = False
-) -> TrainingExamples:
-    return TrainingExamples(conversations, range(len(CHATS)), SPEED, TAILS, folder, deep_only=deep_only, distil=distil)
+    tmp_path_factory: pytest.TempPathFactory, model: SpeedLlamaForTraining, conversations: list[Conversation]
+) -> Examples:
+    folders = []
+    for model.entry_layer in range(SPEED.prefill_layers + 1):
+        folders.append(StateFolder(tmp_path_factory.mktemp("states"), SpeedPolicy(SPEED.with_tail(max(TAILS)))))
+        list(folders[-1].capture_all(model, conversations))
+    return Examples(model, folders, conversations)
 
 
 def summed_loss(model: SpeedLlamaForTraining, batch: dict[str, Any]) -> float:
@@ -64,11 +77,11 @@ def summed_loss(model: SpeedLlamaForTraining, batch: dict[str, Any]) -> float:
 
 @torch.no_grad()
 @pytest.mark.parametrize("distil", [True, False])
-@pytest.mark.parametrize("deep_only", [True, False])
+@pytest.mark.parametrize("layer", [0, 1, 2])
 def test_a_batchs_loss_is_the_sum_of_its_conversations(
-    model: SpeedLlamaForTraining, conversations: list[Conversation], folder: StateFolder, deep_only: bool, distil: bool
+    model: SpeedLlamaForTraining, examples: Examples, layer: int, distil: bool
 ) -> None:
-    chosen = examples(conversations, folder, deep_only=deep_only, distil=distil)
+    chosen = examples.entering(layer, distil=distil)
     single = [summed_loss(model, join([chosen[number]])) for number in range(len(CHATS))]
     for order in ([0, 1, 2], [2, 0, 1], [1, 2]):
         together = summed_loss(model, join([chosen[number] for number in order]))
@@ -78,19 +91,23 @@ def test_a_batchs_loss_is_the_sum_of_its_conversations(
 @torch.no_grad()
 @pytest.mark.parametrize("distil", [True, False])
 def test_kept_states_give_the_loss_of_the_whole_model(
-    model: SpeedLlamaForTraining, conversations: list[Conversation], folder: StateFolder, distil: bool
+    model: SpeedLlamaForTraining, examples: Examples, distil: bool
 ) -> None:
-    kept, whole = (examples(conversations, folder, deep_only=deep, distil=distil) for deep in (True, False))
-    for number in range(len(CHATS)):
-        expected = summed_loss(model, join([whole[number]]))
-        torch.testing.assert_close(summed_loss(model, join([kept[number]])), expected, **CLOSE)
+    for numbers in ([0], [1], [2], [2, 0, 1]):
+        losses = []
+        for layer, name in enumerate(("input_ids", "entry_states", "cutoff_states")):
+            chosen = examples.entering(layer, distil=distil)
+            batch = join([chosen[number] for number in numbers])
+            assert {"input_ids", "entry_states", "cutoff_states"} & batch.keys() == {name}
+            losses.append(summed_loss(model, batch))
+        torch.testing.assert_close(losses[1:], [losses[0]] * 2, **CLOSE)
 
 
 @torch.no_grad()
 def test_without_a_number_of_items_the_loss_is_the_mean_over_what_is_said(
-    model: SpeedLlamaForTraining, conversations: list[Conversation], folder: StateFolder
+    model: SpeedLlamaForTraining, conversations: list[Conversation], examples: Examples
 ) -> None:
-    chosen = examples(conversations, folder)
+    chosen = examples.entering(0)
     batch = join([chosen[number] for number in range(len(CHATS))])
     num_said = sum(len(turn) for conversation in conversations for turn in conversation.turns)
     assert int((batch["labels"] != IGNORED_LABEL).sum()) == num_said
@@ -99,13 +116,9 @@ def test_without_a_number_of_items_the_loss_is_the_mean_over_what_is_said(
 
 @pytest.mark.parametrize("distil", [True, False])
 def test_logits_in_chunks_give_the_same_loss_and_gradients(
-    model: SpeedLlamaForTraining,
-    conversations: list[Conversation],
-    folder: StateFolder,
-    distil: bool,
-    monkeypatch: pytest.MonkeyPatch,
+    model: SpeedLlamaForTraining, examples: Examples, distil: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    chosen = examples(conversations, folder, deep_only=True, distil=distil)
+    chosen = examples.entering(2, distil=distil)
     batch = join([chosen[number] for number in range(len(CHATS))])
     weight = model.model.layers[2].mlp.up_proj.weight
     found = []
@@ -125,8 +138,8 @@ def tails_of(chosen: TrainingExamples, numbers: Sequence[int]) -> list[int]:
     return [int((one["labels"] != IGNORED_LABEL).int().argmax()) + 1 - SPEED.anchor_tokens for one in first_turns]
 
 
-def test_each_conversation_meets_every_tail_in_turn(conversations: list[Conversation], folder: StateFolder) -> None:
-    chosen = examples(conversations, folder)
+def test_each_conversation_meets_every_tail_in_turn(examples: Examples) -> None:
+    chosen = examples.entering(0)
     by_epoch = []
     for chosen.epoch in range(len(TAILS)):
         by_epoch.append(tails_of(chosen, range(2)))
@@ -136,6 +149,6 @@ def test_each_conversation_meets_every_tail_in_turn(conversations: list[Conversa
 
 
 def test_without_a_teacher_and_kept_states_there_is_no_folder(conversations: list[Conversation]) -> None:
-    chosen = TrainingExamples(conversations, [1, 0], SPEED, TAILS, None, deep_only=False, distil=False)
+    chosen = TrainingExamples(conversations, [1, 0], SPEED, TAILS, None, entry_layer=0, distil=False)
     assert set(chosen[0]) == {"positions", "turns", "labels", "input_ids"}
     assert tuple(chosen[0]["input_ids"].tolist()) == conversations[1].token_ids

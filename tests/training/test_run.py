@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from sglang_speed.reference.modeling import SpeedLlamaForCausalLM
 from sglang_speed.reference.training import SpeedLlamaForTraining
 from sglang_speed.training.batches import TrainingExamples, join
 from sglang_speed.training.conversations import ChatFormat, read_conversations
-from sglang_speed.training.run import train
+from sglang_speed.training.run import BatchesOfLikeLength, train
 from sglang_speed.training.settings import Objective
 from tests.training.conftest import MakeModel
 from tests.training.models import for_training
@@ -71,7 +72,7 @@ def assert_loss_of_held_out(folder: Path, expected: float) -> None:
     order = list(range(len(conversations)))
     random.Random(0).shuffle(order)
     held_out = TrainingExamples(
-        conversations, order[:NUM_HELD_OUT], SPEED, [SPEED.tail_tokens], None, deep_only=False, distil=False
+        conversations, order[:NUM_HELD_OUT], SPEED, [SPEED.tail_tokens], None, entry_layer=0, distil=False
     )
     model = SpeedLlamaForTraining.from_pretrained(folder / "trained").eval()
     loss = model(**join([held_out[number] for number in range(NUM_HELD_OUT)])).loss
@@ -99,7 +100,7 @@ def cut_after(monkeypatch: pytest.MonkeyPatch, num_steps: int) -> None:
 def test_a_run_that_was_cut_ends_with_the_weights_of_one_that_was_not(
     llama: Path, tmp_path: Path, lora_rank: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = settings_of(lora_rank=lora_rank, tails=(2, 5), batch_size=2, epochs=2)
+    settings = settings_of(lora_rank=lora_rank, tails=(2, 5), batch_size=2, epochs=2, first_layer=1, span_tokens=4)
     whole = run(llama, tmp_path, settings, "whole")
     for num_steps in (0, 3, 2):
         with monkeypatch.context() as patch:
@@ -135,6 +136,30 @@ def test_a_seed_repeats_a_run(llama: Path, tmp_path: Path) -> None:
     assert changed(first, third)
 
 
+def test_spans_are_learned_from_and_not_measured_on(llama: Path, tmp_path: Path) -> None:
+    without = run(llama, tmp_path, settings_of(epochs=1), "without")
+    spans = run(llama, tmp_path, settings_of(epochs=1, span_tokens=4), "with")
+    assert changed(weights_of(tmp_path / "without"), weights_of(tmp_path / "with"))
+    assert spans.first_loss == without.first_loss
+    assert spans.num_said_tokens == without.num_said_tokens
+
+
+def test_batches_have_like_lengths_and_come_in_another_order_each_epoch() -> None:
+    drawn = random.Random(0)
+    lengths = [drawn.randint(10, 1000) for _ in range(203)]
+    examples = SimpleNamespace(lengths=lengths, epoch=0)
+    orders = []
+    for examples.epoch in (0, 1, 1):
+        orders.append(list(BatchesOfLikeLength(examples, 8, seed=3)))
+        assert sorted(orders[-1]) == list(range(203))
+        batches = [[lengths[index] for index in orders[-1][start : start + 8]] for start in range(0, 203, 8)]
+        padded = sum(len(batch) * max(batch) for batch in batches)
+        assert padded < 1.2 * sum(lengths), "a quarter and more of what random batches hold is padding"
+        longest = [max(batch) for batch in batches]
+        assert longest not in (sorted(longest), sorted(longest, reverse=True))
+    assert orders[0] != orders[1] == orders[2]
+
+
 def test_accumulated_gradients_are_those_of_one_batch(llama: Path, tmp_path: Path, chat_format: ChatFormat) -> None:
     """The losses of a step are summed and divided by its number of labels, not by its number of batches."""
     conversations = read_conversations(answered_chats(tmp_path), chat_format)
@@ -142,8 +167,7 @@ def test_accumulated_gradients_are_those_of_one_batch(llama: Path, tmp_path: Pat
     for batch_size, accumulate in ((8, 1), (2, 4), (1, 8)):
         settings = settings_of(batch_size=batch_size, accumulate=accumulate, epochs=1, lora_rank=0)
         all_of, none = (
-            TrainingExamples(conversations, range(num), SPEED, [2], None, deep_only=False, distil=False)
-            for num in (8, 0)
+            TrainingExamples(conversations, range(num), SPEED, [2], None, entry_layer=0, distil=False) for num in (8, 0)
         )
         trainer = train(for_training(llama, SPEED), all_of, none, settings, tmp_path / str(batch_size))
         logged.append({name: trainer.state.log_history[0][name] for name in ("loss", "grad_norm")})

@@ -34,7 +34,13 @@ def conversations(chat_format: ChatFormat) -> list[Conversation]:
 
 @pytest.fixture(scope="module")
 def model(llama: Path) -> SpeedLlamaForTraining:
-    return for_training(llama, SpeedConfig(4, 2, 3, LONGEST))
+    return model_from(llama, 2)
+
+
+def model_from(llama: Path, entry_layer: int) -> SpeedLlamaForTraining:
+    model = for_training(llama, SpeedConfig(4, 2, 3, LONGEST))
+    model.entry_layer = entry_layer
+    return model
 
 
 @pytest.fixture(scope="module")
@@ -58,10 +64,10 @@ def test_every_tail_takes_the_models_own_cutoff_states(
     model: SpeedLlamaForTraining, folder: StateFolder, conversations: list[Conversation], tail: int, number: int
 ) -> None:
     speed = model.policy.config
-    examples = TrainingExamples(conversations, [0, 1], speed, [tail], folder, deep_only=True, distil=True)
+    examples = TrainingExamples(conversations, [0, 1], speed, [tail], folder, entry_layer=2, distil=True)
     conversation = conversations[number]
     rows = deep_rows(SpeedPolicy(speed.with_tail(tail)), conversation.token_ids, conversation.turns)
-    expected = model.cutoff_states(torch.tensor([conversation.token_ids]))[0, list(rows.positions)]
+    expected = model.entry_states(torch.tensor([conversation.token_ids]))[0, list(rows.positions)]
     assert examples[number]["positions"].tolist() == list(rows.positions)
     close(examples[number]["cutoff_states"], expected)
 
@@ -72,13 +78,25 @@ def test_the_teacher_is_the_model_at_full_depth_before_each_token_that_is_said(
     model: SpeedLlamaForTraining, folder: StateFolder, conversations: list[Conversation], number: int
 ) -> None:
     conversation = conversations[number]
-    stock = for_training(Path(model.config._name_or_path), SpeedConfig(4, 4)).cutoff_states(
-        torch.tensor([conversation.token_ids])
-    )
+    stock = for_training(Path(model.config._name_or_path), SpeedConfig(4, 4))
+    last = stock.cutoff_states(stock.entry_states(torch.tensor([conversation.token_ids])))
     before = [position - 1 for turn in conversation.turns for position in turn]
-    close(folder.read(number).teacher, model.model.norm(stock)[0, before])
+    close(folder.read(number).teacher, model.model.norm(last)[0, before])
     rows = folder.rows(conversation)
     assert len(before) == sum(label != IGNORED_LABEL for label in rows.labels)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("entry_layer", [0, 1])
+def test_below_the_cutoff_every_token_is_kept_and_of_the_first_layer_none(
+    tmp_path: Path, llama: Path, conversations: list[Conversation], entry_layer: int
+) -> None:
+    model = model_from(llama, entry_layer)
+    folder = StateFolder(tmp_path, SpeedPolicy(model.policy.config))
+    list(folder.capture_all(model, conversations))
+    for number, conversation in enumerate(conversations):
+        expected = model.entry_states(torch.tensor([conversation.token_ids]))[0]
+        close(folder.read(number).entry, expected if entry_layer else expected[:0])
 
 
 def test_a_prompt_shorter_than_the_longest_tail_is_kept_whole_and_once(
@@ -107,7 +125,7 @@ def test_a_capture_that_was_cut_goes_on_with_what_is_missing(
     assert captured == [conversations[1]]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["000000.safetensors", "000001.safetensors"]
     for number in (0, 1):
-        close(begun.read(number).cutoff, folder.read(number).cutoff)
+        close(begun.read(number).entry, folder.read(number).entry)
 
 
 def test_states_are_kept_in_the_models_dtype(
@@ -117,4 +135,4 @@ def test_states_are_kept_in_the_models_dtype(
     folder = StateFolder(tmp_path, SpeedPolicy(model.policy.config))
     list(folder.capture_all(halves, conversations[:1]))
     kept = folder.read(0)
-    assert kept.cutoff.dtype == kept.teacher.dtype == torch.bfloat16
+    assert kept.entry.dtype == kept.teacher.dtype == torch.bfloat16

@@ -90,6 +90,8 @@ OPEN_CHAT = [[user("a")]]
         (("--epochs", 0), "epochs=0.0 is not above 0"),
         (("--learning-rate", 0), "learning_rate=0.0 is not above 0"),
         (("--seed", -1), "seed=-1 is below 0"),
+        (("--span-tokens", -1), "span_tokens=-1 is below 0"),
+        (("--span-tokens", 4, "--objective", "sft"), "span_tokens=4 goes with --objective distil"),
         (("--answer-tokens", 0), "max_tokens=0"),
         (("--temperature", -1), "temperature=-1.0"),
         (("--max-tokens", 20), r"line 1 has \d+ tokens, and at most 20 fit"),
@@ -128,6 +130,17 @@ def test_chats_that_could_not_be_trained_on_are_refused_before_the_model_answers
     said = train(2, "--data", data, *options, "--url", "http://127.0.0.1:1")
     assert re.search(problem, said), said
     assert not (tmp_path / "trained.work").exists()
+
+
+def test_a_trained_source_is_no_teacher(train: Train, data: Path, llama: Path, tmp_path: Path) -> None:
+    train(0, "--data", data, "--epochs", 1)
+    again = ("--data", data, "--work", tmp_path / "again.work")
+    trained = tmp_path / "first"
+    (tmp_path / "trained").rename(trained)
+    said = train(2, *again, source=trained)
+    assert f"{trained} was itself trained for a cutoff" in said
+    assert "give the model that it was made from" in said
+    train(0, *again, "--objective", "sft", "--epochs", 1, source=trained)
 
 
 def test_a_destination_that_exists_is_left_alone(train: Train, data: Path, tmp_path: Path) -> None:
