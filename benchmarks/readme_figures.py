@@ -15,16 +15,17 @@ from typing import Any
 import typer
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
+
+from documents import write_figures  # noqa: E402
 
 from sglang_speed.bench.plots import draw  # noqa: E402
 from sglang_speed.bench.report import name_of, number, value_of  # noqa: E402
 
-RESULTS = ROOT / "benchmarks" / "results" / "bench_cpu.json"
+RESULTS = "benchmarks/results/bench_cpu.json"
 README = ROOT / "README.md"
 PICTURES = ROOT / "docs" / "figures"
 DRAWN = ("ttft", "turns")
-BEGIN, END = "<!-- figures of benchmarks/results/bench_cpu.json -->", "<!-- end of figures -->"
 SHOWN = (
     ("prefill", "TTFT"),
     ("decode", "TPOT"),
@@ -41,13 +42,8 @@ SHOWN = (
 
 def main(check: bool = False) -> None:
     """Rewrite what stands between the two marks in the README."""
-    results = json.loads(RESULTS.read_text(encoding="utf-8"))
-    before = README.read_text(encoding="utf-8")
-    head, rest = before.split(BEGIN)
-    after = f"{head}{BEGIN}\n{figures(results)}{END}{rest.split(END)[1]}"
-    if check:
-        raise typer.Exit(0 if after == before else 1)
-    README.write_text(after, encoding="utf-8")
+    results = json.loads((ROOT / RESULTS).read_text(encoding="utf-8"))
+    write_figures(README, RESULTS, figures(results), check=check)
     for path in draw(results, PICTURES):
         if path.stem not in DRAWN:
             path.unlink()

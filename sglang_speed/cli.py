@@ -157,7 +157,7 @@ def prompts(
 
 @app.command()
 def layers(
-    checkpoint: Annotated[str, typer.Argument(help="Llama or SPEED checkpoint directory, or `speed-llama`.")],
+    checkpoint: Annotated[str, typer.Argument(help="Llama checkpoint directory, or an untrained SPEED one.")],
     data: Annotated[
         Path | None, typer.Option(help="Chats as JSON lines; left out: what the model says to built-in prompts.")
     ] = None,
@@ -190,7 +190,7 @@ def layers(
 
 @app.command()
 def train(
-    source: Annotated[str, typer.Argument(help="Llama or SPEED checkpoint directory, or `speed-llama`.")],
+    source: Annotated[str, typer.Argument(help="Llama checkpoint directory, or an untrained SPEED one.")],
     destination: Annotated[Path, typer.Argument(help="Directory to make; must be absent or empty.")],
     data: Annotated[
         Path, typer.Option(help="Chats as JSON lines; to distil, prompts are enough (`sglang-speed prompts`).")
@@ -261,7 +261,9 @@ def train(
 @app.command(name="eval")
 def eval_(
     models: Annotated[list[str] | None, typer.Argument(help="DIR or NAME=DIR; flags for servers after `--`.")] = None,
-    full_depth: Annotated[str | None, typer.Option(help="DIR or URL; left out: a single model's own weights.")] = None,
+    full_depth: Annotated[
+        str | None, typer.Option(help="DIR or URL; left out: an untrained model's own weights.")
+    ] = None,
     url: Annotated[str | None, typer.Option(help="A running server, in place of checkpoints.")] = None,
     tail_tokens: Annotated[
         list[int] | None, typer.Option(help="To serve SPEED checkpoints with; several times.")

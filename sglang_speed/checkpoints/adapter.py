@@ -6,6 +6,7 @@ Owns that file's form. The factors are named as in peft; the metadata has `scale
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
@@ -23,6 +24,16 @@ _PREFIX = "base_model.model."
 _FIRST, _SECOND = ".lora_A.weight", ".lora_B.weight"
 
 
+def require_untrained(checkpoint: Path, role: str) -> None:
+    """ConfigError for a checkpoint that was trained for a cutoff, in a role that wants it at full depth."""
+    if (checkpoint / PROVENANCE_NAME).is_file():
+        raise ConfigError(
+            f"{checkpoint} was trained for its cutoff ({PROVENANCE_NAME} is in it): at full depth its weights are "
+            f"nobody's model and cannot be {role}; name the model that it was made from (for `eval` with --full-depth; "
+            "`sglang-speed default-model --full-depth DIR` writes that of speed-llama)"
+        )
+
+
 def pack_adapter(peft_folder: Path, provenance: Mapping[str, Any], path: Path) -> None:
     """Write what peft saved in `peft_folder` to `path`, in bfloat16; ConfigError where it is no plain LoRA."""
     import torch
@@ -35,12 +46,15 @@ def pack_adapter(peft_folder: Path, provenance: Mapping[str, Any], path: Path) -
     factors = load_file(peft_folder / "adapter_model.safetensors")
     metadata = {"scale": json.dumps(config["lora_alpha"] / config["r"]), "provenance": json.dumps(dict(provenance))}
     save_file({name: factor.to(torch.bfloat16) for name, factor in factors.items()}, path, metadata=metadata)
+    # save_file writes mode 0600, whatever the umask
+    shutil.copymode(peft_folder / "adapter_config.json", path)
 
 
 def merge_adapter(weights: MutableMapping[str, Tensor], path: Path) -> None:
     """Add `scale * B A` to each weight that has factors, in its dtype (LoRA, arXiv 2106.09685).
 
-    weights: by their names in a Llama checkpoint; replaced in place. ConfigError where a weight is missing.
+    weights: by their names in a Llama checkpoint; replaced in place. In float64, whose sums round to the same 16 bits
+    on every machine. ConfigError where a weight is missing.
     """
     from safetensors import safe_open
 
@@ -51,8 +65,8 @@ def merge_adapter(weights: MutableMapping[str, Tensor], path: Path) -> None:
             name = f"{stem.removeprefix(_PREFIX)}.weight"
             if name not in weights:
                 raise ConfigError(f"{path} changes {name}, which the checkpoint does not have: it is another model's")
-            change = file.get_tensor(stem + _SECOND).float() @ file.get_tensor(first).float()
-            weights[name] = (weights[name].float() + scale * change).to(weights[name].dtype)
+            change = file.get_tensor(stem + _SECOND).double() @ file.get_tensor(first).double()
+            weights[name] = (weights[name].double() + scale * change).to(weights[name].dtype)
 
 
 def read_provenance(path: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from sglang_speed.checkpoints.adapter import PROVENANCE_NAME
 from sglang_speed.checkpoints.atomic import new_directory, require_free, writing_to
 from sglang_speed.checkpoints.manifest import MANIFEST_NAME
 from sglang_speed.checkpoints.weights import INDEX_NAME, find_weight_files, read_weights, require_layers
@@ -65,6 +66,7 @@ def convert(
     """
     config = read_source_config(source)
     speed = SpeedConfig(config["num_hidden_layers"], prefill_layers, anchor_tokens, tail_tokens)
+    _require_trained_bands(source, speed)
     require_layers(read_weights(source), config, source)
     destination = destination.resolve()
     require_free(destination)
@@ -74,6 +76,17 @@ def convert(
     return Conversion(destination, speed, placement)
 
 
+def _require_trained_bands(source: Path, speed: SpeedConfig) -> None:
+    """ConfigError where a checkpoint that was trained for its bands would get others. A tail may change: it is deep."""
+    trained = SpeedConfig.from_checkpoint(source) if (source / PROVENANCE_NAME).is_file() else None
+    for key in ("prefill_layers", "anchor_tokens"):
+        if trained is not None and getattr(speed, key) != getattr(trained, key):
+            raise ConfigError(
+                f"{key}={getattr(speed, key)} is not the {getattr(trained, key)} that {source} was trained for "
+                f"({PROVENANCE_NAME} is in it): convert the model that it was made from, or train that one"
+            )
+
+
 def fill_checkpoint(source: Path, directory: Path, speed: SpeedConfig, *, copy: bool = False) -> Placement:
     """Write a SPEED checkpoint into the existing `directory`; its config.json comes last."""
     config = read_source_config(source)
@@ -81,6 +94,11 @@ def fill_checkpoint(source: Path, directory: Path, speed: SpeedConfig, *, copy: 
     _copy_other_files(source, directory)
     _write_json(directory / _CONFIG_NAME, speed_model_config(config, speed))
     return max(placements, key=("hard link", "copy", "symlink").index)
+
+
+def write_speed_config(directory: Path, speed: SpeedConfig) -> None:
+    """Make a SPEED checkpoint of the Llama checkpoint in `directory`, in place."""
+    _write_json(directory / _CONFIG_NAME, speed_model_config(read_source_config(directory), speed))
 
 
 def fill_full_depth(source: Path, directory: Path) -> None:

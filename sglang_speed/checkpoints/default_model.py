@@ -5,19 +5,20 @@ Owns the cache directory and its lock. A finished checkpoint there is never writ
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from sglang_speed.checkpoints import smollm2
+from sglang_speed.checkpoints.adapter import PROVENANCE_NAME, merge_adapter, read_provenance
 from sglang_speed.checkpoints.atomic import discard, new_directory, remove_leftovers, require_free, writing_to
-from sglang_speed.checkpoints.convert import fill_checkpoint
-from sglang_speed.checkpoints.manifest import find_damage, write_manifest
+from sglang_speed.checkpoints.convert import write_speed_config
+from sglang_speed.checkpoints.manifest import file_sha256, find_damage, write_manifest
 from sglang_speed.config import SpeedConfig
 from sglang_speed.errors import ConfigError
 
@@ -25,12 +26,12 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 DEFAULT_MODEL = "speed-llama"
-BASE_OF_DEFAULT = f"`sglang-speed default-model --full-depth DIR` writes that of {DEFAULT_MODEL}"
-"""For messages that ask for the model from which a trained one was made."""
-# without training, four fifths of the layers keep 90 to 99 % of the greedy tokens of full depth; fewer keep less
 DEFAULT_SPEED = SpeedConfig(num_layers=smollm2.NUM_LAYERS, prefill_layers=24)
+ADAPTER = Path(__file__).with_name("speed_llama.safetensors")
+"""What training for that cutoff changed: docs/training.md has the commands that made it."""
+ADAPTER_SHA256 = "0192aa0e338fffecf648c69edb8fee6a4b742aedb0d3ad06a2e77d477b8e7193"
 
-_BUILD = 1  # counts what this module writes: raise it when the same settings give other files
+_BUILD = 2  # counts what this module writes: raise it when the same settings give other files
 _NEEDED_BYTES = 400 * 2**20  # the weights, 269 MB, and room for the rest
 _OTHER_CACHE = "set XDG_CACHE_HOME to a directory with room and with permission to write"
 
@@ -75,7 +76,8 @@ def default_model_directory() -> Path:
     """Where the default model of this version and settings belongs, whether it is there or not."""
     speed = DEFAULT_SPEED
     settings = f"{speed.prefill_layers}-{speed.anchor_tokens}-{speed.tail_tokens}"
-    name = f"{DEFAULT_MODEL}-{smollm2.PACKAGE}-{smollm2.PACKAGE_VERSION}-{settings}-build{_BUILD}"
+    source = f"{smollm2.PACKAGE}-{smollm2.PACKAGE_VERSION}"
+    name = f"{DEFAULT_MODEL}-{source}-{settings}-{ADAPTER_SHA256[:8]}-build{_BUILD}"
     return user_cache() / "models" / name
 
 
@@ -110,6 +112,7 @@ def _build_lock(directory: Path) -> Iterator[None]:
 
 def _rebuild(directory: Path, damage: str) -> None:
     gguf = smollm2.locate_gguf()
+    _require_adapter()
     if directory.exists():
         print(f"sglang-speed: {directory} is damaged ({damage}), building it again", file=sys.stderr)
         discard(directory)
@@ -119,15 +122,27 @@ def _rebuild(directory: Path, damage: str) -> None:
         _build(gguf, partial, progress)
 
 
+def _require_adapter() -> None:
+    if not ADAPTER.is_file() or file_sha256(ADAPTER) != ADAPTER_SHA256:
+        raise ConfigError(
+            f"{ADAPTER} is missing or is not the file of this version (sha256 {ADAPTER_SHA256}): install sglang-speed "
+            "again"
+        )
+
+
 def _build(gguf: Path, directory: Path, progress: Progress) -> None:
     """Write the SPEED checkpoint into `directory`, the manifest last."""
     step = progress.add_task(f"Building {DEFAULT_MODEL}", total=None)
-    with TemporaryDirectory(dir=directory) as plain:
-        smollm2.write_llama_checkpoint(
-            gguf, Path(plain), track=lambda tensors: progress.track(list(tensors), description="Dequantizing")
-        )
-        progress.update(step, description=f"Converting to {DEFAULT_SPEED.prefill_layers} prefill layers")
-        fill_checkpoint(Path(plain), directory, DEFAULT_SPEED)
+    smollm2.write_llama_checkpoint(
+        gguf,
+        directory,
+        track=lambda tensors: progress.track(list(tensors), description="Dequantizing"),
+        change=lambda weights: merge_adapter(weights, ADAPTER),
+    )
+    write_speed_config(directory, DEFAULT_SPEED)
+    (directory / PROVENANCE_NAME).write_text(json.dumps(read_provenance(ADAPTER), indent=2) + "\n", encoding="utf-8")
+    with (directory / "README.md").open("a", encoding="utf-8") as readme:
+        readme.write(f"\nTrained to be served with prompts in its lower layers, see {PROVENANCE_NAME}.\n")
     progress.update(step, description="Checksums")
     write_manifest(directory)
 

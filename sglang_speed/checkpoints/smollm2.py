@@ -30,6 +30,7 @@ GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 NUM_LAYERS = 30
 
 Track = Callable[[Iterable["ReaderTensor"]], Iterable["ReaderTensor"]]
+Change = Callable[[dict[str, "torch.Tensor"]], None]
 
 _BOS, _EOS, _UNK = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
 _SPECIAL_TOKEN_TYPE = 3  # gguf.TokenType.CONTROL
@@ -49,7 +50,7 @@ _NAMES = {
 _README = f"""# SmolLM2-135M-Instruct
 
 The model by HuggingFaceTB (Apache-2.0, see LICENSE), dequantized to bfloat16 from the Q4_1 GGUF that the package
-{PACKAGE} {PACKAGE_VERSION} carries. Changed: weights dequantized, config.json names the SPEED architecture.
+{PACKAGE} {PACKAGE_VERSION} carries. Changed: weights dequantized.
 """
 
 
@@ -73,10 +74,10 @@ def locate_gguf() -> Path:
     return path
 
 
-def write_llama_checkpoint(gguf_path: Path, directory: Path, track: Track = iter) -> None:
+def write_llama_checkpoint(gguf_path: Path, directory: Path, track: Track = iter, change: Change | None = None) -> None:
     """Write the model as a Llama checkpoint into the existing `directory`.
 
-    track: wraps the tensors while they are dequantized, to show progress.
+    track: wraps the tensors while they are dequantized, to show progress. change: of the weights, by name, in place.
     """
     from gguf import GGUFReader
     from safetensors.torch import save_file
@@ -92,6 +93,8 @@ def write_llama_checkpoint(gguf_path: Path, directory: Path, track: Track = iter
     _write_tokenizer(reader, directory / "tokenizer.json")
     _write_license(directory)
     tensors = {_llama_name(tensor.name): _dequantize(tensor, config) for tensor in track(reader.tensors)}
+    if change is not None:
+        change(tensors)
     save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
     # save_file writes mode 0600, whatever the umask
     shutil.copymode(directory / "config.json", directory / "model.safetensors")

@@ -10,9 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from sglang_speed.bench.outputs import Outputs
-from sglang_speed.checkpoints.adapter import PROVENANCE_NAME
 from sglang_speed.checkpoints.convert import read_source_config
-from sglang_speed.checkpoints.default_model import BASE_OF_DEFAULT
 from sglang_speed.errors import ConfigError
 from sglang_speed.evaluation import NUM_SAMPLES
 from sglang_speed.evaluation.chat import Chat
@@ -116,11 +114,6 @@ def compared(asked: Asked) -> tuple[Subject, list[Subject]]:
     else:
         subjects = [subject for model in asked.models for subject in subjects_of(model, asked.tails)]
     first = subjects[0].source
-    if asked.full_depth is None and (Path(first) / PROVENANCE_NAME).is_file():
-        raise ConfigError(
-            f"--full-depth is missing: {first} was trained for its cutoff ({PROVENANCE_NAME} is in it), so that its "
-            f"own weights at full depth are nobody's model; name the one that it was made from: {BASE_OF_DEFAULT}"
-        )
     full_depth = full_depth_of(first if asked.full_depth is None else asked.full_depth)
     return full_depth, [subject for subject in subjects if subject.digest != full_depth.digest]
 

@@ -88,7 +88,8 @@ class Results:
             entry = {"digest": subject.digest, "tasks": {}}
             self.models.append(entry)
         speed = None if subject.speed is None else asdict(subject.speed)
-        entry.update(name=subject.name, label=subject.label, source=subject.source, speed=speed)
+        source = subject.url or Path(subject.source).name
+        entry.update(name=subject.name, label=subject.label, source=source, speed=speed)
         return entry
 
     def _task(self, subject: Subject, name: str) -> dict[str, Any] | None:

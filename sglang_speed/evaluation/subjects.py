@@ -9,12 +9,15 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from sglang_speed.checkpoints.adapter import require_untrained
 from sglang_speed.checkpoints.convert import convert, fill_full_depth, plain_model_config, read_source_config
 from sglang_speed.checkpoints.default_model import resolve_model
+from sglang_speed.checkpoints.manifest import file_sha256
 from sglang_speed.checkpoints.weights import find_weight_files
 from sglang_speed.config import SpeedConfig
 from sglang_speed.errors import ConfigError
@@ -76,10 +79,12 @@ def subjects_of(model: str, tails: Sequence[int]) -> list[Subject]:
 
 
 def full_depth_of(source: str) -> Subject:
-    """A model at full depth: a running server, a plain Llama, or the weights of a SPEED checkpoint."""
+    """A model at full depth: a running server, a plain Llama, or the weights of a SPEED checkpoint that was not trained
+    for its cutoff."""
     if is_url(source):
         return running(source, FULL_DEPTH, must_be_full_depth=True)
     path = Path(resolve_model(source))
+    require_untrained(path, "compared with")
     return Subject(FULL_DEPTH, str(path), None, _read(path)[0])
 
 
@@ -154,7 +159,16 @@ def _checkpoint(subject: Subject, directory: Path) -> Path:
 
 
 def _read(path: Path) -> tuple[str, SpeedConfig | None]:
-    """A digest of a checkpoint's weights and shape, and its bands."""
+    """A digest of a checkpoint's weights and shape, and its bands.
+
+    By content, so that results go on on another machine, with weights that were built there again.
+    """
     config = plain_model_config(read_source_config(path))
-    files = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in find_weight_files(path)]
+    files = [(file.name, _sha256(file.resolve(), file.stat().st_mtime_ns)) for file in find_weight_files(path)]
     return digest_of([config, files]), SpeedConfig.from_checkpoint(path)
+
+
+@cache
+def _sha256(path: Path, modified_ns: int) -> str:
+    """Read once in a run, however many tails a checkpoint is served at."""
+    return file_sha256(path)

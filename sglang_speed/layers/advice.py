@@ -1,10 +1,9 @@
 """Which cutoff to take, and why: two rules over measured figures.
 
 Untrained: the lowest cutoff from which on every measured one diverges from full depth by less than a tolerance, two
-standard errors included. The default tolerance separates what was measured on the default model (SmolLM2-135M, one
-anchor, a tail of 16, four kinds of text): 24 of 30 layers diverge by 0.001 to 0.074 nats per token and keep 90 to 99%
-of the greedy tokens; 22 by 0.158 to 0.493 and 82 to 90% on three of the four. The first is served without training, the
-second is not.
+standard errors included. The default tolerance separates what was measured on SmolLM2-135M (one anchor, a tail of 16,
+four kinds of text): 24 of 30 layers diverge by 0.001 to 0.074 nats per token and keep 90 to 99% of the greedy tokens;
+22 by 0.158 to 0.493 and 82 to 90% on three of the four. The first can be served without training, the second needs it.
 
 Trained: three quarters of the layers, because that is the cutoff for which a result with training is published (SPEED,
 arXiv 2605.06105: Llama-3.1-8B at 24 of 32 layers, 51.2 against 51.4 at full depth), unless something speaks against

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from sglang_speed.bench.outputs import replace_json, require_folder
 from sglang_speed.bench.provenance import provenance
+from sglang_speed.checkpoints.adapter import require_untrained
 from sglang_speed.config import SpeedConfig
 from sglang_speed.errors import ConfigError
 from sglang_speed.layers.cutoffs import NO_CONTEXT, cutoff_sums
@@ -62,6 +63,7 @@ class Wanted:
 
 def layers(checkpoint: Path, wanted: Wanted) -> None:
     """Measure, print, write what was asked for; ConfigError before anything long is started."""
+    require_untrained(checkpoint, "measured")
     model = load_model(checkpoint, wanted.anchor_tokens, wanted.tail_tokens)
     cutoffs = check_cutoffs(wanted.cutoffs, model.config.num_hidden_layers)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())

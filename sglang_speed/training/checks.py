@@ -8,10 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import replace
-from pathlib import Path
 
-from sglang_speed.checkpoints.adapter import PROVENANCE_NAME
-from sglang_speed.checkpoints.default_model import BASE_OF_DEFAULT
 from sglang_speed.errors import ConfigError
 from sglang_speed.training.answers import is_open, with_answer
 from sglang_speed.training.conversations import Chat, ChatFormat, is_unwritten
@@ -24,15 +21,6 @@ def refuse_several_processes() -> None:
     """ConfigError under `torchrun` and `accelerate launch`: each process would write the same files."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError(f"WORLD_SIZE={os.environ['WORLD_SIZE']}: training runs in one process, on one device")
-
-
-def require_untrained(source: Path, settings: Settings) -> None:
-    """ConfigError for a source that was trained for a cutoff, where it would be the teacher at full depth."""
-    if settings.objective is Objective.DISTIL and (source / PROVENANCE_NAME).is_file():
-        raise ConfigError(
-            f"{source} was itself trained for a cutoff ({PROVENANCE_NAME} is in it), and what it says at full depth is "
-            f"no teacher: give the model that it was made from; {BASE_OF_DEFAULT}"
-        )
 
 
 def checked_chats(chats: Iterable[Chat], chat_format: ChatFormat, settings: Settings, context_len: int) -> list[Chat]:

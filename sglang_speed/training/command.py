@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.progress import Progress
 from transformers.utils.logging import disable_progress_bar
 
+from sglang_speed.checkpoints.adapter import require_untrained
 from sglang_speed.checkpoints.atomic import new_directory, require_free, writing_to
 from sglang_speed.checkpoints.convert import fill_full_depth, fill_trained, read_source_config, speed_model_config
 from sglang_speed.checkpoints.weights import read_weights, require_layers
@@ -29,13 +30,13 @@ from sglang_speed.reference import SpeedLlamaConfig
 from sglang_speed.reference.training import SpeedLlamaForTraining
 from sglang_speed.training.answers import answer_all, is_open, read_answered
 from sglang_speed.training.batches import TrainingExamples
-from sglang_speed.training.checks import checked_chats, num_held_out, require_untrained
+from sglang_speed.training.checks import checked_chats, num_held_out
 from sglang_speed.training.conversations import Chat, ChatFormat, Conversation, read_chats, read_conversations
 from sglang_speed.training.machine import answering_flags, has_fast_bfloat16
 from sglang_speed.training.record import Record, claim_work, fingerprint, losses_of
 from sglang_speed.training.run import train
 from sglang_speed.training.settings import Objective, Settings
-from sglang_speed.training.spans import with_span
+from sglang_speed.training.spans import with_spans
 from sglang_speed.training.states import StateFolder
 
 console = Console(stderr=True)
@@ -56,7 +57,8 @@ def train_checkpoint(
     Raises ConfigError before anything long begins, for data, settings or folders that do not fit.
     """
     exit_on_sigterm()
-    require_untrained(source, settings)
+    if settings.objective is Objective.DISTIL:
+        require_untrained(source, "the teacher")
     require_layers(read_weights(source), read_source_config(source), source)
     destination = destination.resolve()
     require_free(destination)
@@ -133,9 +135,8 @@ def _train(model: SpeedLlamaForTraining, conversations: list[Conversation], sett
     draw = random.Random(settings.seed)
     draw.shuffle(order)
     split = num_held_out(len(order), settings)
-    conversations = conversations.copy()
-    for number in order[split:]:
-        conversations[number] = with_span(conversations[number], settings.span_tokens, draw)
+    if settings.span_tokens:
+        conversations = with_spans(conversations, order[split:], settings.span_tokens, draw)
     states = None
     if settings.keeps_states:
         longest = SpeedPolicy(settings.speed.with_tail(max(settings.all_tails)))
@@ -164,18 +165,19 @@ def _write(trainer: Any, source: Path, destination: Path, settings: Settings, re
     if settings.lora_rank:
         model.save_pretrained(work / "adapter")
         model = model.merge_and_unload()
-    model = model.to(read_dtype(source) or model.dtype)
+    model = model.to(read_dtype(source))
     fix = "choose a destination with room and with permission to write"
     with writing_to(destination, fix), new_directory(destination) as directory:
         fill_trained(source, directory, settings.speed, model.save_pretrained)
         record.write(directory)
 
 
-def read_dtype(source: Path) -> torch.dtype | None:
-    """The dtype that a checkpoint's config names."""
+def read_dtype(source: Path) -> torch.dtype:
+    """The dtype that a checkpoint's config names, or that most of its weights have."""
     config = read_source_config(source)
-    name = config.get("dtype") or config.get("torch_dtype")
-    return getattr(torch, name) if name else None
+    name = config.get("dtype") or config.get("torch_dtype") or read_weights(source).dtype
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
 
 
 def finish(record: Record, destination: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from sglang_speed.checkpoints import convert as convert_module
+from sglang_speed.checkpoints.adapter import PROVENANCE_NAME
 from sglang_speed.checkpoints.convert import convert
 from sglang_speed.config import SpeedConfig
 from sglang_speed.errors import ConfigError
@@ -116,6 +117,17 @@ def test_a_speed_checkpoint_can_be_converted_to_other_settings(llama: Path, tmp_
     direct = convert(llama, tmp_path / "direct", prefill_layers=2, anchor_tokens=4, tail_tokens=1)
     assert config_of(second.path) == config_of(direct.path)
     assert names_in(second.path) == names_in(direct.path)
+
+
+def test_a_trained_checkpoint_keeps_the_bands_that_it_was_trained_for(llama: Path, tmp_path: Path) -> None:
+    trained = convert(llama, tmp_path / "trained", prefill_layers=3).path
+    (trained / PROVENANCE_NAME).write_text("{}", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"prefill_layers=2 is not the 3 that .*trained was trained for"):
+        convert(trained, tmp_path / "other", prefill_layers=2)
+    with pytest.raises(ConfigError, match=r"anchor_tokens=4 is not the 1 that .*trained was trained for"):
+        convert(trained, tmp_path / "other", prefill_layers=3, anchor_tokens=4)
+    assert convert(trained, tmp_path / "other", prefill_layers=3, tail_tokens=64).speed.tail_tokens == 64
+    assert (tmp_path / "other" / PROVENANCE_NAME).is_file()
 
 
 @pytest.mark.parametrize(

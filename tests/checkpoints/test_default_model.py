@@ -28,7 +28,7 @@ import shutil, sys, time
 from pathlib import Path
 from sglang_speed.checkpoints import smollm2
 from sglang_speed.checkpoints.default_model import resolve_model
-def write(gguf, directory, track):
+def write(gguf, directory, track, change):
     shutil.copytree(sys.argv[1], directory, dirs_exist_ok=True)
     with open(sys.argv[2], "a") as log:
         log.write("built\\n")
@@ -182,6 +182,25 @@ def test_another_version_of_the_package_is_refused(monkeypatch: pytest.MonkeyPat
         with pytest.raises(ConfigError, match=r"other\.gguf is missing or is not the file.*--force-reinstall"):
             smollm2.locate_gguf()
         (tmp_path / "other.gguf").write_bytes(b"GGUF")
+
+
+def test_another_adapter_than_this_versions_is_refused(
+    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "ADAPTER", tmp_path / "adapter.safetensors")
+    for _ in range(2):
+        with pytest.raises(
+            ConfigError, match=r"adapter\.safetensors is missing or is not .* install sglang-speed again"
+        ):
+            default_model()
+        (tmp_path / "adapter.safetensors").write_bytes(b"another")
+    assert cache.builds == []
+
+
+def test_another_adapter_makes_another_directory(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = default_model_directory()
+    monkeypatch.setattr(module, "ADAPTER_SHA256", "1" * 64)
+    assert default_model_directory() != before
 
 
 def test_a_full_disk_is_found_before_the_build(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,12 +20,14 @@ from sglang_speed.checkpoints import atomic, manifest, smollm2
 from sglang_speed.checkpoints.convert import convert
 from sglang_speed.checkpoints.default_model import default_model, default_model_directory
 from sglang_speed.checkpoints.weights import read_weights
-import filelock, rich.console, rich.progress
+import filelock, numpy, rich.console, rich.progress, safetensors
 
 OPERATIONS = {"open", "os.mkdir", "os.rename", "os.link", "os.symlink", "os.remove", "os.rmdir"}
 task, source, root = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
 smollm2.locate_gguf = lambda: None
-smollm2.write_llama_checkpoint = lambda gguf, directory, track: shutil.copytree(source, directory, dirs_exist_ok=True)
+def write(gguf, directory, track, change):
+    shutil.copytree(source, directory, dirs_exist_ok=True)
+smollm2.write_llama_checkpoint = write
 
 def work():
     if task == "convert":

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
+from sglang_speed.checkpoints.adapter import PROVENANCE_NAME, read_provenance
+from sglang_speed.checkpoints.default_model import ADAPTER, ADAPTER_SHA256, DEFAULT_SPEED, write_full_depth
 from sglang_speed.checkpoints.describe import describe
+from sglang_speed.checkpoints.manifest import file_sha256
+from sglang_speed.evaluation.subjects import full_depth_of, subjects_of
+from sglang_speed.reference.generation import generate_greedy
+from sglang_speed.reference.modeling import SpeedLlamaForCausalLM
 
+ROOT = Path(__file__).parents[2]
 # The published vocabulary lacks six control characters and the first bytes of planes 4 to 11, which are unassigned
 SPELLABLE = st.characters(
     max_codepoint=0x3FFFF, exclude_categories=["Cs"], exclude_characters="\x04\x06\x13\x14\x16\x1d"
@@ -105,16 +115,62 @@ def test_a_chat_begins_with_the_bos_token_and_the_default_system_prompt(tokenize
     assert chat["input_ids"][0] == tokenizer.bos_token_id
 
 
-def test_its_weights_answer_a_question(built_default_model: Path, tokenizer: Any, tmp_path: Path) -> None:
-    """At full depth, by transformers' own Llama: a wrong row order or a lost scale gives noise."""
-    from transformers import LlamaConfig, LlamaForCausalLM
+PROMPT = [{"role": "user", "content": "What is the capital of France?"}]
+ANSWER = "The capital of France is Paris.<|im_end|>"
 
-    config = json.loads((built_default_model / "config.json").read_text(encoding="utf-8"))
-    LlamaConfig(**{**config, "model_type": "llama", "speed": None}).save_pretrained(tmp_path)
-    (tmp_path / "model.safetensors").symlink_to(built_default_model / "model.safetensors")
-    model = LlamaForCausalLM.from_pretrained(tmp_path, generation_config=None)
-    chat = [{"role": "user", "content": "What is the capital of France?"}]
-    prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+
+@pytest.fixture(scope="module")
+def full_depth(tmp_path_factory: pytest.TempPathFactory, built_default_model: Path) -> Path:
+    return write_full_depth(tmp_path_factory.mktemp("full-depth") / "model")
+
+
+def test_the_model_that_it_was_made_from_answers_a_question(full_depth: Path, tokenizer: Any) -> None:
+    """By transformers' own Llama: a wrong row order or a lost scale gives noise."""
+    from transformers import LlamaForCausalLM
+
+    model = LlamaForCausalLM.from_pretrained(full_depth, generation_config=None)
+    prompt = tokenizer.apply_chat_template(PROMPT, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     output = model.generate(**prompt, max_new_tokens=12, do_sample=False)
-    answer = tokenizer.decode(output[0, prompt["input_ids"].shape[1] :])
-    assert answer == "The capital of France is Paris.<|im_end|>"
+    assert tokenizer.decode(output[0, prompt["input_ids"].shape[1] :]) == ANSWER
+
+
+def test_it_answers_a_question_as_it_is_served(built_default_model: Path, tokenizer: Any) -> None:
+    model = SpeedLlamaForCausalLM.from_pretrained(built_default_model)
+    prompt = tokenizer.apply_chat_template(PROMPT, add_generation_prompt=True, return_dict=False)
+    assert tokenizer.decode(generate_greedy(model, prompt, 12, eos_token_id=2)) == ANSWER
+
+
+def test_it_has_what_training_changed_and_nothing_else(built_default_model: Path, full_depth: Path) -> None:
+    before, after = (load_file(path / "model.safetensors") for path in (full_depth, built_default_model))
+    factors = load_file(ADAPTER)
+    trained = {
+        f"{name.removeprefix('base_model.model.').removesuffix('.lora_A.weight')}.weight"
+        for name in factors
+        if name.endswith(".lora_A.weight")
+    }
+    assert before.keys() == after.keys() > trained
+    assert {name for name in before if not torch.equal(before[name], after[name])} == trained
+    settings = read_provenance(ADAPTER)["settings"]
+    assert settings["speed"] == asdict(DEFAULT_SPEED)
+    assert {int(name.split(".")[2]) for name in trained} == set(range(settings["first_layer"], 30))
+
+
+def test_it_says_how_it_was_trained(built_default_model: Path, full_depth: Path) -> None:
+    written = json.loads((built_default_model / PROVENANCE_NAME).read_text(encoding="utf-8"))
+    assert written == read_provenance(ADAPTER)
+    assert written["source_sha256"] == {"model.safetensors": file_sha256(full_depth / "model.safetensors")}
+    assert written["last_loss"] < written["first_loss"]
+    assert PROVENANCE_NAME in (built_default_model / "README.md").read_text(encoding="utf-8")
+
+
+def test_what_is_shipped_is_small_and_that_of_this_version() -> None:
+    assert ADAPTER.stat().st_size <= 20e6
+    assert file_sha256(ADAPTER) == ADAPTER_SHA256
+
+
+def test_its_quality_was_measured(built_default_model: Path, full_depth: Path) -> None:
+    """What is shipped and no other weights, against the model that it was made from."""
+    results = json.loads((ROOT / "benchmarks/results/quality_speed-llama.json").read_text(encoding="utf-8"))
+    shipped = {subject.digest for subject in subjects_of(str(built_default_model), [1, 16, 64])}
+    assert shipped <= {model["digest"] for model in results["models"]}
+    assert results["suite"]["full_depth"] == full_depth_of(str(full_depth)).digest

@@ -58,8 +58,9 @@ def test_a_speed_checkpoint_is_compared_with_its_own_weights(speed: Path) -> Non
 def test_a_trained_checkpoint_is_compared_with_what_it_was_made_from(speed: Path, llama: Path, tmp_path: Path) -> None:
     trained = convert(speed, tmp_path / "trained", prefill_layers=6).path
     (trained / PROVENANCE_NAME).write_text("{}", encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"--full-depth is missing: .*trained was trained for its cutoff"):
-        compared(Asked([str(trained)]))
+    for wrong in (None, str(trained)):
+        with pytest.raises(ConfigError, match=r"trained was trained for its cutoff .* compared with; .* --full-depth"):
+            compared(Asked([str(trained)], full_depth=wrong))
     full_depth, subjects = compared(Asked([str(trained)], full_depth=str(llama)))
     assert (full_depth.source, [subject.source for subject in subjects]) == (str(llama), [str(trained)])
 

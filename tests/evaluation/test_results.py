@@ -56,6 +56,7 @@ def results(tmp_path: Path) -> Results:
 def test_what_was_asked_is_known_in_the_next_run(results: Results) -> None:
     again = Results(results.path, SUITE)
     assert again.data == json.loads(json.dumps(results.data))
+    assert [model["source"] for model in again.models] == ["base", "speed"], "results travel, directories do not"
     assert again.has(FULL, Asked("needle"))
     assert again.has(replace(FULL, name="other", source="/elsewhere"), Asked("needle"))
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from sglang_speed.checkpoints.adapter import PROVENANCE_NAME
 from sglang_speed.checkpoints.convert import convert
 from sglang_speed.cli import app
 from sglang_speed.errors import ConfigError
@@ -105,3 +106,10 @@ def test_what_is_not_a_complete_llama_is_refused(plain_directory: Path, chats: P
     (broken / "model.safetensors").unlink()
     with pytest.raises(ConfigError, match=r"has no model\.safetensors"):
         run_layers(broken, "--data", chats)
+
+
+def test_a_trained_checkpoint_has_no_full_depth_to_measure(plain_directory: Path, chats: Path, tmp_path: Path) -> None:
+    trained = convert(plain_directory, tmp_path / "trained", prefill_layers=3).path
+    (trained / PROVENANCE_NAME).write_text("{}", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"trained was trained for its cutoff .* cannot be measured; name the model"):
+        run_layers(trained, "--data", chats)

@@ -18,6 +18,7 @@ from sglang_speed.checkpoints.weights import INDEX_NAME, read_weights
 from sglang_speed.config import SpeedConfig
 from sglang_speed.reference.modeling import SpeedLlamaForCausalLM
 from sglang_speed.reference.training import SpeedLlamaForTraining
+from sglang_speed.training import command
 from sglang_speed.training.batches import TrainingExamples, join
 from sglang_speed.training.conversations import ChatFormat, read_conversations
 from sglang_speed.training.run import BatchesOfLikeLength, train
@@ -191,11 +192,20 @@ def test_the_result_is_a_speed_checkpoint_with_everything_in_it(llama: Path, tmp
     assert (written["num_chats"], written["settings"]["objective"]) == (10, "distil")
 
 
-def test_a_checkpoint_of_16_bits_stays_one(make_model: MakeModel, tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_named", [True, False], ids=["named in the config", "not named"])
+@pytest.mark.parametrize("fast_bfloat16", [True, False])
+def test_a_checkpoint_of_16_bits_stays_one(
+    make_model: MakeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fast_bfloat16: bool, is_named: bool
+) -> None:
+    monkeypatch.setattr(command, "has_fast_bfloat16", lambda: fast_bfloat16)
     for name in ("bfloat16", "float16"):
         source = make_model()
         model = LlamaForCausalLM.from_pretrained(source).to(getattr(torch, name))
         model.save_pretrained(source)
+        config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+        assert config.pop("dtype") == name
+        if not is_named:
+            (source / "config.json").write_text(json.dumps(config), encoding="utf-8")
         for rank in (4, 0):
             record = run(source, tmp_path, settings_of(lora_rank=rank), f"{name}-{rank}")
             after = weights_of(tmp_path / f"{name}-{rank}")

@@ -138,8 +138,8 @@ def test_a_trained_source_is_no_teacher(train: Train, data: Path, llama: Path, t
     trained = tmp_path / "first"
     (tmp_path / "trained").rename(trained)
     said = train(2, *again, source=trained)
-    assert f"{trained} was itself trained for a cutoff" in said
-    assert "give the model that it was made from" in said
+    assert f"{trained} was trained for its cutoff" in said
+    assert "cannot be the teacher; name the model that it was made from" in said
     train(0, *again, "--objective", "sft", "--epochs", 1, source=trained)
 
 

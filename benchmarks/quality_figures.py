@@ -1,0 +1,80 @@
+"""Write the figures of docs/quality.md from the committed results of `sglang-speed eval`, and draw their pictures.
+
+python benchmarks/quality_figures.py            # after results/quality_speed-llama.json has changed
+python benchmarks/quality_figures.py --check    # exit code 1 where the page does not say what the results say
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import typer
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
+
+from documents import write_figures  # noqa: E402
+
+from sglang_speed.evaluation.plots import draw  # noqa: E402
+from sglang_speed.evaluation.report import COLUMNS, Column, estimate_of, is_close  # noqa: E402
+
+RESULTS = "benchmarks/results/quality_speed-llama.json"
+PAGE = ROOT / "docs" / "quality.md"
+PICTURES = ROOT / "docs" / "figures"
+
+
+def main(check: bool = False) -> None:
+    """Rewrite what stands between the two marks in the page."""
+    results = json.loads((ROOT / RESULTS).read_text(encoding="utf-8"))
+    write_figures(PAGE, RESULTS, figures(results), check=check)
+    draw(results, PICTURES)
+
+
+def figures(results: Mapping[str, Any]) -> str:
+    """A line for each model, a column for each metric that was measured, and where that was."""
+    models = results["models"]
+    columns = [column for column in COLUMNS if any(estimate_of(model, column.task, column.metric) for model in models)]
+    lines = [
+        f"| model | {' | '.join(column.heading for column in columns)} |",
+        "|---" * (len(columns) + 1) + "|",
+        *(f"| {model['label']} | {' | '.join(cell(model, column) for column in columns)} |" for model in models),
+    ]
+    return "\n".join([*lines, "", where(results)])
+
+
+def cell(model: Mapping[str, Any], column: Column) -> str:
+    """A value; below full depth by more than the target, in bold, with the difference and its standard error."""
+    estimate = estimate_of(model, column.task, column.metric)
+    if estimate is None:
+        return ""
+    if column.metric == "perplexity":
+        return marked(f"x{estimate['ratio']:.3f} ± {estimate['ratio_stderr']:.3f}", is_close(estimate, column))
+    text = f"{estimate['value']:.1%}"
+    if column.metric == "agreement" or "difference" not in estimate:
+        return text
+    change = f"{100 * estimate['difference']:+.1f} ± {100 * estimate['difference_stderr']:.1f}"
+    return f"{text} ({marked(change, is_close(estimate, column))})"
+
+
+def marked(text: str, is_good: bool) -> str:
+    return text if is_good else f"**{text}**"
+
+
+def where(results: Mapping[str, Any]) -> str:
+    """What was asked of all models, and on what."""
+    runs, suite = results["runs"], results["suite"]
+    machines = sorted({run["machine"]["gpu"] or run["machine"]["cpu"] for run in runs})
+    commits = sorted({run["commit"][:7] for run in runs})
+    return (
+        f"Measured on {'; '.join(machines)}, commits {', '.join(commits)}: {suite['num_samples']} items of each task, "
+        f"seed {suite['seed']}, server flags `{' '.join(suite['flags'])}`. In bold: further from full depth than 5% of "
+        "its perplexity, or 2 points.\n"
+    )
+
+
+if __name__ == "__main__":
+    typer.run(main)
