@@ -44,9 +44,10 @@ def by_cutoff(results: Mapping[str, Any]) -> Page | None:
     shown = [column for column in COLUMNS if any(column.task in model["tasks"] for model in results["models"])]
     if not shown or not any(model["speed"] for model in results["models"]):
         return None
-    rows = math.ceil(len(shown) / COLUMNS_OF_PANELS)
-    page = Page(figsize=(WIDTH * COLUMNS_OF_PANELS, HEIGHT * rows + 0.5), layout="constrained")
-    panels = list(page.subplots(rows, COLUMNS_OF_PANELS, squeeze=False).flat)
+    columns = min(len(shown), COLUMNS_OF_PANELS)
+    rows = math.ceil(len(shown) / columns)
+    page = Page(figsize=(WIDTH * columns, HEIGHT * rows + 0.5), layout="constrained")
+    panels = list(page.subplots(rows, columns, squeeze=False).flat)
     for axes, column in zip(panels, shown, strict=False):
         _metric(axes, results, column)
     for axes in panels[len(shown) :]:
