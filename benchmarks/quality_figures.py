@@ -20,7 +20,7 @@ sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 from documents import write_figures  # noqa: E402
 
 from sglang_speed.evaluation.plots import draw  # noqa: E402
-from sglang_speed.evaluation.report import COLUMNS, Column, estimate_of, is_close  # noqa: E402
+from sglang_speed.evaluation.report import COLUMNS, Column, estimate_of, is_close, perplexity_ratio  # noqa: E402
 
 RESULTS = "benchmarks/results/quality_speed-llama.json"
 PAGE = ROOT / "docs" / "quality.md"
@@ -52,11 +52,11 @@ def cell(model: Mapping[str, Any], column: Column) -> str:
     if estimate is None:
         return ""
     if column.metric == "perplexity":
-        return marked(f"x{estimate['ratio']:.3f} ± {estimate['ratio_stderr']:.3f}", is_close(estimate, column))
+        return marked(perplexity_ratio(estimate), is_close(estimate, column))
     text = f"{estimate['value']:.1%}"
     if column.metric == "agreement" or "difference" not in estimate:
         return text
-    change = f"{100 * estimate['difference']:+.1f} ± {100 * estimate['difference_stderr']:.1f}"
+    change = f"{100 * estimate['difference']:+.1f} ±{100 * estimate['difference_stderr']:.1f}"
     return f"{text} ({marked(change, is_close(estimate, column))})"
 
 

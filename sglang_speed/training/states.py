@@ -2,7 +2,7 @@
 
 One pass of the source model at full depth over a conversation gives both: what enters the lowest layer that is
 trained, so that no step runs the layers below it, and the teacher's last states, which the head turns into its logits.
-Owns the folder of state files and the room that it takes. Where the deep band alone is trained, only its rows are
+Owns the folder of state files. Where the deep band alone is trained, only its rows are
 kept: those of the longest tail; a shorter one leaves rows out.
 """
 
