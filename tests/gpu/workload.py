@@ -9,6 +9,9 @@ from tests.gpu.closeness import Checked, Rounded
 from tests.parity.expected import prompt, tokens
 from tests.scheduler_harness import Answer, SchedulerHarness
 
+OF_THE_OUTPUT = -1
+"""`logprob_start_len` that scores no prompt token, so that it changes nobody's depth."""
+
 
 @dataclass
 class Conversation:
@@ -21,7 +24,13 @@ class Conversation:
     def together(self, asks: Sequence[tuple[Sequence[int], int, int | None]]) -> list[Answer]:
         """asks: prompt, new tokens, first scored position. They come a step apart, so that prefills meet decodes."""
         names = [
-            self.engine.submit(ids, num_new, when=step, logprob_start_len=scored, sampling={"ignore_eos": True})
+            self.engine.submit(
+                ids,
+                num_new,
+                when=step,
+                logprob_start_len=OF_THE_OUTPUT if scored is None else scored,
+                sampling={"ignore_eos": True},
+            )
             for step, (ids, num_new, scored) in enumerate(asks)
         ]
         answers = self.engine.run()

@@ -1,4 +1,4 @@
-"""Work on a text: questions, summaries, rewriting, extraction.
+"""Work on a text: questions, summaries, rewriting, extraction, and free writing about it.
 
 Owns the requests; the texts come from facts.py (invented, every fact known) and prose.py (real).
 """
@@ -11,6 +11,7 @@ from sglang_speed.training.prompts.draw import Draw
 from sglang_speed.training.prompts.facts import Fact, Passage, passage
 from sglang_speed.training.prompts.messages import Messages, conversation, maybe_system, placed
 from sglang_speed.training.prompts.prose import prose
+from sglang_speed.training.prompts.smalltalk import OPENERS
 
 PROSE_QUESTIONS = (
     "What is this text about? Answer in one sentence.",
@@ -74,6 +75,37 @@ EXTRACTIONS = (
     "Extract all codes, prices, telephone numbers and addresses.",
     "Write down the key facts as `field: value` lines.",
 )
+OPEN_REQUESTS = (
+    "Go on with it.",
+    "What could have happened before this?",
+    "What would you ask the author?",
+    "What do you think of it?",
+    "Comment on this as a(n) {job}.",
+    "Explain it to me at length.",
+    "Write a reply to this.",
+    "Tell it again in your own words, with more details.",
+    "What does this tell you about the people in it?",
+    "Who might have written this, and what for?",
+    "Write a review of this text.",
+    "Which questions does it leave open?",
+    "Turn this into a story for {first}.",
+    "Use this for a speech at the {event}.",
+    "What can one learn from it? Discuss.",
+    "Write the next paragraph.",
+)
+GIVEN_ANSWERS = ("{text}", "Sure! {text}", "{text} I hope this helps.", "Here is what I know. {text}")
+MORE = (
+    "Go on.",
+    "I see. What else?",
+    "Could you explain the last part in detail?",
+    "Are you sure about that?",
+    "How would you tell this to {first}, who is {feeling}?",
+    "And what has this to do with {topic}?",
+    "What follows from it?",
+    "Write that down as a letter to {name}.",
+    "Which part of this surprises you, and why?",
+    "Put it differently.",
+)
 DISGUISES = (
     "From: {email}\nTo: {email2}\nSubject: {event}\n\nDear {first},\n\n{text}\n\nBest regards\n{name}",
     "# Notes on {project}\n\n{text}",
@@ -120,6 +152,20 @@ def extractions(draw: Draw) -> Messages:
     text = _written(draw, passage(draw, draw.num_chars(550, 0.6)))
     request = draw.one(EXTRACTIONS)
     return conversation([placed(draw, text, request)], maybe_system(draw))
+
+
+def open_requests(draw: Draw) -> Messages:
+    """A text to write freely about: the answer is long, and no part of the text is the answer."""
+    return _request(draw, OPEN_REQUESTS, draw.num_chars(700, 0.6))
+
+
+def follow_ups(draw: Draw) -> Messages:
+    """The next question after an answer that is given and long."""
+    text = " ".join(prose(draw, 350)) if draw.chance(0.4) else passage(draw, draw.num_chars(400, 0.6)).text(" ")
+    messages = conversation([draw.one(OPENERS), draw.one(MORE)], maybe_system(draw, 0.4))
+    first_answer = next(message for message in messages if message["role"] == "assistant")
+    first_answer["content"] = draw.pick(GIVEN_ANSWERS).format(text=text)
+    return messages
 
 
 def _request(draw: Draw, requests: tuple[str, ...], num_chars: int) -> Messages:
