@@ -1,4 +1,4 @@
-"""Write the figures of docs/quality.md from the committed results of `sglang-speed eval`, and draw their pictures.
+"""Write the figures of docs/quality.md from the committed results of `sglang-speed eval`, and draw their picture.
 
 python benchmarks/quality_figures.py            # after results/quality_speed-llama.json has changed
 python benchmarks/quality_figures.py --check    # exit code 1 where the page does not say what the results say
@@ -19,24 +19,27 @@ sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
 from documents import write_figures  # noqa: E402
 
-from sglang_speed.evaluation.plots import draw  # noqa: E402
-from sglang_speed.evaluation.report import COLUMNS, Column, estimate_of, is_close, perplexity_ratio  # noqa: E402
+from sglang_speed.evaluation.plots import DPI, by_cutoff  # noqa: E402
+from sglang_speed.evaluation.report import COLUMNS, Column, estimate_of, in_order, is_close, perplexity_ratio  # noqa: E402
 
 RESULTS = "benchmarks/results/quality_speed-llama.json"
 PAGE = ROOT / "docs" / "quality.md"
-PICTURES = ROOT / "docs" / "figures"
+PICTURE = ROOT / "docs" / "figures" / "quality.png"
 
 
 def main(check: bool = False) -> None:
     """Rewrite what stands between the two marks in the page."""
     results = json.loads((ROOT / RESULTS).read_text(encoding="utf-8"))
     write_figures(PAGE, RESULTS, figures(results), check=check)
-    draw(results, PICTURES)
+    picture = by_cutoff(results)
+    assert picture is not None, "no model with a cutoff was measured"
+    if not check:
+        picture.savefig(PICTURE, dpi=DPI)
 
 
 def figures(results: Mapping[str, Any]) -> str:
     """A line for each model, a column for each metric that was measured, and where that was."""
-    models = results["models"]
+    models = in_order(results)
     columns = [column for column in COLUMNS if any(estimate_of(model, column.task, column.metric) for model in models)]
     lines = [
         f"| model | {' | '.join(column.heading for column in columns)} |",

@@ -18,12 +18,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Page
 from matplotlib.ticker import PercentFormatter
 
-from sglang_speed.evaluation.report import COLUMNS, Column, estimate_of
+from sglang_speed.evaluation.report import COLUMNS, Column, estimate_of, in_order
 
 WIDTH, HEIGHT, DPI = 3.6, 2.9, 130
 COLUMNS_OF_PANELS = 3
 DODGE = 0.08
 """Layers between the points of two series at one cutoff."""
+LINE: dict[str, Any] = {"marker": "o", "markersize": 4, "capsize": 2, "linewidth": 1.2}
 Model = Mapping[str, Any]
 
 
@@ -52,14 +53,16 @@ def by_cutoff(results: Mapping[str, Any]) -> Page | None:
         _metric(axes, results, column)
     for axes in panels[len(shown) :]:
         axes.set_axis_off()
-    handles, labels = panels[0].get_legend_handles_labels()
-    page.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+    handles = {
+        label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    page.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, frameon=False)
     return page
 
 
 def by_cell(results: Mapping[str, Any]) -> Page | None:
     """A map for each model: the share of needles found, by length and depth."""
-    models = [model for model in results["models"] if "needle" in model["tasks"]]
+    models = [model for model in in_order(results) if "needle" in model["tasks"]]
     if not models:
         return None
     columns = min(len(models), COLUMNS_OF_PANELS)
@@ -76,9 +79,11 @@ def by_cell(results: Mapping[str, Any]) -> Page | None:
 def _metric(axes: Axes, results: Mapping[str, Any], column: Column) -> None:
     """Perplexity as its ratio to full depth: that is what items have in common."""
     for index, (name, points) in enumerate(series(results, column).items()):
+        if not points:
+            continue
         layers, values, errors = zip(*sorted(points), strict=True)
         places = [layer + DODGE * index for layer in layers]
-        axes.errorbar(places, values, yerr=errors, marker="o", markersize=4, capsize=2, linewidth=1.2, label=name)
+        axes.errorbar(places, values, yerr=errors, color=f"C{index}", label=name, **LINE)
     for model in results["models"]:
         estimate = estimate_of(model, column.task, column.metric)
         if model["speed"] is None and estimate is not None:
@@ -96,14 +101,15 @@ def _metric(axes: Axes, results: Mapping[str, Any], column: Column) -> None:
 
 
 def series(results: Mapping[str, Any], column: Column) -> dict[str, list[tuple[int, float, float]]]:
-    """By name and tail: (prefill layers, value, standard error of the difference to full depth)."""
+    """By name and tail: (prefill layers, value, standard error of the difference to full depth), where it was measured.
+    Every column has the same keys in the same order, which are the colours."""
     found: dict[str, list[tuple[int, float, float]]] = {}
-    for model in results["models"]:
-        estimate = estimate_of(model, column.task, column.metric)
-        if model["speed"] is not None and estimate is not None:
-            name = f"{model['name']}, tail {model['speed']['tail_tokens']}"
-            point = (model["speed"]["prefill_layers"], *value_and_error(estimate))
-            found.setdefault(name, []).append(point)
+    for model in sorted(in_order(results), key=lambda model: str(model["name"])):
+        if model["speed"] is not None:
+            points = found.setdefault(f"{model['name']}, tail {model['speed']['tail_tokens']}", [])
+            estimate = estimate_of(model, column.task, column.metric)
+            if estimate is not None:
+                points.append((model["speed"]["prefill_layers"], *value_and_error(estimate)))
     return found
 
 

@@ -47,9 +47,19 @@ def terminal_table(results: Mapping[str, Any]) -> Table:
     table.add_column("model")
     for column in columns:
         table.add_column(column.heading, justify="right")
-    for model in results["models"]:
+    for model in in_order(results):
         table.add_row(model["label"], *(cell(model, column) for column in columns))
     return table
+
+
+def in_order(results: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The models: full depth first, then falling cutoffs, those of one series together, by tail."""
+
+    def place(model: Mapping[str, Any]) -> tuple[bool, int, str, int]:
+        speed = model["speed"] or {"prefill_layers": 0, "tail_tokens": 0}
+        return model["speed"] is not None, -speed["prefill_layers"], model["name"], speed["tail_tokens"]
+
+    return sorted(results["models"], key=place)
 
 
 def cell(model: Mapping[str, Any], column: Column) -> str:

@@ -13,9 +13,9 @@ import pytest
 from sglang_speed.config import SpeedConfig
 from sglang_speed.errors import ConfigError
 from sglang_speed.evaluation.measure import Measured
-from sglang_speed.evaluation.plots import draw
+from sglang_speed.evaluation.plots import by_cutoff, draw
 from sglang_speed.evaluation.references import Reference, ReferenceFile
-from sglang_speed.evaluation.report import COLUMNS, cell, terminal_table
+from sglang_speed.evaluation.report import COLUMNS, cell, in_order, terminal_table
 from sglang_speed.evaluation.results import Results, read_results
 from sglang_speed.evaluation.subjects import FULL_DEPTH, Subject
 
@@ -144,6 +144,37 @@ def test_pictures_are_drawn_from_the_file(results: Results, tmp_path: Path) -> N
     assert results.path is not None
     drawn = draw(read_results(results.path), tmp_path / "plots")
     assert [path.name for path in drawn] == ["quality.png", "needle.png"]
+
+
+def test_models_stand_in_the_order_of_their_depth_however_they_were_asked(results: Results) -> None:
+    for name, layers, tail in (("untrained", 6, 1), ("trained", 7, 64), ("trained", 7, 1)):
+        results.add(
+            replace(SPEED, name=name, speed=SpeedConfig(8, layers, tail_tokens=tail)), Asked("needle"), MISSED, {}, 1
+        )
+    labels = [model["label"] for model in in_order(results.data)]
+    assert labels == [
+        *("full depth", "trained, 7 of 8, tail 1", "trained, 7 of 8, tail 64"),
+        *("trained, 6 of 8, tail 16", "untrained, 6 of 8, tail 1"),
+    ]
+
+
+def test_a_series_has_one_colour_in_every_panel(results: Results) -> None:
+    """Also where a panel lacks the series before it."""
+    results.add(replace(SPEED, name="untrained", weights="others"), Asked("needle"), MISSED, {}, 1)
+    results.add(
+        replace(SPEED, name="a first one", speed=SpeedConfig(8, 5)), Asked("responses"), RESPONSES, AT_FULL_DEPTH, 1
+    )
+    page = by_cutoff(results.data)
+    assert page is not None
+    colours: dict[str, set[str]] = {}
+    for axes in page.axes:
+        for bars in axes.containers:
+            colours.setdefault(str(bars.get_label()), set()).add(str(bars[0].get_color()))
+    assert sorted(colours) == ["a first one, tail 16", "trained, tail 16", "untrained, tail 16"]
+    assert all(len(used) == 1 for used in colours.values()), colours
+    assert len(set.union(*colours.values())) == len(colours)
+    (legend,) = page.legends
+    assert {text.get_text() for text in legend.get_texts()} == {*colours, "full depth"}
 
 
 REFERENCES = [Reference("passage", (1, 2, 3), (4, 5), (-0.5, -1.25), (4, 6))]

@@ -16,6 +16,7 @@ from sglang_speed.errors import ConfigError
 from sglang_speed.training.prompts import KINDS, Messages, generate_prompts, labelled_prompts, write_prompts
 from sglang_speed.training.prompts.draw import Draw
 from sglang_speed.training.prompts.facts import passage
+from sglang_speed.training.prompts.reading import follow_ups
 from sglang_speed.training.prompts.searching import hidden, hide
 from sglang_speed.training.prompts.subjects import SUBJECTS
 
@@ -131,6 +132,15 @@ def test_every_fact_can_be_told_and_asked_for() -> None:
         asked = [fact for fact in facts if fact.question]
         assert len(asked) > len(facts) / 2
         assert all(fact.question.endswith("?") for fact in asked)
+
+
+def test_a_follow_up_comes_after_a_long_answer_that_is_given() -> None:
+    draw = Draw(6)
+    for _ in range(200):
+        *_, opening, answer, more, wanted = follow_ups(draw)
+        assert [message["role"] for message in (opening, answer, more)] == ["user", "assistant", "user"]
+        assert len(answer["content"] or "") > 100
+        assert wanted == {"role": "assistant", "content": None}
 
 
 def test_a_file_has_one_conversation_a_line(tmp_path: Path) -> None:
