@@ -156,7 +156,7 @@ def extractions(draw: Draw) -> Messages:
 
 def open_requests(draw: Draw) -> Messages:
     """A text to write freely about: the answer is long, and no part of the text is the answer."""
-    return _request(draw, OPEN_REQUESTS, draw.num_chars(700, 0.6))
+    return _request(draw, OPEN_REQUESTS, draw.num_chars(1000))
 
 
 def follow_ups(draw: Draw) -> Messages:
@@ -164,7 +164,7 @@ def follow_ups(draw: Draw) -> Messages:
     text = " ".join(prose(draw, 350)) if draw.chance(0.4) else passage(draw, draw.num_chars(400, 0.6)).text(" ")
     messages = conversation([draw.one(OPENERS), draw.one(MORE)], maybe_system(draw, 0.4))
     first_answer = next(message for message in messages if message["role"] == "assistant")
-    first_answer["content"] = draw.pick(GIVEN_ANSWERS).format(text=text)
+    first_answer["content"] = draw.one(GIVEN_ANSWERS, {"text": text})
     return messages
 
 
