@@ -65,8 +65,10 @@ class Rounded:
         first = deep.index_of(len(prompt) - 1)
         return self.model(ids, deep).logits[0, first:].float()
 
-    def check(self, prompt: Sequence[int], answer: Answer, checked: Checked, scored_from: int | None = None) -> None:
-        """AssertionError where a token is further behind than rounding explains, or a log-probability is off."""
+    def check(
+        self, prompt: Sequence[int], answer: Answer, checked: Checked, scored_from: int | None = None
+    ) -> torch.Tensor:
+        """AssertionError where a token is further behind than rounding explains; returns their log-probabilities."""
         assert answer.finish_reason is not None, "no answer"
         assert answer.finish_reason["type"] == "length", answer.finish_reason
         logits = self.logits(prompt, answer.output_ids, scored_from)
@@ -77,10 +79,14 @@ class Rounded:
         checked.worst_gap = max(checked.worst_gap, float(gaps.max()))
         where = f"output {int(gaps.argmax())} of {len(gaps)} after a prompt of {len(prompt)}, {scored_from=}"
         assert gaps.max() < TIE[self.dtype], f"{float(gaps.max()):.3f} logits behind the reference's best at {where}"
+        return logits.log_softmax(-1).gather(1, torch.tensor(answer.output_ids)[:, None])[:, 0]
+
+    def check_logprobs(self, answer: Answer, expected: torch.Tensor, checked: Checked) -> None:
+        """AssertionError where one of an answer's log-probabilities is further off than rounding explains."""
         if answer.output_logprobs and not answer.num_retractions:
-            said = logits.log_softmax(-1).gather(1, torch.tensor(answer.output_ids)[:, None])[:, 0]
-            errors = (said - torch.tensor(answer.output_logprobs[: len(said)])).abs()
+            errors = (expected - torch.tensor(answer.output_logprobs[: len(expected)])).abs()
             checked.logprob_errors += errors.tolist()
+            where = f"output {int(errors.argmax())} of {len(errors)}"
             assert errors.max() < TIE[self.dtype], f"log-probabilities are off by {float(errors.max()):.3f} at {where}"
 
 

@@ -41,5 +41,5 @@ def test_answers_of_other_bands_fail(tmp_path: Path, bands: dict[str, int]) -> N
     right = Rounded(tmp_path / "right", "bfloat16", head_dim=16)
     with running_scheduler(served.path, dtype="bfloat16", **SETTINGS) as engine:
         talk = Conversation(right, engine, Checked())
-        with pytest.raises(AssertionError, match=r"behind the reference's best|log-probabilities are off"):
+        with pytest.raises(AssertionError, match="behind the reference's best"):
             talk.mixed()

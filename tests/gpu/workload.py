@@ -34,8 +34,12 @@ class Conversation:
             for step, (ids, num_new, scored) in enumerate(asks)
         ]
         answers = self.engine.run()
-        for name, (ids, _, scored) in zip(names, asks, strict=True):
+        expected = [
             self.rounded.check(ids, answers[name], self.checked, scored)
+            for name, (ids, _, scored) in zip(names, asks, strict=True)
+        ]
+        for name, logprobs in zip(names, expected, strict=True):
+            self.rounded.check_logprobs(answers[name], logprobs, self.checked)
         return [answers[name] for name in names]
 
     def mixed(self) -> list[Answer]:
