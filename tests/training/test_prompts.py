@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 
 import pytest
 
+import sglang_speed
 from sglang_speed.errors import ConfigError
 from sglang_speed.training.prompts import KINDS, Messages, generate_prompts, labelled_prompts, write_prompts
 from sglang_speed.training.prompts.draw import Draw
@@ -21,6 +24,7 @@ from sglang_speed.training.prompts.searching import hidden, hide
 from sglang_speed.training.prompts.subjects import SUBJECTS
 
 NUM = 2000
+PACKAGE = Path(sglang_speed.__file__).parent
 MAX_CHARS = 14_000
 
 
@@ -49,6 +53,21 @@ def test_another_process_gives_the_same_prompts_without_torch_and_sglang() -> No
     )
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert json.loads(run.stdout) == list(generate_prompts(40, 9))
+
+
+def constants(files: Iterable[Path]) -> set[str]:
+    """All strings in the code, in lower case, with every slot named alike; docstrings are among them."""
+    nodes = (node for file in files for node in ast.walk(ast.parse(file.read_text("utf-8"))))
+    strings = (node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str))
+    return {re.sub(r"\{\w*\}", "{}", text.strip().casefold()) for text in strings}
+
+
+def test_nothing_that_evaluation_says_or_offers_is_trained_on() -> None:
+    judged = constants((*PACKAGE.glob("evaluation/tasks/*.py"), PACKAGE / "evaluation" / "prompts.py"))
+    sentences = {text for text in judged if text.count(" ") >= 2 or re.fullmatch(r"[a-z]+_[a-z_]+", text)}
+    assert {"send_message", "buy a train ticket", "thank you, i will remember that."} <= sentences
+    trained = "\n".join(constants(PACKAGE.glob("training/prompts/*.py")))
+    assert not [text for text in sentences if text in trained]
 
 
 def test_every_kind_has_its_share(labelled: list[tuple[str, Messages]]) -> None:

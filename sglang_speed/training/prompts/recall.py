@@ -32,7 +32,7 @@ TOLD = (
 )
 LAST = ("Thunder", "Pancake", "Velvet", "Compass", "Biscuit", "Comet", "Turnip", "Anchor", "Pepper", "Marble")
 NOD = ("", "", " Please remember that.", " Just answer OK.", " Keep this in mind.", " I will come back to it.")
-HEARD = ("OK.", "Noted.", "Thank you, I will remember that.", "Got it.", "All right, I'll keep that in mind.", "I see!")
+HEARD = ("OK.", "Noted.", "Thanks, I shall not forget it.", "Got it.", "All right, I'll keep that in mind.", "I see!")
 ASK = (
     "{question}",
     "Do you remember? {question}",

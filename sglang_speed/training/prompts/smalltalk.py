@@ -11,7 +11,7 @@ from sglang_speed.training.prompts.messages import Messages, conversation, maybe
 OPENERS = (
     "What is {topic}?",
     "Can you tell me something about {topic}?",
-    "Explain {topic} to a child.",
+    "Explain {topic} as you would to a ten-year-old.",
     "I never understood {topic}. What is the main idea?",
     "Why does {topic} matter?",
     "Name three facts about {topic}.",
@@ -122,10 +122,17 @@ RULES = (
 )
 RULE_WORDS = {
     "opening": ("In short,", "Well then:", "Dear reader,", "Here it comes:", "As everyone knows,", "First of all,"),
-    "ending": ("That is all.", "Over to you!", "More tomorrow.", "Stay curious.", "I hope it helps.", "The end."),
+    "ending": (
+        "And that was it.",
+        "Over to you!",
+        "More tomorrow.",
+        "Stay curious.",
+        "I hope it helps.",
+        "End of story.",
+    ),
 }
 SUBJECTS = (
-    "Write about {topic}.",
+    "Write a few lines on {topic}.",
     "Describe a(n) {adj} {object}.",
     "Give advice on how to {task}.",
     "Tell a very short story about a(n) {animal} and a(n) {job}.",

@@ -46,7 +46,7 @@ Last year {company} opened a branch in {country} {reason}.
 """,
     "town": """
 {town} has about {big} inhabitants and lies beside a river in {country}.
-  ? How many people live in {town}? | In which country is {town}?
+  ? How many inhabitants does {town} have? | In which country is {town}?
 The town hall of {town} was built of {material} in {year}.
   ? What is the town hall of {town} made of? | When was the town hall of {town} built?
 The weekly market of {town} is held on {weekday} from {time}. | Every {weekday} at {time} the market of {town} opens.

@@ -26,8 +26,8 @@ class Function:
 
 FUNCTIONS = (
     Function(
-        "book_table",
-        "Reserve a table in a restaurant",
+        "reserve_seats",
+        "Reserve seats in a restaurant",
         {"restaurant": "company", "guests": "few", "time": "time"},
         ("A table for {guests} at {restaurant} at {time}, please.", "We are {guests}; {time} at {restaurant}?"),
         {"confirmation": "code"},
@@ -47,7 +47,7 @@ FUNCTIONS = (
         {"reminder_id": "big"},
     ),
     Function(
-        "convert_currency",
+        "exchange_money",
         "Convert an amount of money",
         {"amount": "big", "target_country": "country"},
         ("How much is {amount} dollars in {target_country}?", "Change {amount} into money of {target_country}."),
@@ -61,8 +61,8 @@ FUNCTIONS = (
         {"phone": "phone", "email": "email"},
     ),
     Function(
-        "send_message",
-        "Send a text message",
+        "text_contact",
+        "Write to a contact",
         {"recipient": "name", "body": "task"},
         ("Tell {recipient} to {body}.", "Write to {recipient} that they should {body}."),
         {"status": "codeword"},
@@ -82,8 +82,8 @@ FUNCTIONS = (
         {"forecast": "weather", "degrees": "few"},
     ),
     Function(
-        "search_shop",
-        "Search products up to a price",
+        "compare_offers",
+        "Compare offers up to a price",
         {"product": "product", "color": "color", "max_price": "n"},
         ("Find me a {color} {product} for at most {max_price}.", "Any {product} in {color} under {max_price}?"),
         {"best": "company", "price": "price"},
@@ -99,15 +99,15 @@ FUNCTIONS = (
         {"ticket": "code"},
     ),
     Function(
-        "translate",
-        "Translate text",
+        "say_in_language",
+        "Say a text in another language",
         {"text": "task", "language": "language"},
         ("How do you say '{text}' in {language}?", "Put '{text}' into {language}."),
         {"translation": "codeword"},
     ),
     Function(
-        "book_train",
-        "Buy a train ticket",
+        "buy_rail_ticket",
+        "Buy a ticket for the railway",
         {"origin": "town", "destination": "town", "date": "date"},
         ("A ticket from {origin} to {destination} on {date}.", "I travel from {origin} to {destination}, {date}."),
         {"seat": "code", "platform": "few"},
@@ -127,8 +127,8 @@ FUNCTIONS = (
         {"total_today": "big"},
     ),
     Function(
-        "find_recipe",
-        "Find a recipe with ingredients",
+        "suggest_dish",
+        "Suggest a dish of two ingredients",
         {"first": "ingredient", "second": "ingredient"},
         ("What can I make of {first} and {second}?", "A recipe with {second} and {first}, please."),
         {"recipe": "food", "minutes": "n"},
