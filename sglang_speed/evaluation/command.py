@@ -59,6 +59,7 @@ def evaluate(asked: Asked, outputs: Outputs, flags: Sequence[str]) -> None:
     outputs.require_writable()
     chosen = {
         "full_depth": full_depth.digest,
+        "chat": chat.digest,
         "num_samples": suite.num_samples,
         "seed": suite.seed,
         "lengths": list(suite.lengths),

@@ -9,6 +9,7 @@ continuation only, behind a context that is prefill. Generation is lm-eval's.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from lm_eval.__main__ import cli_evaluate
 from lm_eval.api.registry import register_model
 from lm_eval.models.openai_completions import LocalCompletionsAPI
 
+from sglang_speed.errors import ConfigError
 from sglang_speed.evaluation.client import Client
 from sglang_speed.evaluation.subjects import served_speed
 
@@ -41,13 +43,28 @@ class SpeedCompletions(LocalCompletionsAPI):
 
     def _score(self, pair: Pair) -> tuple[float, bool]:
         key, context, continuation = pair
-        kept = (context + continuation)[-self.max_length :]
-        context = kept[: len(kept) - len(continuation)]
+        context = self._fitting(context, len(continuation))
         score = self._client.score(context, continuation, self._tail_tokens)
         answer = sum(score.logprobs), list(score.best) == list(continuation)
         if key is not None:
             self.cache_hook.add_partial("loglikelihood", key, answer)
         return answer
+
+    def _fitting(self, context: list[int], num_scored: int) -> list[int]:
+        """The end of the context, as lm-eval does it. Raises ConfigError where the continuation leaves no room."""
+        room = self.max_length - num_scored
+        if room < 1:
+            raise ConfigError(
+                f"max_length={self.max_length} has no room for a context before a continuation of {num_scored} tokens: "
+                "raise it, up to the server's --context-length"
+            )
+        if len(context) > room:
+            warnings.warn(
+                f"contexts of more than max_length={self.max_length} tokens lose their beginning, and BoS with it, "
+                "which is SPEED's anchor: raise it, up to the server's --context-length",
+                stacklevel=1,
+            )
+        return context[-room:]
 
 
 if __name__ == "__main__":

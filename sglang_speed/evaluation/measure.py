@@ -25,10 +25,12 @@ class Measured:
 
 
 class Measurement(Protocol):
-    """digest: changes with anything that changes what is asked."""
+    """digest: changes with anything that changes what is asked. drawn_together: neighbouring items that are not
+    independent."""
 
     name: str
     digest: str
+    drawn_together: int
 
     def __len__(self) -> int: ...
 
@@ -41,6 +43,7 @@ class Answers:
 
     def __init__(self, task: Task, chat: Chat, seed: int, num_items: int) -> None:
         self.task, self.chat, self.name = task, chat, task.name
+        self.drawn_together = task.drawn_together
         self.items = task.items(seed, num_items)
         self.digest = digest_of([[asdict(item) for item in self.items], task.max_new_tokens, task.metrics])
 
@@ -69,6 +72,7 @@ class Responses:
     """The full-depth model's responses, scored as if this model had given them."""
 
     name = RESPONSES
+    drawn_together = 1
 
     def __init__(self, references: Sequence[Reference]) -> None:
         self.references = references

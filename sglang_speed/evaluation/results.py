@@ -26,7 +26,8 @@ DIGITS = 6
 
 
 class Results:
-    """path: None keeps them in memory. suite: what was chosen for all models, e.g. the seed.
+    """path: None keeps them in memory. suite: what was chosen for all models, e.g. the seed; `full_depth` is the digest
+    of the model that the others are compared with.
 
     Raises ConfigError where the file is of another suite.
     """
@@ -57,17 +58,30 @@ class Results:
         self, subject: Subject, measurement: Measurement, found: Sequence[Measured], baseline: Baseline, seconds: float
     ) -> None:
         """Keep what was measured, with estimates. baseline: of the same items at full depth; empty for none."""
-        entry = self._entry(subject)
-        entry["tasks"][measurement.name] = {
+        task = {
             "digest": measurement.digest,
             "seconds": round(seconds, 1),
             "run": self._run(),
-            "estimates": estimates(measurement.name, found, baseline),
+            "estimates": {},
             "groups": groups(found),
+            "drawn_together": measurement.drawn_together,
             "weights": [one.weight for one in found],
             "values": {metric: [rounded(one.values[metric]) for one in found] for metric in found[0].values},
         }
+        task["estimates"] = estimates(measurement.name, task, baseline)
+        self._entry(subject)["tasks"][measurement.name] = task
+        if subject.digest == self.data["suite"]["full_depth"]:
+            self._compare_again(measurement.name, task)
         self.write()
+
+    def _compare_again(self, name: str, full_depth: Mapping[str, Any]) -> None:
+        """What others lose against new answers of full depth. Not in responses, which have their own baseline."""
+        if name == RESPONSES:
+            return
+        for model in self.models:
+            task = model["tasks"].get(name)
+            if task is not None and task is not full_depth and task["digest"] == full_depth["digest"]:
+                task["estimates"] = estimates(name, task, full_depth["values"])
 
     def write(self) -> None:
         """Replace the file as a whole."""
@@ -116,15 +130,14 @@ def require_same_suite(path: Path, found: Mapping[str, Any], asked: Mapping[str,
             )
 
 
-def estimates(name: str, found: Sequence[Measured], baseline: Baseline) -> dict[str, dict[str, Any]]:
+def estimates(name: str, task: Mapping[str, Any], baseline: Baseline) -> dict[str, dict[str, Any]]:
     """By metric: the value, and how far it is from full depth, each with its standard error."""
-    weights = [one.weight for one in found]
+    weights, drawn_together = task["weights"], task["drawn_together"]
     made: dict[str, dict[str, Any]] = {}
-    for metric in found[0].values:
-        values = [one.values[metric] for one in found]
-        made[metric] = {"num": len(values), **_named("", ratio(values, weights))}
+    for metric, values in task["values"].items():
+        made[metric] = {"num": len(values), **_named("", ratio(values, weights, drawn_together))}
         if metric in baseline:
-            made[metric] |= _named("difference", difference(values, baseline[metric], weights))
+            made[metric] |= _named("difference", difference(values, baseline[metric], weights, drawn_together))
     if name == RESPONSES:
         made["perplexity"] = perplexity(made["logprob"])
     return made

@@ -15,14 +15,16 @@ class Estimate:
     stderr: float | None
 
 
-def ratio(values: Sequence[float], weights: Sequence[float] | None = None) -> Estimate:
+def ratio(values: Sequence[float], weights: Sequence[float] | None = None, drawn_together: int = 1) -> Estimate:
     """Sum of values over sum of weights, e.g. log-probabilities of responses over their tokens; the mean without
     weights.
 
-    Items are independent, not what they are made of: tokens of one response are not. The error is that of the
-    linearized ratio (Cochran, Sampling Techniques, 6.3), for a mean the usual one.
+    drawn_together: neighbours that are not independent. What is independent is their sum, as it is for the tokens of
+    one response. The error is that of the linearized ratio (Cochran, Sampling Techniques, 6.3), for a mean the usual
+    one.
     """
-    weights = [1.0] * len(values) if weights is None else weights
+    weights = sums([1.0] * len(values) if weights is None else weights, drawn_together)
+    values = sums(values, drawn_together)
     total, num = sum(weights), len(values)
     value = sum(values) / total
     if num < 2:
@@ -31,7 +33,17 @@ def ratio(values: Sequence[float], weights: Sequence[float] | None = None) -> Es
     return Estimate(value, math.sqrt(num / (num - 1) * squares) / total)
 
 
-def difference(values: Sequence[float], baseline: Sequence[float], weights: Sequence[float] | None = None) -> Estimate:
+def difference(
+    values: Sequence[float],
+    baseline: Sequence[float],
+    weights: Sequence[float] | None = None,
+    drawn_together: int = 1,
+) -> Estimate:
     """How far `values` are above those of the same items in `baseline`. Paired, so what makes items hard or easy for
     both does not count as an error."""
-    return ratio([value - base for value, base in zip(values, baseline, strict=True)], weights)
+    return ratio([value - base for value, base in zip(values, baseline, strict=True)], weights, drawn_together)
+
+
+def sums(values: Sequence[float], num: int) -> list[float]:
+    """Of each `num` neighbours; the last ones may be fewer."""
+    return [sum(values[start : start + num]) for start in range(0, len(values), num)]

@@ -23,6 +23,7 @@ from sglang_speed.training.conversations import Chat, ChatFormat, Conversation, 
 
 BATCH_SIZE = 8
 MOST_TRIES = 4
+FEWEST = 2
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Limits:
     seed: int
 
     def __post_init__(self) -> None:
-        for flag, value, least in (("--samples", self.num, 2), ("--max-tokens", self.max_tokens, 64)):
+        for flag, value, least in (("--samples", self.num, FEWEST), ("--max-tokens", self.max_tokens, 64)):
             if value < least:
                 raise ConfigError(f"{flag} {value} is below {least}: less says nothing about a model; raise it")
 
@@ -44,10 +45,11 @@ def requests_in_chats(path: Path, chat_format: ChatFormat, policy: DepthPolicy, 
     conversations = read_conversations(path, chat_format)
     found = [request for conversation in conversations for request in requests_of(conversation)]
     usable = [one for one in found if len(one.token_ids) <= limits.max_tokens and has_gap(one.prompt_len, policy)]
-    if not usable:
+    if len(usable) < FEWEST:
         raise ConfigError(
-            f"{path} has {len(found)} answers, and none has at most {limits.max_tokens} tokens and a prompt that is "
-            "longer than the anchors and the tail: give longer prompts, or raise --max-tokens"
+            f"{path} has {len(found)} answers, of which {len(usable)} have at most {limits.max_tokens} tokens and a "
+            f"prompt that is longer than the anchors and the tail, and an error needs {FEWEST}: give more, or longer "
+            "prompts, or raise --max-tokens"
         )
     return random.Random(limits.seed).sample(usable, min(limits.num, len(usable)))
 
@@ -73,10 +75,10 @@ def built_in_prompts(
     found = (_prompt_ids(messages, chat_format) for messages in generate_prompts(MOST_TRIES * limits.num, limits.seed))
     usable = (ids for ids in found if len(ids) + response_len <= limits.max_tokens and has_gap(len(ids), policy))
     prompts = list(islice(usable, limits.num))
-    if not prompts:
+    if len(prompts) < FEWEST:
         raise ConfigError(
-            f"no built-in prompt has at most {limits.max_tokens - response_len} tokens and more than the anchors and "
-            "the tail: raise --max-tokens or lower --tail-tokens"
+            f"{len(prompts)} built-in prompts have at most {limits.max_tokens - response_len} tokens and more than the "
+            f"anchors and the tail, and an error needs {FEWEST}: raise --max-tokens or lower --tail-tokens"
         )
     return prompts
 

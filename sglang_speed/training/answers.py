@@ -49,8 +49,7 @@ def answer_all(
                 file.write(_line(writing[future], future.result()))
                 file.flush()
                 yield len(lines) + done
-        if left:
-            _put_in_order(path)
+        _put_in_order(path)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)  # a server that is stopped next ends what it still writes
 
@@ -62,9 +61,11 @@ def _line(number: int, chat: Chat) -> str:
 
 def _put_in_order(path: Path) -> None:
     """So that the same chats are held out however long each answer took; later, kept states count on the order."""
-    lines = sorted(path.read_bytes().splitlines(keepends=True), key=lambda line: int(json.loads(line)["number"]))
-    with new_file(path) as ordered:
-        ordered.write_bytes(b"".join(lines))
+    lines = path.read_bytes().splitlines(keepends=True)
+    in_order = sorted(lines, key=lambda line: int(json.loads(line)["number"]))
+    if in_order != lines:
+        with new_file(path) as ordered:
+            ordered.write_bytes(b"".join(in_order))
 
 
 def fill(chat: Chat, url: str, chat_format: ChatFormat, sampling: Sampling) -> Chat:

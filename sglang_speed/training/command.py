@@ -183,7 +183,9 @@ def read_dtype(source: Path) -> torch.dtype:
 def finish(record: Record, destination: Path) -> None:
     """Say what was made and how far it came."""
     console.print(
-        f"{destination}: trained on {record.num_chats} chats, {record.num_said_tokens} tokens said", soft_wrap=True
+        f"{destination}: trained on {record.num_chats - record.num_held_out} of {record.num_chats} chats, the others "
+        f"held out; {record.num_said_tokens} tokens said in all",
+        soft_wrap=True,
     )
     if record.first_loss is not None and record.last_loss is not None:
         name = "KL to full depth" if record.settings["objective"] == Objective.DISTIL else "cross-entropy"

@@ -14,17 +14,21 @@ from sglang_speed.checkpoints.atomic import new_file, writing_to
 from sglang_speed.checkpoints.manifest import file_sha256
 from sglang_speed.checkpoints.weights import find_weight_files
 from sglang_speed.errors import ConfigError
+from sglang_speed.training.checks import num_held_out
 from sglang_speed.training.conversations import Conversation
 from sglang_speed.training.settings import Settings
 
 _CLAIM = "run.json"
 _OF_NO_FILE = ("max_tokens", "log_to")
+_CHAT_FORMAT = ("config.json", "generation_config.json", "*token*", "chat_template*", "vocab.json", "merges.txt")
+"""Files that decide which token ids a chat has, and where an answer ends."""
 _PACKAGES = ("torch", "transformers", "peft", "sglang")
 
 
 @dataclass(frozen=True)
 class Record:
-    """losses: on the chats held out, before the first step and after the last; None where none were held out."""
+    """num_chats, num_tokens, num_said_tokens: of all chats, those held out among them. losses: on the chats held out,
+    before the first step and after the last; None where none were held out."""
 
     source: str
     source_sha256: dict[str, str]
@@ -32,6 +36,7 @@ class Record:
     data_sha256: str
     settings: dict[str, Any]
     num_chats: int
+    num_held_out: int
     num_tokens: int
     num_said_tokens: int
     first_loss: float | None
@@ -54,6 +59,7 @@ class Record:
             data_sha256=file_sha256(data),
             settings=settings.to_dict(),
             num_chats=len(conversations),
+            num_held_out=num_held_out(len(conversations), settings),
             num_tokens=sum(len(conversation.token_ids) for conversation in conversations),
             num_said_tokens=sum(len(turn) for conversation in conversations for turn in conversation.turns),
             first_loss=losses[0] if losses else None,
@@ -74,8 +80,17 @@ def fingerprint(source: Path, data: Path, settings: Settings) -> dict[str, Any]:
     """What must be the same for a run to go on: everything that its files depend on."""
     stats = {path.name: path.stat() for path in find_weight_files(source)}
     weights = {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}
+    chat_format = {
+        path.name: file_sha256(path) for name in _CHAT_FORMAT for path in sorted(source.glob(name)) if path.is_file()
+    }
     asked = {key: value for key, value in settings.to_dict().items() if key not in _OF_NO_FILE}
-    run = {"source": str(source.resolve()), "weights": weights, "data": file_sha256(data), **asked}
+    run = {
+        "source": str(source.resolve()),
+        "weights": weights,
+        "chat_format": chat_format,
+        "data": file_sha256(data),
+        **asked,
+    }
     same: dict[str, Any] = json.loads(json.dumps(run))
     return same
 

@@ -19,8 +19,8 @@ from sglang_speed.evaluation.report import COLUMNS, cell, in_order, terminal_tab
 from sglang_speed.evaluation.results import Results, read_results
 from sglang_speed.evaluation.subjects import FULL_DEPTH, Subject
 
-SUITE = {"seed": 0, "num_samples": 4}
 FULL = Subject(FULL_DEPTH, "/models/base", None, "weights")
+SUITE = {"seed": 0, "num_samples": 4, "full_depth": FULL.digest}
 SPEED = Subject("trained", "/models/speed", SpeedConfig(8, 6, tail_tokens=16), "weights")
 NEEDLES = [Measured({"found": value}, {"words": 100, "depth": depth}) for value, depth in ((1, 0), (1, 0.5), (0, 1))]
 MISSED = [replace(one, values={"found": 0.0}) for one in NEEDLES]
@@ -34,8 +34,8 @@ AT_FULL_DEPTH = {"logprob": [-9.0, -17.0], "agreement": [5.0, 15.0]}
 class Asked:
     """Stands for a measurement."""
 
-    def __init__(self, name: str, digest: str = "items") -> None:
-        self.name, self.digest = name, digest
+    def __init__(self, name: str, digest: str = "items", drawn_together: int = 1) -> None:
+        self.name, self.digest, self.drawn_together = name, digest, drawn_together
 
     def __len__(self) -> int:
         return 3
@@ -100,6 +100,21 @@ def test_losses_are_paired_with_full_depth(results: Results) -> None:
     assert full == {"num": 3, "value": 0.666667, "stderr": 0.333333}
     assert speed["difference"] == -0.666667
     assert speed["difference_stderr"] == pytest.approx(1 / 3, abs=1e-6)
+
+
+def test_losses_follow_full_depth_when_it_is_asked_again(results: Results) -> None:
+    """A running server is asked every time, and may have changed; responses have their own baseline."""
+    before = json.loads(json.dumps(results.models[1]["tasks"]["responses"]))
+    results.add(FULL, Asked("needle"), MISSED, {}, 1.0)
+    assert results.models[1]["tasks"]["needle"]["estimates"]["found"]["difference"] == 0
+    assert results.models[1]["tasks"]["responses"] == before
+    results.add(FULL, Asked("needle", "other items"), NEEDLES, {}, 1.0)
+    assert results.models[1]["tasks"]["needle"]["estimates"]["found"]["difference"] == 0, "of the items before"
+
+
+def test_items_that_share_a_part_are_no_independent_ones(results: Results) -> None:
+    results.add(FULL, Asked("tools", drawn_together=2), NEEDLES, {}, 1.0)
+    assert results.models[0]["tasks"]["tools"]["estimates"]["found"]["stderr"] == pytest.approx(4 / 9, abs=1e-6)
 
 
 def test_perplexity_is_per_token_and_its_ratio_is_that_to_full_depth(results: Results) -> None:

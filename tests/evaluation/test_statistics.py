@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sglang_speed.evaluation.statistics import difference, ratio
+from sglang_speed.evaluation.statistics import difference, ratio, sums
 
 VALUES = st.lists(st.floats(-100, 100), min_size=2, max_size=30)
 
@@ -53,3 +53,22 @@ def test_the_error_of_a_ratio_is_what_many_samples_show() -> None:
         errors.append(estimate.stderr or 0)
     assert mean(found) == pytest.approx(-2.0, abs=0.02)
     assert mean(errors) == pytest.approx(stdev(found), rel=0.1)
+
+
+def test_items_drawn_together_are_as_sure_as_many_samples_show() -> None:
+    """Eight items share what makes them hard; taken as independent, they would seem surer than they are."""
+    drawn = random.Random(2)
+    found, errors, naive = [], [], []
+    for _ in range(400):
+        values = [float(drawn.random() < share) for share in (drawn.random() for _ in range(12)) for _ in range(8)]
+        found.append(ratio(values).value)
+        errors.append(ratio(values, drawn_together=8).stderr or 0)
+        naive.append(ratio(values).stderr or 0)
+    assert mean(errors) == pytest.approx(stdev(found), rel=0.1)
+    assert mean(naive) < 0.7 * stdev(found)
+
+
+def test_neighbours_are_summed_and_the_last_ones_may_be_fewer() -> None:
+    assert sums([1, 2, 3, 4, 5], 2) == [3, 7, 5]
+    assert ratio([1, 2, 3, 4, 5], drawn_together=2).value == 3
+    assert ratio([1, 2], drawn_together=8).stderr is None

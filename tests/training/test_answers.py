@@ -140,6 +140,18 @@ def test_an_address_where_no_server_is_is_said(tmp_path: Path, chat_format: Chat
         answer(CHATS, tmp_path / "answered.jsonl", StubServer(url), chat_format)
 
 
+def test_a_run_that_was_killed_before_it_put_them_in_order_does_so_when_it_goes_on(
+    tmp_path: Path, chat_format: ChatFormat
+) -> None:
+    path = tmp_path / "answered.jsonl"
+    with stub_server(echo) as server:
+        answer(CHATS, path, server, chat_format)
+    in_order = path.read_bytes()
+    path.write_bytes(b"".join(reversed(in_order.splitlines(keepends=True))))
+    answer(CHATS, path, StubServer("http://127.0.0.1:1"), chat_format)
+    assert path.read_bytes() == in_order
+
+
 def test_a_template_in_which_no_question_can_be_written_is_explained(chat_format: ChatFormat) -> None:
     changing = chat_format_of(TEMPLATE.replace("message['content']", "message['content'] | upper"))
     with pytest.raises(ConfigError, match=r"^line 5: the chat template changes a message's text"):

@@ -65,7 +65,7 @@ def test_the_command_writes_the_checkpoint_and_says_what_became_better(
         0, "--data", data, "--tail-tokens", 2, "--tail-tokens", 5, "--lora-rank", 2, "--batch-size", 4, "--epochs", 1,
         "--held-out", 0.2, "--log-to", "tensorboard",
     )  # fmt: skip
-    assert "trained on 10 chats" in said
+    assert "trained on 8 of 10 chats, the others held out" in said
     assert "KL to full depth, nats per token of the chats held out: " in said
     assert SpeedConfig.from_checkpoint(tmp_path / "trained") == SpeedConfig(4, 2, 1, 2)
     assert list((tmp_path / "trained.work").rglob("events.out.tfevents.*"))
@@ -169,6 +169,9 @@ def test_a_working_folder_of_another_run_is_left_alone(
     assert "belongs to a run with another source, weights" in train(2, *begin, source=make_model(seed=1))
     data.write_text(data.read_text(encoding="utf-8").replace("question 3", "question 4"), encoding="utf-8")
     assert "belongs to a run with another data" in train(2, *begin, source=source)
+    settings = (source / "tokenizer_config.json").read_text(encoding="utf-8")
+    (source / "tokenizer_config.json").write_text(f"{settings} ", encoding="utf-8")
+    assert "belongs to a run with another chat_format, data" in train(2, *begin, source=source)
     os.utime(source / "model.safetensors")
     assert "another weights" in train(2, *begin, source=source)
     assert sorted(work.rglob("*")) == before

@@ -38,12 +38,13 @@ class Item:
 
 class Task(ABC):
     """metrics: what `grade` gives, from 0 to 1; the first one is the task's headline. Of those in `faults` less is
-    better."""
+    better. drawn_together: neighbouring items that share a part, and are not independent because of it."""
 
     name: ClassVar[str]
     metrics: ClassVar[tuple[str, ...]]
     faults: ClassVar[tuple[str, ...]] = ()
     max_new_tokens: ClassVar[int]
+    drawn_together: ClassVar[int] = 1
 
     def items(self, seed: int, num_items: int) -> list[Item]:
         return [self.item(seed, index) for index in range(num_items)]

@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sglang_speed.evaluation.tasks.base import Item, Task, assistant, user
-from sglang_speed.evaluation.tasks.rules import RULES
+from sglang_speed.evaluation.tasks.rules import RULES, words_of
 from sglang_speed.evaluation.tasks.words import TOPICS
 
 REQUESTS = ("Write about {topic}.", "Tell me something about {topic}.", "What can you say about {topic}?")
 EXAMPLE = "Tell me something about a cup of tea."
+FEWEST_WORDS = 3
 
 
 class Instructions(Task):
@@ -30,7 +31,8 @@ class Instructions(Task):
         return Item(opening, (f"{request} {rule.wording.format(word=word)}",), wanted, {"rule": rule.name})
 
     def grade(self, item: Item, answers: Sequence[str]) -> dict[str, float]:
-        """A copy of the example follows nothing."""
+        """Neither the words of the example nor a word or two, however often they are said, follow a rule."""
         rule, word = RULES[item.wanted["rule"]], item.wanted["word"]
-        is_copy = answers[-1] == rule.example.format(word=word)
-        return {"followed": float(rule.check(answers[-1], word) and not is_copy)}
+        said = words_of(answers[-1])
+        is_answer = len(set(said)) >= FEWEST_WORDS and said != words_of(rule.example.format(word=word))
+        return {"followed": float(is_answer and rule.check(answers[-1], word))}

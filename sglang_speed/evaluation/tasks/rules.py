@@ -28,8 +28,9 @@ def has_word(text: str, word: str) -> bool:
     return re.search(rf"\b{re.escape(word)}\b", text, re.IGNORECASE) is not None
 
 
-def num_words(text: str) -> int:
-    return len(re.findall(r"[\w'-]+", text))
+def words_of(text: str) -> list[str]:
+    """In lower case, without what stands around them."""
+    return re.findall(r"[\w'-]+", text.casefold())
 
 
 def num_sentences(text: str) -> int:
@@ -101,13 +102,13 @@ _ALL = (
         "one sentence",
         "Write one sentence only.",
         "A cup of tea warms the hands and calms the mind.",
-        lambda answer, _: num_sentences(answer) == 1,
+        lambda answer, _: num_sentences(answer) == 1 and answer.rstrip("\"'")[-1:] in {".", "!", "?"},
     ),
     Rule(
         "short",
         "Use at most ten words.",
         "A cup of tea warms the hands.",
-        lambda answer, _: 0 < num_words(answer) <= 10,
+        lambda answer, _: 0 < len(words_of(answer)) <= 10,
     ),
     Rule(
         "title",

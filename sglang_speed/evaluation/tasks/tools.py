@@ -18,7 +18,6 @@ from sglang_speed.evaluation.tasks.catalogue import CATALOGUE, Tool
 
 NUM_OFFERED = 4
 NUM_EXAMPLES = 3
-ITEMS_OF_A_TOOLBOX = 8
 INSTRUCTIONS = (
     "You can call these tools:\n{tools}\n\nAnswer every request with one call as a JSON object and nothing else: "
     '{{"name": the name of the tool, "arguments": an object with its arguments}}'
@@ -30,10 +29,11 @@ class Tools(Task):
     metrics = ("valid", "right_tool", "right_arguments", "invented")
     faults = ("invented",)
     max_new_tokens = 64
+    drawn_together = 8
 
     def item(self, seed: int, index: int) -> Item:
         """Neighbours have the same tools and examples, as the users of one agent have."""
-        offered, opening = toolbox(self.random(seed, index // ITEMS_OF_A_TOOLBOX))
+        offered, opening = toolbox(self.random(seed, index // self.drawn_together))
         random = self.random(seed, index, NUM_OFFERED)
         tool = offered[index % NUM_OFFERED]
         request, arguments = tool.draw(random)
