@@ -271,7 +271,9 @@ def eval_(
     task: Annotated[list[str] | None, typer.Option(help="One of the tasks; several times for more.")] = None,
     samples: Annotated[int, typer.Option(help="Items of each task.")] = NUM_SAMPLES,
     length: Annotated[list[int] | None, typer.Option(help="Words of a needle's text; several times.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the items. Responses are drawn once and kept beside --json.")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Of items and chats. Answers to the chats are drawn once, and kept beside --json.")
+    ] = 0,
     json: Annotated[Path | None, typer.Option(help="Results; what is there is not asked again.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Folder for the pictures.")] = None,
 ) -> None:

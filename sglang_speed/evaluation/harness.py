@@ -52,16 +52,16 @@ class SpeedCompletions(LocalCompletionsAPI):
 
     def _fitting(self, context: list[int], num_scored: int) -> list[int]:
         """The end of the context, as lm-eval does it. Raises ConfigError where the continuation leaves no room."""
-        room = self.max_length - num_scored
+        room = self.max_length - num_scored  # lm-eval takes one off what the user gave
         if room < 1:
             raise ConfigError(
-                f"max_length={self.max_length} has no room for a context before a continuation of {num_scored} tokens: "
-                "raise it, up to the server's --context-length"
+                f"{self.max_length} tokens are no room for a context before a continuation of {num_scored}: raise "
+                "max_length, up to the server's --context-length"
             )
         if len(context) > room:
             warnings.warn(
-                f"contexts of more than max_length={self.max_length} tokens lose their beginning, and BoS with it, "
-                "which is SPEED's anchor: raise it, up to the server's --context-length",
+                f"contexts that have, with their continuation, more than {self.max_length} tokens lose their beginning "
+                "and with it BoS, which is SPEED's anchor: raise max_length, up to the server's --context-length",
                 stacklevel=1,
             )
         return context[-room:]

@@ -114,8 +114,9 @@ def series(results: Mapping[str, Any], column: Column) -> dict[str, list[tuple[i
 
 
 def value_and_error(estimate: Mapping[str, Any]) -> tuple[float, float]:
-    value = estimate.get("ratio", estimate["value"])
-    return value, estimate.get("ratio_stderr", estimate.get("difference_stderr")) or 0.0
+    """The error is nan, which draws none, where it is not known."""
+    error = estimate.get("ratio_stderr", estimate.get("difference_stderr"))
+    return estimate.get("ratio", estimate["value"]), math.nan if error is None else error
 
 
 def _grid(axes: Axes, model: Model) -> None:

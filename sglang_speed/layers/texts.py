@@ -41,14 +41,14 @@ class Limits:
 
 
 def requests_in_chats(path: Path, chat_format: ChatFormat, policy: DepthPolicy, limits: Limits) -> list[Request]:
-    """A random choice of the assistant turns of a JSONL file; ConfigError where none of them can be used."""
+    """A random choice of the assistant turns of a JSONL file; ConfigError where fewer than two can be used."""
     conversations = read_conversations(path, chat_format)
     found = [request for conversation in conversations for request in requests_of(conversation)]
     usable = [one for one in found if len(one.token_ids) <= limits.max_tokens and has_gap(one.prompt_len, policy)]
     if len(usable) < FEWEST:
         raise ConfigError(
-            f"{path} has {len(found)} answers, of which {len(usable)} have at most {limits.max_tokens} tokens and a "
-            f"prompt that is longer than the anchors and the tail, and an error needs {FEWEST}: give more, or longer "
+            f"{path} has {len(usable)} of {FEWEST} answers that an error needs, out of {len(found)}, with at most "
+            f"{limits.max_tokens} tokens and a prompt longer than the anchors and the tail: give more, or longer "
             "prompts, or raise --max-tokens"
         )
     return random.Random(limits.seed).sample(usable, min(limits.num, len(usable)))
@@ -77,8 +77,9 @@ def built_in_prompts(
     prompts = list(islice(usable, limits.num))
     if len(prompts) < FEWEST:
         raise ConfigError(
-            f"{len(prompts)} built-in prompts have at most {limits.max_tokens - response_len} tokens and more than the "
-            f"anchors and the tail, and an error needs {FEWEST}: raise --max-tokens or lower --tail-tokens"
+            f"{len(prompts)} of {FEWEST} built-in prompts that an error needs have at most "
+            f"{limits.max_tokens - response_len} tokens and more than the anchors and the tail: raise --max-tokens or "
+            "lower --tail-tokens"
         )
     return prompts
 

@@ -182,9 +182,10 @@ def read_dtype(source: Path) -> torch.dtype:
 
 def finish(record: Record, destination: Path) -> None:
     """Say what was made and how far it came."""
+    num_trained_on = record.num_chats - record.num_held_out
     console.print(
-        f"{destination}: trained on {record.num_chats - record.num_held_out} of {record.num_chats} chats, the others "
-        f"held out; {record.num_said_tokens} tokens said in all",
+        f"{destination}: trained on {num_trained_on} chats, {record.num_held_out} more held out; "
+        f"{record.num_said_tokens} tokens said in all",
         soft_wrap=True,
     )
     if record.first_loss is not None and record.last_loss is not None:

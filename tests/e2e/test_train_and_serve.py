@@ -20,6 +20,7 @@ from tests.training.chats import TEMPLATE
 pytestmark = pytest.mark.slow  # two servers and a training run, minutes on two cores
 
 NUM_CHATS = 12
+NUM_HELD_OUT = 3
 SETTINGS = (
     "--prefill-layers",
     "6",
@@ -38,16 +39,25 @@ PROMPT = ids_of("<user>A question that is longer than its anchor and its tail?\n
 def test_what_train_makes_of_prompts_is_served_as_the_reference_says(tmp_path: Path) -> None:
     source = make_tiny_llama(tmp_path / "source")
     (source / "chat_template.jinja").write_text(TEMPLATE, encoding="utf-8")
-    chats = [{"messages": [{"role": "user", "content": f"Question {number}?"}]} for number in range(NUM_CHATS)]
+    questions = [f"Question {number}?" for number in range(NUM_CHATS)]
+    chats = [{"messages": [{"role": "user", "content": question}]} for question in questions]
     (tmp_path / "prompts.jsonl").write_text("".join(f"{json.dumps(chat)}\n" for chat in chats), encoding="utf-8")
     command = [sys.executable, "-m", "sglang_speed.cli", "train", str(source), str(tmp_path / "trained")]
-    command += ["--data", str(tmp_path / "prompts.jsonl"), "--answer-tokens", "12", "--held-out", "0.25", *SETTINGS]
+    command += [
+        "--data",
+        str(tmp_path / "prompts.jsonl"),
+        "--answer-tokens",
+        "12",
+        "--held-out",
+        str(NUM_HELD_OUT / NUM_CHATS),
+        *SETTINGS,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "trained on 9 of 12 chats" in done.stderr
+    assert f"trained on {NUM_CHATS - NUM_HELD_OUT} chats" in done.stderr
 
     answered = [json.loads(line) for line in (tmp_path / "trained.work" / "answered.jsonl").read_text().splitlines()]
-    assert [line["messages"][0]["content"] for line in answered] == [f"Question {number}?" for number in range(12)]
+    assert [line["messages"][0]["content"] for line in answered] == questions
     assert all(line["messages"][1]["content"] for line in answered)
 
     untrained = convert(source, tmp_path / "untrained", prefill_layers=6, tail_tokens=3).path

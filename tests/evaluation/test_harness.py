@@ -29,11 +29,11 @@ def test_a_context_that_fits_is_kept(fitting: Any) -> None:
 
 
 def test_a_longer_one_loses_its_beginning_and_that_is_said(fitting: Any) -> None:
-    with pytest.warns(UserWarning, match=r"max_length=5 tokens lose their beginning, and BoS with it"):
+    with pytest.warns(UserWarning, match=r"more than 5 tokens lose their beginning and with it BoS"):
         assert fitting([1, 2, 3, 4], 2) == [2, 3, 4]
 
 
 @pytest.mark.parametrize("num_scored", [5, 8])
 def test_a_continuation_that_leaves_no_room_is_refused(fitting: Any, num_scored: int) -> None:
-    with pytest.raises(ConfigError, match=rf"max_length=5 has no room .* continuation of {num_scored} tokens: raise"):
+    with pytest.raises(ConfigError, match=rf"5 tokens are no room .* continuation of {num_scored}: raise max_length"):
         fitting([1, 2, 3, 4, 6, 7], num_scored)

@@ -108,11 +108,14 @@ def test_a_copy_of_the_example_follows_no_rule() -> None:
     task = TASKS["instructions"]()
     for item in task.items(0, len(RULES)):
         copied = RULES[item.wanted["rule"]].example.format(word=item.wanted["word"])
-        for almost in (copied, copied.rstrip("."), f"{copied}.", copied.upper(), copied.lower(), f" {copied}\n"):
+        same = (copied.rstrip("."), f"{copied}.", copied.upper(), copied.lower(), f" {copied}\n", f"'{copied}'")
+        for almost in (copied, *same, f"- {copied}", f"_{copied}_", f"{copied} {copied}"):
             assert task.grade(item, [almost]) == {"followed": 0.0}
 
 
-@pytest.mark.parametrize("answer", ["x", "tea", "A CUP", "and a and a and a and a", "[[tea]] tea", "- tea\n- tea"])
+@pytest.mark.parametrize(
+    "answer", ["x", "tea", "A CUP", "and a and a and a and a", "[[tea]] tea", "- tea\n- coffee", "' - x"]
+)
 def test_a_word_or_two_follow_no_rule(answer: str) -> None:
     task = TASKS["instructions"]()
     assert not any(task.grade(item, [answer])["followed"] for item in task.items(0, len(RULES)))

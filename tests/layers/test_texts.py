@@ -45,9 +45,11 @@ def test_prompts_without_a_gap_and_long_requests_are_left_out(
     assert len(requests_in_chats(path, chat_format, policy, Limits(8, 1000, 0))) == 3
     kept = requests_in_chats(path, chat_format, policy, Limits(8, 64, 0))
     ends = {chat_format.tokenizer.decode(request.token_ids)[-8:] for request in kept}
-    assert ends == {"ello<eos>"[1:], ">Hey<eos>"[1:]}
+    assert ends == {"llo<eos>", "Hey<eos>"}
     wide = load_model(Path(small_model.name_or_path), anchor_tokens=1, tail_tokens=200).policy
-    with pytest.raises(ConfigError, match=r"chats has 3 answers, of which 0 have at most 1000 tokens and a prompt"):
+    with pytest.raises(
+        ConfigError, match=r"chats has 0 of 2 answers that an error needs, out of 3, with at most 1000 tokens"
+    ):
         requests_in_chats(path, chat_format, wide, Limits(8, 1000, 0))
 
 
@@ -55,7 +57,7 @@ def test_a_single_answer_has_no_error_and_is_refused(
     small_model: SpeedLlamaForCausalLM, chat_format: ChatFormat, tmp_path: Path
 ) -> None:
     path = write_chats(tmp_path / "chats", [("user", "Question"), ("assistant", "Answer")])
-    with pytest.raises(ConfigError, match=r"has 1 answers, of which 1 have .*, and an error needs 2: give more"):
+    with pytest.raises(ConfigError, match=r"has 1 of 2 answers that an error needs, out of 1, with .*: give more"):
         requests_in_chats(path, chat_format, small_model.policy, Limits(8, 1000, 0))
 
 

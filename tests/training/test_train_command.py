@@ -65,7 +65,7 @@ def test_the_command_writes_the_checkpoint_and_says_what_became_better(
         0, "--data", data, "--tail-tokens", 2, "--tail-tokens", 5, "--lora-rank", 2, "--batch-size", 4, "--epochs", 1,
         "--held-out", 0.2, "--log-to", "tensorboard",
     )  # fmt: skip
-    assert "trained on 8 of 10 chats, the others held out" in said
+    assert "trained on 8 chats, 2 more held out" in said
     assert "KL to full depth, nats per token of the chats held out: " in said
     assert SpeedConfig.from_checkpoint(tmp_path / "trained") == SpeedConfig(4, 2, 1, 2)
     assert list((tmp_path / "trained.work").rglob("events.out.tfevents.*"))

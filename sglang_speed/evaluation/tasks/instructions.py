@@ -31,8 +31,9 @@ class Instructions(Task):
         return Item(opening, (f"{request} {rule.wording.format(word=word)}",), wanted, {"rule": rule.name})
 
     def grade(self, item: Item, answers: Sequence[str]) -> dict[str, float]:
-        """Neither the words of the example nor a word or two, however often they are said, follow a rule."""
+        """Neither the example nor a word or two, however often they are said, follow a rule."""
         rule, word = RULES[item.wanted["rule"]], item.wanted["word"]
-        said = words_of(answers[-1])
-        is_answer = len(set(said)) >= FEWEST_WORDS and said != words_of(rule.example.format(word=word))
+        said, shown = words_of(answers[-1]), words_of(rule.example.format(word=word))
+        is_copy = said == shown * (len(said) // len(shown))
+        is_answer = len(set(said)) >= FEWEST_WORDS and not is_copy
         return {"followed": float(is_answer and rule.check(answers[-1], word))}

@@ -30,7 +30,7 @@ def has_word(text: str, word: str) -> bool:
 
 def words_of(text: str) -> list[str]:
     """In lower case, without what stands around them."""
-    return re.findall(r"[\w'-]+", text.casefold())
+    return re.findall(r"[^\W_]+(?:['-][^\W_]+)*", text.casefold())
 
 
 def num_sentences(text: str) -> int:
@@ -102,7 +102,7 @@ _ALL = (
         "one sentence",
         "Write one sentence only.",
         "A cup of tea warms the hands and calms the mind.",
-        lambda answer, _: num_sentences(answer) == 1 and answer.rstrip("\"'")[-1:] in {".", "!", "?"},
+        lambda answer, _: num_sentences(answer) == 1 and answer.rstrip("\"'”’)]*")[-1:] in {".", "!", "?"},
     ),
     Rule(
         "short",
