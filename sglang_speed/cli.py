@@ -152,7 +152,8 @@ def prompts(
     from sglang_speed.training.prompts import write_prompts
 
     write_prompts(out, num, seed, own_questions)
-    print(f"{out}: {num} conversations of seed {seed}, {own_questions} with questions of the model's own")
+    total = num + own_questions
+    print(f"{out}: {total} conversations of seed {seed}, the last {own_questions} with questions of the model's own")
 
 
 @app.command()
