@@ -81,7 +81,10 @@ def test_without_chats_the_model_answers_built_in_prompts(plain_directory: Path,
         (("--samples", 1), r"--samples 1 is below 2"),
         (("--tail-tokens", 0), r"tail_tokens=0 is below 1"),
         (("--anchor-tokens", -1), r"anchor_tokens=-1 is negative"),
-        (("--tail-tokens", 500), r"has 0 of 2 answers .*.* longer than the anchors and the tail: give more"),
+        (
+            ("--tail-tokens", 500),
+            r"has 0 of 2 answers that an error needs, out of 6, .* longer than the anchors and the tail: give more",
+        ),
         (("--data", "no/such.jsonl"), r"no/such\.jsonl cannot be read"),
     ],
 )
