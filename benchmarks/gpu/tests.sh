@@ -1,19 +1,23 @@
 #!/usr/bin/env bash
-# Tests marked gpu: one process for each attention backend, with decode graphs and without, all at once; the models are
-# tiny, and each process compiles or loads its own kernels.
+# Tests marked gpu: two workers for each attention backend, with decode graphs and without, and one for what has no
+# backend, all at once; the models are tiny, and each worker compiles or loads its own kernels.
 set -uo pipefail
 out=$1
 logs=$(mktemp -d)
 trap 'cat "$logs"/*.log >"$out/tests.log"; rm -r "$logs"' EXIT
 declare -A running
+
+start() {  # start NAME KEYWORDS WORKERS
+    "${PYTHON:-python3}" -m pytest -m gpu tests/gpu -k "$2" -n "$3" -q -p no:cacheprovider >"$logs/$1.log" 2>&1 &
+    running[$1]=$!
+}
+
 for backend in flashinfer triton; do
     for graphs in eager graphs; do
-        name=$backend-$graphs
-        "${PYTHON:-python3}" -m pytest -m gpu tests/gpu -k "$backend and $graphs" -q -p no:cacheprovider \
-            >"$logs/$name.log" 2>&1 &
-        running[$name]=$!
+        start "$backend-$graphs" "$backend and $graphs" 2
     done
 done
+start training "not flashinfer and not triton" 1
 failed=0
 for name in "${!running[@]}"; do
     wait "${running[$name]}" || failed=$((failed + 1))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ from transformers.masking_utils import create_causal_mask
 
 from sglang_speed.method import DepthBand, DepthPolicy
 from sglang_speed.reference.modeling import IGNORED_LABEL, SpeedLlamaForCausalLM, SpeedOutput
+from sglang_speed.reference.turn_attention import TURN_ATTENTION, turn_mask
 
 LOGIT_ROWS = 1024
 """Logits are float32 over the whole vocabulary, several times in a divergence: 0.5 GB each for so many of Llama 3."""
@@ -61,8 +63,6 @@ def deep_rows(policy: DepthPolicy, token_ids: Sequence[int], turns: Sequence[ran
 class SpeedLlamaForTraining(SpeedLlamaForCausalLM):
     """The reference model with the forward of training; its weights are those of SpeedLlamaForCausalLM."""
 
-    # the masks come from transformers, in the form that the attention takes
-    _supports_flex_attn = True
     # the Trainer tells how many labels a step has over all its batches
     accepts_loss_kwargs = True
     entry_layer = 0
@@ -127,18 +127,24 @@ class SpeedLlamaForTraining(SpeedLlamaForCausalLM):
 
     def deep_states(self, cutoff_states: Tensor, positions: Tensor, turns: Tensor) -> Tensor:
         """The deep band's output after the final norm, [num_rows, hidden_size]."""
-
-        def same_turn(batch: Tensor, head: Tensor, row: Tensor, seen: Tensor) -> Tensor:
-            return turns[row] == turns[seen]
-
         hidden = cutoff_states[None]
-        mask = create_causal_mask(
-            self.config, hidden, attention_mask=None, past_key_values=None, and_mask_function=same_turn
-        )
+        mask = self._turn_mask(hidden, turns)
         for band in self.bands[1:]:
             hidden = self.run_layers(band, hidden, positions, mask)
         states: Tensor = self.model.norm(hidden)[0]
         return states
+
+    def _turn_mask(self, hidden: Tensor, turns: Tensor) -> Any:
+        """A row sees the rows before it in its own turn; in the form that the attention takes."""
+        if self.config._attn_implementation == TURN_ATTENTION:
+            return turn_mask(turns)
+
+        def same_turn(batch: Tensor, head: Tensor, row: Tensor, seen: Tensor) -> Tensor:
+            return turns[row] == turns[seen]
+
+        return create_causal_mask(
+            self.config, hidden, attention_mask=None, past_key_values=None, and_mask_function=same_turn
+        )
 
     def _kl(self, hidden: Tensor, teacher_states: Tensor) -> Tensor:
         """Summed KL(teacher || model) of rows of both; the head is shared, since it is not trained."""

@@ -28,6 +28,7 @@ from sglang_speed.local_server import exit_on_sigterm, start_server
 from sglang_speed.method import SpeedPolicy
 from sglang_speed.reference import SpeedLlamaConfig
 from sglang_speed.reference.training import SpeedLlamaForTraining
+from sglang_speed.reference.turn_attention import TURN_ATTENTION
 from sglang_speed.training.answers import answer_all, is_open, read_answered
 from sglang_speed.training.batches import TrainingExamples
 from sglang_speed.training.checks import checked_chats, num_held_out
@@ -79,7 +80,7 @@ def load_model(source: Path, settings: Settings) -> SpeedLlamaForTraining:
     """The source's weights under the bands of `settings`, in the dtype to train in, on the GPU where there is one."""
     disable_progress_bar()
     config = SpeedLlamaConfig(**speed_model_config(read_source_config(source), settings.speed))
-    attention = "flex_attention" if torch.cuda.is_available() else "sdpa"
+    attention = TURN_ATTENTION if torch.cuda.is_available() else "sdpa"
     model = SpeedLlamaForTraining.from_pretrained(source, config=config, dtype="auto", attn_implementation=attention)
     if model.dtype is torch.float16 or not has_fast_bfloat16():
         model.float()  # gradients in float16 need scaling; it is written in the source's dtype again

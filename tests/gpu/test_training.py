@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from sglang_speed.reference.training import SpeedLlamaForTraining, deep_rows
+from sglang_speed.reference.turn_attention import TURN_ATTENTION
 from tests.tiny_models import ids_of, make_tiny_llama
 
 pytestmark = pytest.mark.gpu
@@ -44,7 +45,7 @@ def trained(model: SpeedLlamaForTraining) -> tuple[torch.Tensor, dict[str, torch
 
 
 def test_flex_attention_trains_what_the_masks_train(cuda: None, build: Build) -> None:
-    loss, gradients = trained(build("cuda", "flex_attention"))
+    loss, gradients = trained(build("cuda", TURN_ATTENTION))
     expected_loss, expected = trained(build("cpu", "sdpa"))
     torch.testing.assert_close(loss, expected_loss, **CLOSE)
     assert gradients.keys() == expected.keys()
