@@ -15,6 +15,9 @@ def write_figures(document: Path, results: str, figures: str, *, check: bool) ->
     before = document.read_text(encoding="utf-8")
     head, rest = before.split(begin)
     after = f"{head}{begin}\n{figures}{END}{rest.split(END, 1)[1]}"
+    if after == before:
+        return
     if check:
-        raise typer.Exit(0 if after == before else 1)
+        print(f"{document} does not say what {results} says")
+        raise typer.Exit(1)
     document.write_text(after, encoding="utf-8")

@@ -31,6 +31,8 @@ def main(check: bool = False) -> None:
     """Rewrite what stands between the two marks in the page."""
     results = json.loads((ROOT / RESULTS).read_text(encoding="utf-8"))
     write_figures(PAGE, RESULTS, figures(results), check=check)
+    if check:
+        return
     picture = by_cutoff(results)
     assert picture is not None, "no model with a cutoff was measured"
     picture.savefig(PICTURE, dpi=DPI)

@@ -19,7 +19,7 @@ from tests.reference.conftest import SpeedModels
 from tests.reference.test_training import IDS, for_training, rows_of
 
 MOST = 5
-"""With gradients and without, one block of rows and more; kernels for a GPU can want one for each of these again."""
+"""With gradients and without, of one block of rows and of several: four, and one more than needed."""
 
 
 @pytest.fixture

@@ -1,0 +1,143 @@
+"""Write the figures of the README and of docs/benchmark.md from committed results, and draw their pictures.
+
+python benchmarks/bench_figures.py            # after results/bench_gpu.json or results/bench_cpu.json has changed
+python benchmarks/bench_figures.py --check    # exit code 1 where a page does not say what the results say
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import typer
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
+
+from documents import write_figures  # noqa: E402
+
+from sglang_speed.bench.plots import draw  # noqa: E402
+from sglang_speed.bench.report import name_of, number, value_of  # noqa: E402
+from sglang_speed.method.cost import ModelShape  # noqa: E402
+
+ON_GPU = "benchmarks/results/bench_gpu.json"
+README = ROOT / "README.md"
+ON_CPU = "benchmarks/results/bench_cpu.json"
+PAGE = ROOT / "docs" / "benchmark.md"
+PICTURES = ROOT / "docs" / "figures"
+DRAWN = ("ttft", "turns")
+SHOWN_OF_GPU = {
+    "TTFT, 8192": "TTFT, 8K tokens",
+    "TTFT, 32768": "TTFT, 32K tokens",
+    "TTFT, 131072": "TTFT, 128K tokens",
+    "TTFT of a hit, 131072": "TTFT of {follow_up_len} tokens after 128K in the radix tree",
+    "TPOT, 131072, batch 1": "TPOT after 128K tokens, batch 1",
+    "TPOT, 131072, batch 4": "TPOT after 128K tokens, batch 4",
+    "prompt tokens": "prompt tokens in the pool",
+    "requests at once, 131072": "requests of 128K that run at once",
+    "output tokens/s, 32768, as many as fit": "output tokens/s after 32K, as many requests as fit",
+    "output tokens/s, served": "output tokens/s, {served_requests} cold prompts of 8K, {served_new_tokens} new tokens",
+}
+"""Names of figures, and how the README calls them, with the sizes of the profile."""
+SHOWN_OF_CPU = (
+    ("prefill", "TTFT"),
+    ("decode", "TPOT"),
+    ("capacity", "prompt tokens in the pool"),
+    ("capacity", "requests that run at once"),
+    ("chat", "mean TTFT, working set 1.2x"),
+    ("chat", "hit rate, working set 1.2x"),
+    ("tree", "mean TTFT"),
+    ("overhead", "T"),
+    ("step", "decode step"),
+)
+"""Scenario, and how the names of its figures begin."""
+
+
+def main(check: bool = False) -> None:
+    """Rewrite what stands between the marks of both pages."""
+    gpu, cpu = (json.loads((ROOT / path).read_text(encoding="utf-8")) for path in (ON_GPU, ON_CPU))
+    write_figures(README, ON_GPU, gpu_figures(gpu), check=check)
+    write_figures(PAGE, ON_CPU, cpu_figures(cpu), check=check)
+    if check:
+        return
+    for path in draw(cpu, PICTURES):
+        if path.stem not in DRAWN:
+            path.unlink()
+
+
+def gpu_figures(results: Mapping[str, Any]) -> str:
+    """A line for each figure, and where it was measured."""
+    machine, versions, profile = results["machine"], results["versions"], results["configuration"]["profile"]
+    by_name = {figure["figure"]: figure for figure in results["figures"]}
+    shape = ModelShape(**profile["shape"])
+    deep = profile["deep_tokens"] * (profile["num_layers"] - profile["prefill_layers"]) * shape.kv_bytes_per_layer
+    lines = ["| | stock SGLang | SPEED | ratio | ceiling | target | `Lc = L` |", "|---|---|---|---|---|---|---|"]
+    lines += [gpu_line(by_name[name], called.format(**profile)) for name, called in SHOWN_OF_GPU.items()]
+    where = (
+        f"Measured on {machine['gpu'].split(',')[0]} by [`benchmarks/gpu`](benchmarks/gpu): the shape of Llama 3.1 8B "
+        f"with random weights, prompts in {profile['prefill_layers']} of {profile['num_layers']} layers, "
+        f"{profile['dtype']}, FlashInfer on both sides, prefill graphs off on both, the same bytes of KV, SGLang "
+        f"{versions['sglang']}, torch {versions['torch']}, commit {results['commit'][:7]}. Medians; times in seconds; "
+        f"every sample is in [the results]({ON_GPU}). `Lc = L`: the plugin with prompts in all layers against stock. "
+        f"SPEED's deep band has {profile['deep_tokens']} tokens, {deep / results['configuration']['kv_bytes']:.1%} of "
+        "the bytes; by default it has 6%, which leaves 1.25 times the prompt tokens."
+    )
+    return "\n".join([*lines, "", where, ""])
+
+
+def gpu_line(figure: Mapping[str, Any], called: str) -> str:
+    target = ""
+    if figure["target"] is not None:
+        target = f"{figure['target']:.3f} {'met' if figure['is_met'] else '**missed**'}"
+    is_time = figure["figure"].startswith("T")
+    medians = [figure["medians"][side] for side in ("stock", "speed")]
+    values = [number(median) if is_time else f"{median:,.0f}" for median in medians]
+    cells = (called, *values, f"**{figure['gain']:.3f}**", number(figure["ceiling"], 3), target)
+    return f"| {' | '.join((*cells, number(figure['equal'], 3)))} |"
+
+
+def cpu_figures(results: Mapping[str, Any]) -> str:
+    """A line for each figure, and where it was measured."""
+    machine, versions, speed = results["machine"], results["versions"], results["configuration"]["speed"]
+    pool = results["configuration"]["sizes"]["cache_pool"]
+    deep = (
+        pool["deep_tokens"] * (speed["num_layers"] - speed["prefill_layers"]) / (pool["tokens"] * speed["num_layers"])
+    )
+    lines = ["| | stock SGLang | SPEED | ratio | ceiling | target |", "|---|---|---|---|---|---|"]
+    lines += [line(figure) for scenario, begin in SHOWN_OF_CPU for figure in figures_of(results, scenario, begin)]
+    where = (
+        f"Measured by `make bench` on {machine['gpu'] or machine['cpu']}, {machine['cores']} cores, "
+        f"{machine['memory_gib']} GiB: {described_model(results)}, prompts in {speed['prefill_layers']} of "
+        f"{speed['num_layers']} layers, bfloat16, SGLang {versions['sglang']}, torch {versions['torch']}, commit "
+        f"{results['commit'][:7]}. Medians; times in seconds; the range of the samples is in "
+        f"[the results](../{ON_CPU}). SPEED's tokens are those with a deep band of "
+        f"{pool['deep_tokens']} tokens, {deep:.1%} of the bytes; by default it has 6%."
+    )
+    return "\n".join([*lines, "", where, ""])
+
+
+def described_model(results: Mapping[str, Any]) -> str:
+    name = results["configuration"]["model"]
+    return "a Llama of random weights" if name == "random" else name
+
+
+def figures_of(results: Mapping[str, Any], scenario: str, begin: str) -> list[Mapping[str, Any]]:
+    found = results["scenarios"].get(scenario, {}).get("figures", [])
+    return [figure for figure in found if figure["figure"].startswith(begin)]
+
+
+def line(figure: Mapping[str, Any]) -> str:
+    target = ""
+    if figure["target"] is not None:
+        target = f"{figure['target']:.2f} {'met' if figure['is_met'] else '**missed**'}"
+    ratio = "" if figure["ratio"] is None else f"**{figure['ratio']:.2f}**"
+    values = (value_of(figure, side) for side in ("stock", figure["rival"]))
+    cells = (name_of(figure), *values, ratio, number(figure["ceiling"], 2), target)
+    return f"| {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    typer.run(main)
