@@ -21,6 +21,8 @@ from documents import write_figures  # noqa: E402
 
 from sglang_speed.bench.plots import draw  # noqa: E402
 from sglang_speed.bench.report import name_of, number, value_of  # noqa: E402
+from sglang_speed.config import SpeedConfig  # noqa: E402
+from sglang_speed.kv_pool.capacity import split_kv_bytes  # noqa: E402
 from sglang_speed.method.cost import ModelShape  # noqa: E402
 
 ON_GPU = "benchmarks/results/bench_gpu.json"
@@ -70,22 +72,43 @@ def main(check: bool = False) -> None:
 
 def gpu_figures(results: Mapping[str, Any]) -> str:
     """A line for each figure, and where it was measured."""
-    machine, versions, profile = results["machine"], results["versions"], results["configuration"]["profile"]
-    by_name = {figure["figure"]: figure for figure in results["figures"]}
-    shape = ModelShape(**profile["shape"])
-    deep = profile["deep_tokens"] * (profile["num_layers"] - profile["prefill_layers"]) * shape.kv_bytes_per_layer
+    profile = results["configuration"]["profile"]
     lines = ["| | stock SGLang | SPEED | ratio | ceiling | target | `Lc = L` |", "|---|---|---|---|---|---|---|"]
-    lines += [gpu_line(by_name[name], called.format(**profile)) for name, called in SHOWN_OF_GPU.items()]
-    where = (
+    measured = {figure["figure"]: figure for figure in results["figures"]}
+    lines += [
+        gpu_line(measured[name], SHOWN_OF_GPU[name].format(**profile)) for name in SHOWN_OF_GPU if name in measured
+    ]
+    return "\n".join([*lines, "", where_on_gpu(results), deep_band_on_gpu(results["configuration"]), ""])
+
+
+def where_on_gpu(results: Mapping[str, Any]) -> str:
+    machine, versions, profile = results["machine"], results["versions"], results["configuration"]["profile"]
+    settings = profile["settings"]
+    assert settings["disable_prefill_cuda_graph"], "the text says that there are none"
+    changed = " with uncommitted changes" if results["uncommitted_changes"] else ""
+    return (
         f"Measured on {machine['gpu'].split(',')[0]} by [`benchmarks/gpu`](benchmarks/gpu): the shape of Llama 3.1 8B "
         f"with random weights, prompts in {profile['prefill_layers']} of {profile['num_layers']} layers, "
-        f"{profile['dtype']}, FlashInfer on both sides, prefill graphs off on both, the same bytes of KV, SGLang "
-        f"{versions['sglang']}, torch {versions['torch']}, commit {results['commit'][:7]}. Medians; times in seconds; "
-        f"every sample is in [the results]({ON_GPU}). `Lc = L`: the plugin with prompts in all layers against stock. "
-        f"SPEED's deep band has {profile['deep_tokens']} tokens, {deep / results['configuration']['kv_bytes']:.1%} of "
-        "the bytes; by default it has 6%, which leaves 1.25 times the prompt tokens."
+        f"{profile['dtype']}, `--attention-backend {settings['attention_backend']}` and no prefill graphs on both "
+        f"sides, the same bytes of KV, SGLang {versions['sglang']}, torch {versions['torch']}, commit "
+        f"{results['commit'][:7]}{changed}. Medians; times in seconds; every sample is in [the results]"
+        f"({ON_GPU}). `Lc = L`: the plugin with prompts in all layers against stock, in what is "
+        "measured of it."
     )
-    return "\n".join([*lines, "", where, ""])
+
+
+def deep_band_on_gpu(configuration: Mapping[str, Any]) -> str:
+    """The deep band of the benchmark, and what one of the usual size would leave."""
+    profile, kv_bytes = configuration["profile"], configuration["kv_bytes"]
+    token_bytes = ModelShape(**profile["shape"]).kv_bytes_per_layer
+    speed = SpeedConfig(profile["num_layers"], profile["prefill_layers"])
+    share = profile["deep_tokens"] * (speed.num_layers - speed.prefill_layers) * token_bytes / kv_bytes
+    usual = split_kv_bytes(speed, kv_bytes, token_bytes, 1).prompt_tokens
+    return (
+        f"SPEED's deep band has {profile['deep_tokens']} tokens, {share:.1%} of the bytes; by default it has 6%, which "
+        f"leaves {usual / configuration['prompt_tokens']['stock']:.2f} times the prompt tokens, and "
+        f"{usual // max(profile['prompt_lens'])} requests of 128K."
+    )
 
 
 def gpu_line(figure: Mapping[str, Any], called: str) -> str:
@@ -93,9 +116,10 @@ def gpu_line(figure: Mapping[str, Any], called: str) -> str:
     if figure["target"] is not None:
         target = f"{figure['target']:.3f} {'met' if figure['is_met'] else '**missed**'}"
     is_time = figure["figure"].startswith("T")
-    medians = [figure["medians"][side] for side in ("stock", "speed")]
-    values = [number(median) if is_time else f"{median:,.0f}" for median in medians]
-    cells = (called, *values, f"**{figure['gain']:.3f}**", number(figure["ceiling"], 3), target)
+    medians = [figure["medians"].get(side) for side in ("stock", "speed")]
+    values = [number(median, 4 if is_time else 0) for median in medians]
+    gain = "" if figure["gain"] is None else f"**{figure['gain']:.3f}**"
+    cells = (called, *values, gain, number(figure["ceiling"], 3), target)
     return f"| {' | '.join((*cells, number(figure['equal'], 3)))} |"
 
 

@@ -30,8 +30,11 @@ LONGEST_FIRST = (
 
 
 def group_of(nodeid: str) -> str:
-    """A folder whose modules share a fixture that takes long to make, or a module; one worker runs all its tests."""
+    """A folder whose modules share a fixture that takes long to make, or a module; one worker runs all its tests. On a
+    GPU every test is its own, since each starts a scheduler."""
     module = nodeid.partition("::")[0]
+    if module.startswith("tests/gpu/"):
+        return nodeid
     return module if module in ALONE else TOGETHER.get(module.rpartition("/")[0], module)
 
 

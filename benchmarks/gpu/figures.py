@@ -68,7 +68,7 @@ def _gain(figure: str, values: Mapping[str, float], name: str) -> float | None:
 
 
 def _target(figure: str, ceiling: float | None) -> float | None:
-    """TTFT of the longest prompt and prompt tokens: 1.30 where four thirds are possible; TPOT: 95% of the ceiling."""
+    """TTFT and prompt tokens: 1.30 where four thirds are possible; TPOT: 95% of the ceiling."""
     if ceiling is None or figure.startswith(("seconds", "TTFT of a hit", "requests", "output")):
         return None
     return 0.95 * ceiling if figure.startswith("TPOT") else 0.975 * ceiling
