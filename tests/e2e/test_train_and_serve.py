@@ -12,7 +12,7 @@ import pytest
 from sglang_speed.checkpoints.convert import convert
 from tests.conftest import DEEP_TOKENS, SERVER_FLAGS
 from tests.e2e.asking import Asker
-from tests.e2e.reference_answers import LOGPROB_ATOL, Reference
+from tests.e2e.reference_answers import Reference
 from tests.servers import running_server
 from tests.tiny_models import ids_of, make_tiny_llama
 from tests.training.chats import TEMPLATE
@@ -32,6 +32,8 @@ SETTINGS = (
     "4",
     "--learning-rate",
     "1e-2",
+    "--temperature",
+    "0",
 )
 PROMPT = ids_of("<user>A question that is longer than its anchor and its tail?\n<assistant>")
 
@@ -58,16 +60,11 @@ def test_what_train_makes_of_prompts_is_served_as_the_reference_says(tmp_path: P
 
     answered = [json.loads(line) for line in (tmp_path / "trained.work" / "answered.jsonl").read_text().splitlines()]
     assert [line["messages"][0]["content"] for line in answered] == questions
-    assert any(line["messages"][1]["content"] for line in answered)  # a random model can end a turn at once
+    assert all(line["messages"][1]["content"] for line in answered)
 
     untrained = convert(source, tmp_path / "untrained", prefill_layers=6, tail_tokens=3).path
     before, after = Reference(untrained), Reference(tmp_path / "trained")
     env = {"SGLANG_SPEED_DEEP_TOKENS": str(DEEP_TOKENS)}
     with running_server(tmp_path / "trained", *SERVER_FLAGS, env=env) as server:
-        answer = Asker(server, after).require_exact(PROMPT, return_logprob=True, sampling={"ignore_eos": True})
-    logprob = answer["meta_info"]["output_token_logprobs"][0][0]
-    expected, untrained_logprob = (
-        float(reference.logprobs(PROMPT, len(PROMPT) - 1)[0, answer["output_ids"][0]]) for reference in (after, before)
-    )
-    assert abs(logprob - expected) < LOGPROB_ATOL
-    assert abs(logprob - untrained_logprob) > 10 * LOGPROB_ATOL, "training changed nothing"
+        answer = Asker(server, after).require_exact(PROMPT)
+    assert answer["output_ids"] != before.greedy(PROMPT, len(answer["output_ids"])), "training changed nothing"

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Callable, Iterator
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
+import torch
+import torch._dynamo
+from torch._dynamo.utils import counters
+from torch.nn.attention import flex_attention
 from transformers import LlamaForCausalLM
+from transformers.integrations.flex_attention import WrappedFlexAttention
 
+from sglang_speed.reference import turn_attention
 from sglang_speed.reference.modeling import SpeedLlamaForCausalLM
 from tests.one_thread import one_thread  # noqa: F401
 from tests.tiny_models import make_tiny_llama
@@ -17,6 +23,8 @@ NUM_LAYERS = 4
 SHAPE = {"num_layers": NUM_LAYERS, "hidden_size": 32, "num_heads": 4, "num_kv_heads": 2, "head_dim": 8}
 
 SpeedModels = Callable[..., SpeedLlamaForCausalLM]
+MOST_TRACES = 5
+"""With gradients and without, of one block of rows and of several: four, and one more than needed."""
 
 
 @pytest.fixture(scope="session")
@@ -40,3 +48,18 @@ def speed_model(tmp_path_factory: pytest.TempPathFactory) -> SpeedModels:
         return SpeedLlamaForCausalLM.from_pretrained(directory).eval()
 
     return build
+
+
+@pytest.fixture
+def traced(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Everything is traced as on a GPU, and then run by PyTorch's own operators. An error where a function is traced
+    more than MOST_TRACES times; after eight PyTorch goes on untraced, and multiplies every row with every row."""
+    monkeypatch.setattr(flex_attention, "_validate_device", lambda *tensors: None)  # refuses to train on a CPU
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    monkeypatch.setattr(WrappedFlexAttention, "_instance", None)
+    monkeypatch.setattr(turn_attention, "_create_mask", torch.compile(flex_attention.create_block_mask))
+    torch._dynamo.reset()
+    counters.clear()
+    with torch._dynamo.config.patch(disable=False, fail_on_recompile_limit_hit=True, recompile_limit=MOST_TRACES):
+        yield
+    torch._dynamo.reset()

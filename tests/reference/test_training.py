@@ -14,6 +14,7 @@ from transformers import LlamaForCausalLM
 from sglang_speed.reference.generation import score
 from sglang_speed.reference.modeling import IGNORED_LABEL, SpeedLlamaForCausalLM
 from sglang_speed.reference.training import DeepRows, SpeedLlamaForTraining, deep_rows
+from sglang_speed.reference.turn_attention import TURN_ATTENTION
 from tests.tiny_models import ids_of
 
 IDS = ids_of("a system prompt, a question? an answer. another question? ok! the third one? a longer answer, at last.")
@@ -79,8 +80,12 @@ def test_the_depth_of_earlier_turns_matters(speed_model: SpeedModels) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_conversations_of_a_batch_do_not_see_each_other(speed_model: SpeedModels, attention: str) -> None:
+@pytest.mark.parametrize("attention", ["sdpa", "eager", TURN_ATTENTION])
+def test_conversations_of_a_batch_do_not_see_each_other(
+    speed_model: SpeedModels, attention: str, request: pytest.FixtureRequest
+) -> None:
+    if attention == TURN_ATTENTION:
+        request.getfixturevalue("traced")
     model = for_training(speed_model(2, 1, 3), attention)
     (first, second), width = (rows_of(model, IDS, TURNS), rows_of(model, OTHER_IDS, OTHER_TURNS)), len(IDS)
     batch = {

@@ -2,39 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import partial
-
-import pytest
 import torch
-import torch._dynamo
 from torch._dynamo.utils import counters
-from torch.nn.attention import flex_attention
-from transformers.integrations.flex_attention import WrappedFlexAttention
 
-from sglang_speed.reference import turn_attention
 from sglang_speed.reference.training import SpeedLlamaForTraining
 from sglang_speed.reference.turn_attention import TURN_ATTENTION
 from tests.reference.conftest import SpeedModels
 from tests.reference.test_training import IDS, for_training, rows_of
-
-MOST = 5
-"""With gradients and without, of one block of rows and of several: four, and one more than needed."""
-
-
-@pytest.fixture
-def traced(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Everything is traced as on a GPU, and then run by PyTorch's own operators. An error where a function is traced
-    more often than MOST times; after eight times PyTorch goes on untraced, multiplying every row with every row."""
-    monkeypatch.setattr(flex_attention, "_validate_device", lambda *tensors: None)  # refuses to train on a CPU
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
-    monkeypatch.setattr(WrappedFlexAttention, "_instance", None)
-    monkeypatch.setattr(turn_attention, "_create_mask", torch.compile(flex_attention.create_block_mask))
-    torch._dynamo.reset()
-    counters.clear()
-    with torch._dynamo.config.patch(disable=False, fail_on_recompile_limit_hit=True, recompile_limit=MOST):
-        yield
-    torch._dynamo.reset()
 
 
 def loss_and_gradient(model: SpeedLlamaForTraining, repeats: int, trains: bool) -> tuple[torch.Tensor, torch.Tensor]:
