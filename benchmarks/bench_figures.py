@@ -22,7 +22,7 @@ from documents import write_figures  # noqa: E402
 from sglang_speed.bench.plots import draw  # noqa: E402
 from sglang_speed.bench.report import name_of, number, value_of  # noqa: E402
 from sglang_speed.config import SpeedConfig  # noqa: E402
-from sglang_speed.kv_pool.capacity import split_kv_bytes  # noqa: E402
+from sglang_speed.kv_pool.capacity import DeepTables, deep_band_bytes, split_kv_bytes  # noqa: E402
 from sglang_speed.method.cost import ModelShape  # noqa: E402
 
 ON_GPU = "benchmarks/results/bench_gpu.json"
@@ -102,7 +102,7 @@ def deep_band_on_gpu(configuration: Mapping[str, Any]) -> str:
     profile, kv_bytes = configuration["profile"], configuration["kv_bytes"]
     token_bytes = ModelShape(**profile["shape"]).kv_bytes_per_layer
     speed = SpeedConfig(profile["num_layers"], profile["prefill_layers"])
-    share = profile["deep_tokens"] * (speed.num_layers - speed.prefill_layers) * token_bytes / kv_bytes
+    share = deep_band_bytes(speed, profile["deep_tokens"], token_bytes, DeepTables()) / kv_bytes
     usual = split_kv_bytes(speed, kv_bytes, token_bytes, 1).prompt_tokens
     return (
         f"SPEED's deep band has {profile['deep_tokens']} tokens, {share:.1%} of the bytes; by default it has 6%, which "
@@ -112,14 +112,11 @@ def deep_band_on_gpu(configuration: Mapping[str, Any]) -> str:
 
 
 def gpu_line(figure: Mapping[str, Any], called: str) -> str:
-    target = ""
-    if figure["target"] is not None:
-        target = f"{figure['target']:.3f} {'met' if figure['is_met'] else '**missed**'}"
     is_time = figure["figure"].startswith("T")
     medians = [figure["medians"].get(side) for side in ("stock", "speed")]
     values = [number(median, 4 if is_time else 0) for median in medians]
     gain = "" if figure["gain"] is None else f"**{figure['gain']:.3f}**"
-    cells = (called, *values, gain, number(figure["ceiling"], 3), target)
+    cells = (called, *values, gain, number(figure["ceiling"], 3), target_of(figure, 3))
     return f"| {' | '.join((*cells, number(figure['equal'], 3)))} |"
 
 
@@ -154,13 +151,16 @@ def figures_of(results: Mapping[str, Any], scenario: str, begin: str) -> list[Ma
 
 
 def line(figure: Mapping[str, Any]) -> str:
-    target = ""
-    if figure["target"] is not None:
-        target = f"{figure['target']:.2f} {'met' if figure['is_met'] else '**missed**'}"
     ratio = "" if figure["ratio"] is None else f"**{figure['ratio']:.2f}**"
     values = (value_of(figure, side) for side in ("stock", figure["rival"]))
-    cells = (name_of(figure), *values, ratio, number(figure["ceiling"], 2), target)
+    cells = (name_of(figure), *values, ratio, number(figure["ceiling"], 2), target_of(figure, 2))
     return f"| {' | '.join(cells)} |"
+
+
+def target_of(figure: Mapping[str, Any], digits: int) -> str:
+    if figure["target"] is None:
+        return ""
+    return f"{figure['target']:.{digits}f} {'met' if figure['is_met'] else '**missed**'}"
 
 
 if __name__ == "__main__":
