@@ -6,6 +6,7 @@ asked for, and touches SGLang through its platform interface and its attention r
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -15,11 +16,14 @@ from sglang.srt.platforms.cpu import CpuDeviceMixin
 from sglang.srt.platforms.device_mixin import PlatformEnum
 from sglang.srt.platforms.interface import SRTPlatform
 
-from sglang_speed.errors import ConfigError
+from sglang_speed.errors import ConfigError, HostMismatch
+from sglang_speed.serving.host import check_version
 
 if TYPE_CHECKING:
     from sglang.srt.mem_cache.allocator.base import BaseTokenToKVPoolAllocator
     from sglang.srt.server_args import ServerArgs
+
+logger = logging.getLogger(__name__)
 
 ATTENTION_BACKEND = "torch_native"
 """Name under which our backend stands in: by it SGLang knows that Triton kernels cannot run."""
@@ -31,9 +35,16 @@ MEM_FRACTION_STATIC = 0.8
 
 
 def activate() -> str | None:
-    """Entry point of the group `sglang.srt.platforms`: our class, or None where SGLang has a platform of its own."""
+    """Entry point of the group `sglang.srt.platforms`: our class, or None where SGLang has a platform of its own, or is
+    another version than the tested one.
+    """
     has_accelerator = torch.cuda.is_available() or torch.xpu.is_available()
     if has_accelerator or os.environ.get("SGLANG_USE_CPU_ENGINE") == "1":
+        return None
+    try:
+        check_version()
+    except HostMismatch as error:
+        logger.warning(f"{error}. Its platform for machines without an accelerator is left out")
         return None
     # Threads that wait actively slow decoding down 35x where other processes are busy. The OpenMP runtime reads this
     # as it is loaded, so it serves the processes that SGLang starts from here on.

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from transformers import AutoConfig, LlamaConfig
 
 from sglang_speed.config import MODEL_TYPE, SpeedConfig
+from sglang_speed.errors import HostMismatch
 
 
 class SpeedLlamaConfig(LlamaConfig):
@@ -37,3 +38,16 @@ class SpeedLlamaConfig(LlamaConfig):
 def register() -> None:
     """Let AutoConfig read SPEED checkpoints. Does nothing the second time."""
     AutoConfig.register(MODEL_TYPE, SpeedLlamaConfig, exist_ok=True)
+
+
+def refuse(reason: str) -> None:
+    """Let AutoConfig raise HostMismatch for SPEED checkpoints, with a reason instead of an unknown model type."""
+
+    class RefusedConfig(LlamaConfig):
+        model_type: ClassVar[str] = MODEL_TYPE
+        has_no_defaults_at_init: ClassVar[bool] = True
+
+        def __post_init__(self, **kwargs: Any) -> None:
+            raise HostMismatch(f"{reason}. This is a SPEED model, which needs it")
+
+    AutoConfig.register(MODEL_TYPE, RefusedConfig, exist_ok=True)

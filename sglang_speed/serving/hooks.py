@@ -18,7 +18,9 @@ from sglang_speed.serving import (
     metrics,
     observe,
     refusals,
+    refused_start,
     sampling,
+    stop_patterns,
     validation,
 )
 from sglang_speed.serving.hook import Hook
@@ -53,6 +55,36 @@ START_UP_HOOKS = (
     ),
 )
 
+REFUSAL_HOOKS = (
+    Hook(
+        target=f"{_MANAGERS}.scheduler.Scheduler.__init__",
+        parameters=(
+            "self",
+            "server_args",
+            "port_args",
+            "gpu_id",
+            "tp_rank",
+            "moe_ep_rank",
+            "pp_rank",
+            "attn_cp_rank",
+            "moe_dp_rank",
+            "dp_rank",
+        ),
+        kind=HookType.AROUND,
+        function=refused_start.exit_where_refused,
+        reason="SGLang answers an exception there by killing its process group, which looks like a lack of memory",
+        remove_when="SGLang tells errors of configuration from others",
+    ),
+    Hook(
+        target="sglang.srt.entrypoints.engine._wait_for_scheduler_ready",
+        parameters=("scheduler_pipe_readers", "scheduler_procs"),
+        kind=HookType.AROUND,
+        function=refused_start.end_where_refused,
+        reason="what a scheduler process refuses is reported as the death of a process",
+        remove_when="SGLang tells errors of configuration from others",
+    ),
+)
+
 REQUEST_HOOKS = (
     Hook(
         target=f"{_MANAGERS}.tokenizer_manager.TokenizerManager.generate_request",
@@ -71,8 +103,16 @@ REQUEST_HOOKS = (
         reason="values that SGLang lets through raise in the scheduler and end it: token ids (VocabParallelEmbedding), "
         "top_k, logit_bias (SamplingBatchInfo.from_schedule_batch), logprob_start_len (logprob_result_processor.py), "
         "top_logprobs_num (logprob_processor.py), input_embeds (ModelRunner: .bfloat16()), a schema that is no text "
-        "(base_grammar_backend.py), or block it: stop_regex (Req._check_str_based_finish)",
+        "(base_grammar_backend.py)",
         remove_when="SGLang's own validation refuses these values",
+    ),
+    Hook(
+        target=f"{_MANAGERS}.schedule_batch.Req._check_str_based_finish",
+        parameters=("self", "new_accepted_len"),
+        kind=HookType.AROUND,
+        function=stop_patterns.end_long_search,
+        reason="it searches for stop_regex in the scheduler, without a bound on the time",
+        remove_when="SGLang bounds the time of a search",
     ),
     Hook(
         target="sglang.srt.sampling.sampling_batch_info.SamplingBatchInfo.apply_logits_bias",
@@ -270,7 +310,14 @@ COUNTER_HOOKS = (
 )
 
 SERVING_HOOKS = (
-    START_UP_HOOKS + REQUEST_HOOKS + MEMORY_HOOKS + SCHEDULER_HOOKS + FORWARD_HOOKS + OBSERVER_HOOKS + COUNTER_HOOKS
+    START_UP_HOOKS
+    + REFUSAL_HOOKS
+    + REQUEST_HOOKS
+    + MEMORY_HOOKS
+    + SCHEDULER_HOOKS
+    + FORWARD_HOOKS
+    + OBSERVER_HOOKS
+    + COUNTER_HOOKS
 )
 
 

@@ -25,8 +25,8 @@ def check_version() -> None:
     found = version("sglang")
     if found != TESTED_SGLANG:
         raise HostMismatch(
-            f"sglang_speed is tested with sglang=={TESTED_SGLANG} and changes parts of it; {found} is installed; "
-            f"install sglang=={TESTED_SGLANG}, or uninstall sglang-speed to serve other models with this one"
+            f"sglang_speed is tested with sglang=={TESTED_SGLANG} and changes parts of it, and {found} is installed: "
+            f"install sglang=={TESTED_SGLANG} to serve SPEED models"
         )
 
 

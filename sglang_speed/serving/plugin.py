@@ -1,7 +1,8 @@
-"""The entry point of SGLang's general plugins: install every declared change, or stop the process.
+"""The entry point of SGLang's general plugins: install every declared change, or none.
 
-SGLang swallows the exceptions of plugins. SystemExit is none of those it catches, so a host that does not
-look as expected never gets as far as serving.
+Where SGLang is not the one that was tested, or one of the changes does not fit it, other models start untouched, with
+a warning, and a SPEED checkpoint is refused as soon as its configuration is read. The changes that the CPU platform
+needs are part of that platform: without them nothing is served on it.
 """
 
 from __future__ import annotations
@@ -9,8 +10,13 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from sglang_speed.errors import HostMismatch
+
+if TYPE_CHECKING:
+    from sglang_speed.serving.hook import Hook
 
 logger = logging.getLogger(__name__)
 
@@ -20,28 +26,61 @@ EXTERNAL_MODELS_VARIABLE = "SGLANG_EXTERNAL_MODEL_PACKAGE"
 
 def register() -> None:
     """Called by SGLang in the HTTP server, the engine and every scheduler process."""
+    from sglang_speed.reference.configuration import refuse
+    from sglang_speed.reference.configuration import register as register_configuration
+    from sglang_speed.serving.refused_start import say_refusals_in_one_line
+
+    say_refusals_in_one_line()
     try:
-        _install()
-    except Exception as error:  # to stop, not to go on
-        message = str(error) if isinstance(error, HostMismatch) else f"sglang_speed cannot be installed: {error!r}"
+        _install_all()
+    except Exception as error:  # whatever is wrong, no SPEED model is served, and every other one is
+        reason = str(error) if isinstance(error, HostMismatch) else f"sglang_speed cannot be installed: {error!r}"
+        logger.warning(f"{reason}. Other models are served as if sglang-speed were not there; SPEED models are refused")
+        refuse(reason)
+        return
+    register_configuration()
+    _register_models()
+
+
+def _install_all() -> None:
+    from sglang_speed.serving.host import check_version
+
+    check_version()
+    from sglang_speed.serving.hooks import SERVING_HOOKS
+
+    _install_platform()
+    _install(SERVING_HOOKS)
+
+
+def _install_platform() -> None:
+    """SGLang swallows the exceptions of plugins; SystemExit is none of those it catches."""
+    from sglang.srt.platforms import current_platform
+
+    from sglang_speed.platforms.cpu import CpuPlatform
+
+    if not isinstance(current_platform, CpuPlatform):
+        return
+    try:
+        from sglang_speed.platforms.cpu_hooks import HOOKS
+
+        _install(HOOKS)
+    except Exception as error:
+        message = f"sglang_speed: its CPU platform does not fit this SGLang: {error}"
         logger.critical(message)
         raise SystemExit(message) from error
 
 
-def _install() -> None:
-    from sglang_speed.serving.host import check_target, check_version
-
-    check_version()
+def _install(hooks: Iterable[Hook]) -> None:
+    """Register hooks; HostMismatch, and none is registered, where one of them does not fit."""
     from sglang.srt.plugins.hook_registry import HookRegistry
 
-    from sglang_speed.reference.configuration import register as register_configuration
-    from sglang_speed.serving.hooks import declared_hooks
+    from sglang_speed.serving.host import check_target
 
-    for hook in declared_hooks():
+    hooks = tuple(hooks)
+    for hook in hooks:
         check_target(hook)
+    for hook in hooks:
         HookRegistry.register(hook.target, hook.function, hook.kind)
-    register_configuration()
-    _register_models()
 
 
 def _register_models() -> None:

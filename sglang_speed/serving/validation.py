@@ -19,17 +19,18 @@ from sglang.srt.managers.io_struct import GenerateReqInput, TokenizedGenerateReq
 from sglang.srt.sampling.sampling_params import SamplingParams
 
 from sglang_speed.config import ARCHITECTURE
-from sglang_speed.serving.patterns import require_bounded_search, require_compilable
+from sglang_speed.serving.grammars import require_compilable
 
-MAX_CHOICES = 1024
-"""Answers per prompt: SGLang's HTTP process makes all of them before it does anything else."""
-MAX_ANSWERS = 16 * MAX_CHOICES
+MAX_CHOICES = 16_384
+"""Answers per prompt. SGLang's HTTP process makes all of them before it does anything else."""
+MAX_ANSWERS = 65_536
 """Answers of a batch that asks for several per prompt."""
 
 _HINTS = {name: hint for name, hint in get_type_hints(SamplingParams).items() if not name.startswith("_")}
 _HINTS["custom_params"] = dict[str, Any]  # what is in it concerns custom logit processors alone
 _INTERNAL = {"stop_strs", "stop_regex_strs", "stop_str_max_len", "stop_regex_max_len", "is_normalized"}
 _SWITCHES = {name for name, hint in _HINTS.items() if hint is bool}
+_COUNTS = {name for name, hint in _HINTS.items() if hint in (int, int | None)}
 _WRONG_VALUE = (TypeError, OverflowError, RecursionError, re.error, msgspec.ValidationError)
 
 RANGES = {
@@ -55,6 +56,8 @@ def check_parameters(manager: Any, obj: Any, request: Any = None) -> None:
     for one in params if isinstance(params, list) else [params or {}]:
         one |= {name: _plain(value) for name, value in one.items()}
         one |= {name: bool(one[name]) for name in _SWITCHES & one.keys() if one[name] in (0, 1)}
+        # JSON has one kind of number, and some clients write 16.0
+        one |= {name: int(one[name]) for name in _COUNTS & one.keys() if _is_whole(one[name])}
         for name, value in one.items():
             _require_type(name, value)
         _require(1 <= one.get("n", 1) <= MAX_CHOICES, "n", one.get("n"), _within(1, MAX_CHOICES))
@@ -91,7 +94,7 @@ def _require(holds: bool, name: str, value: Any, rule: str) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """Numpy's numbers as Python's, which messages know, also in a list or a mapping."""
+    """Convert NumPy scalars, nested ones too, to Python numbers, which messages know."""
     if type(value) in (list, tuple, set):
         return type(value)(map(_plain_number, value))
     if type(value) is dict:
@@ -101,6 +104,10 @@ def _plain(value: Any) -> Any:
 
 def _plain_number(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, float) and value.is_integer()
 
 
 def _require_type(name: str, value: Any) -> None:
@@ -193,11 +200,11 @@ def _check_sampling(params: SamplingParams, vocab_size: int) -> None:
         value = getattr(params, name)
         _require(value is None or low <= value <= high, name, value, _within(low, high))
     for token, bias in (params.logit_bias or {}).items():
+        if bias == float("-inf"):  # forbids a token; a row of nothing else would make drawing one fail
+            params.logit_bias[token] = bias = -MAX_BIAS
         _require(abs(bias) <= MAX_BIAS, "logit_bias", {token: bias}, f"is not within {MAX_BIAS:g}")
     for name in ("json_schema", "regex", "ebnf", "structural_tag"):
         require_compilable(name, getattr(params, name) or "")
-    for pattern in params.stop_regex_strs or []:
-        require_bounded_search("stop_regex", pattern)
 
 
 def _within(low: float, high: float) -> str:

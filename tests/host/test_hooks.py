@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 from sglang.srt.plugins import load_plugins
 
 from sglang_speed import TESTED_SGLANG
+from sglang_speed.config import ARCHITECTURE, MODEL_TYPE
 from sglang_speed.errors import HostMismatch
 from sglang_speed.platforms.cpu_hooks import HOOKS as CPU_HOOKS
 from sglang_speed.serving import host
@@ -74,19 +77,40 @@ def test_a_module_that_still_calls_the_unhooked_function_stops_the_model(monkeyp
 
 def test_another_version_of_sglang_is_a_host_mismatch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host, "version", lambda name: "0.5.18")
-    with pytest.raises(HostMismatch, match=rf"sglang=={TESTED_SGLANG} .* 0\.5\.18 is installed; install"):
+    with pytest.raises(HostMismatch, match=rf"sglang=={TESTED_SGLANG} .* 0\.5\.18 is installed: install"):
         host.require_host()
 
 
-def test_a_mismatch_ends_the_process_although_sglang_swallows_plugin_errors() -> None:
-    program = textwrap.dedent("""
+PLAIN_CONFIG = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "num_hidden_layers": 2}
+MISMATCHES = {
+    "another version": 'host.version = lambda name: "0.5.18"',
+    "a hook that does not fit": "hooks.SERVING_HOOKS += (dataclasses.replace(hooks.SERVING_HOOKS[0], target='os.x'),)",
+    "a module that is gone": "sys.modules['sglang_speed.serving.memory'] = None",
+}
+
+
+@pytest.mark.parametrize("mismatch", MISMATCHES)
+def test_where_the_plugin_does_not_fit_only_speed_models_are_refused(mismatch: str, tmp_path: Path) -> None:
+    """Nothing of SGLang is changed then, but what the CPU platform needs, where that is the platform."""
+    speed = {"model_type": MODEL_TYPE, "architectures": [ARCHITECTURE], "speed": {"prefill_layers": 1}}
+    for name, config in (("plain", PLAIN_CONFIG), ("speed", PLAIN_CONFIG | speed)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
+    program = textwrap.dedent(f"""
+        import dataclasses, sys
         from sglang_speed.serving import host
-        host.version = lambda name: "0.5.18"
+        {"from sglang_speed.serving import hooks" if "hooks." in MISMATCHES[mismatch] else ""}
+        {MISMATCHES[mismatch]}
         from sglang.srt.plugins import load_plugins
+        from sglang.srt.plugins.hook_registry import HookRegistry
         load_plugins()
-        print("still alive")
+        modules = {{hook.__module__ for hooks in HookRegistry._hooks.values() for _, hook, _ in hooks}}
+        print({{name for name in modules if name.startswith("sglang_speed.serving")}})
+        from transformers import AutoConfig
+        print(AutoConfig.from_pretrained({str(tmp_path / "plain")!r}).model_type)
+        AutoConfig.from_pretrained({str(tmp_path / "speed")!r})
     """)
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=False)
-    assert ended.returncode == 1
-    assert "still alive" not in ended.stdout
-    assert "sglang_speed is tested with sglang==" in ended.stderr
+    assert ended.stdout.split() == ["set()", "llama"], ended.stdout + ended.stderr
+    assert "SPEED models are refused" in ended.stderr
+    assert "HostMismatch: sglang_speed" in ended.stderr

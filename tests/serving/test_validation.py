@@ -72,6 +72,11 @@ def test_what_custom_parameters_contain_is_left_to_logit_processors() -> None:
     assert create(made) is made
 
 
+def test_a_bias_may_forbid_a_token() -> None:
+    made = create(tokenized(params={"logit_bias": {"5": float("-inf"), "6": 1.0}}))
+    assert made.sampling_params.logit_bias == {"5": -validation.MAX_BIAS, "6": 1.0}
+
+
 def test_stop_tokens_that_the_model_does_not_have_are_dropped() -> None:
     """SGLang makes indices of them for a whole batch as soon as one of its requests has a minimum length."""
     made = create(tokenized(params={"stop_token_ids": [5, 99, 100, 128009, -5]}))
@@ -85,10 +90,11 @@ def test_other_models_are_left_alone() -> None:
 
 
 def test_labels_that_the_metrics_know_and_numbers_for_switches_are_served() -> None:
-    params = {"ignore_eos": 1, "stop_token_ids": [None, 5], "temperature": None}
+    params = {"ignore_eos": 1, "stop_token_ids": [None, 5], "temperature": None, "max_new_tokens": 16.0}
     request = GenerateReqInput(text="a", sampling_params=params, custom_labels={"team": "red"})
     validation.check_parameters(manager(), request)
     assert params["ignore_eos"] is True
+    assert repr(params["max_new_tokens"]) == "16"
     with pytest.raises(ValueError, match="colour"):
         validation.check_parameters(manager(), GenerateReqInput(text="a", custom_labels={"colour": "red"}))
 
