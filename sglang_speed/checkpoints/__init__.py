@@ -1,10 +1,12 @@
 """Checkpoint directories: making them, describing them, and the default model.
 
 convert          a Llama checkpoint becomes a SPEED checkpoint
+card             the README.md of a SPEED checkpoint
+servable         what of a checkpoint a server would refuse, its weights aside
 describe         what a SPEED checkpoint is, from its config and its safetensors headers
 default_model    the name `speed-llama`: a small SPEED checkpoint in the user's cache
 smollm2          the packaged GGUF behind the default model becomes a Llama checkpoint
-adapter          a trained difference in a small file, as shipped for the default model
+adapter          whether a checkpoint was trained, and what training changed, as shipped for the default model
 weights          the safetensors files of a directory
 manifest         which files a finished directory has
 atomic           directories that appear whole or not at all

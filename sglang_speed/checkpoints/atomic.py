@@ -1,12 +1,14 @@
 """Directories and files that appear whole or not at all.
 
-Owns the temporary sibling of what is under construction. Knows nothing of what is put into it.
+Owns the temporary sibling of what is under construction, the modes of its files, and what is said where nothing can be
+written. Knows nothing of what is put into it.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -19,6 +21,11 @@ _CANNOT_WRITE = {
     errno.EACCES,
     errno.EDQUOT,
     errno.EEXIST,
+    errno.EINVAL,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+    errno.ENOENT,
     errno.ENOSPC,
     errno.ENOTDIR,
     errno.EPERM,
@@ -28,10 +35,26 @@ _CANNOT_WRITE = {
 
 def require_free(destination: Path) -> None:
     """ConfigError unless `destination` is absent or an empty directory."""
-    if destination.is_dir() and not any(destination.iterdir()):
-        return
-    if destination.exists() or destination.is_symlink():
-        raise ConfigError(f"{destination} exists and is not empty: choose another destination or remove it first")
+    with writing_to(destination):
+        if destination.is_dir() and not any(destination.iterdir()):
+            return
+        if destination.exists() or destination.is_symlink():
+            raise ConfigError(f"{destination} exists and is not empty: choose another destination or remove it first")
+
+
+def absolute(path: Path) -> Path:
+    """The path from the root, links followed; ConfigError where it names no place."""
+    try:
+        return path.resolve()
+    except RuntimeError as error:  # of pathlib before Python 3.13, where links lead in a circle
+        raise ConfigError(f"{path} cannot be written ({error}): choose another place") from error
+
+
+def require_writable(destination: Path) -> None:
+    """ConfigError unless `new_directory(destination)` will find a place, asked before anything long begins."""
+    with writing_to(destination):
+        partial = _make_partial(destination)
+        partial.rmdir()
 
 
 @contextmanager
@@ -41,11 +64,10 @@ def new_directory(destination: Path) -> Iterator[Path]:
     Whatever happens inside, `destination` is either untouched or complete. A killed process leaves only the
     sibling, which starts with `partial_prefix(destination)`. Raises ConfigError if `destination` was filled meanwhile.
     """
-    partial = destination.parent / f"{partial_prefix(destination)}{os.getpid()}-{secrets.token_hex(4)}"
-    # not tempfile.mkdtemp: its mode 0700 would stay with the finished directory
-    partial.mkdir(parents=True)
+    partial = _make_partial(destination)
     try:
         yield partial
+        apply_umask(partial)
         _sync_tree(partial)
         _rename_to(partial, destination)
         _sync(destination.parent)
@@ -57,8 +79,27 @@ def new_directory(destination: Path) -> Iterator[Path]:
 def new_file(path: Path) -> Iterator[Path]:
     """Yield a sibling to write, which takes the place of `path` at the end; until then `path` stays what it was."""
     half_written = path.with_name(f".{path.name}.new")
-    yield half_written
-    half_written.replace(path)
+    half_written.unlink(missing_ok=True)
+    half_written.touch()
+    mode = half_written.stat().st_mode
+    try:
+        yield half_written
+        half_written.chmod(mode)
+        half_written.replace(path)
+    finally:
+        half_written.unlink(missing_ok=True)
+
+
+def apply_umask(directory: Path) -> None:
+    """Give the files in a directory that was made here the mode of new files.
+
+    safetensors' `save_file` writes mode 0600, whatever the umask. A file with another name elsewhere is the user's own,
+    hard-linked here, and keeps its mode.
+    """
+    mode = directory.stat().st_mode & 0o666
+    for path in directory.rglob("*"):
+        if path.is_file() and not path.is_symlink() and path.stat().st_nlink == 1:
+            path.chmod(mode)
 
 
 def partial_prefix(destination: Path) -> str:
@@ -80,14 +121,29 @@ def discard(directory: Path) -> None:
 
 
 @contextmanager
-def writing_to(path: Path, fix: str) -> Iterator[None]:
-    """Turn "no space", "no permission" and the like into a ConfigError that names `path` and the fix."""
+def writing_to(path: Path, fix: str = "choose a place with room and with permission to write") -> Iterator[None]:
+    """Turn "no space", "no permission", "no such place" and the like into a ConfigError with `path` and the fix."""
+    from safetensors import SafetensorError
+
     try:
         yield
     except OSError as error:
         if error.errno not in _CANNOT_WRITE:
             raise
-        raise ConfigError(f"{path} cannot be written ({error.strerror}: {error.filename}): {fix}") from error
+        where = "" if str(error.filename) in ("None", str(path)) else f": {error.filename}"
+        raise ConfigError(f"{path} cannot be written ({error.strerror}{where}): {fix}") from error
+    except SafetensorError as error:
+        found = re.search(r"os error (\d+)", str(error))
+        if found is None or int(found[1]) not in _CANNOT_WRITE:
+            raise
+        raise ConfigError(f"{path} cannot be written ({os.strerror(int(found[1]))}): {fix}") from error
+
+
+def _make_partial(destination: Path) -> Path:
+    partial = destination.parent / f"{partial_prefix(destination)}{os.getpid()}-{secrets.token_hex(4)}"
+    # not tempfile.mkdtemp: its mode 0700 would stay with the finished directory
+    partial.mkdir(parents=True)
+    return partial
 
 
 def _rename_to(partial: Path, destination: Path) -> None:

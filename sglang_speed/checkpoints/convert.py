@@ -14,26 +14,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from sglang_speed.checkpoints.adapter import PROVENANCE_NAME
-from sglang_speed.checkpoints.atomic import new_directory, require_free, writing_to
+from sglang_speed.checkpoints.adapter import PROVENANCE_NAME, Training, training_of
+from sglang_speed.checkpoints.atomic import absolute, new_directory, require_free, writing_to
+from sglang_speed.checkpoints.card import model_name, write_card
 from sglang_speed.checkpoints.manifest import MANIFEST_NAME
-from sglang_speed.checkpoints.weights import INDEX_NAME, find_weight_files, read_weights, require_layers
+from sglang_speed.checkpoints.servable import (
+    CONFIG_NAME,
+    LLAMA_ARCHITECTURE,
+    LLAMA_MODEL_TYPE,
+    read_config,
+    require_servable,
+)
+from sglang_speed.checkpoints.weights import INDEX_NAME, read_weights, require_layers
 from sglang_speed.config import (
     ARCHITECTURE,
     DEFAULT_ANCHOR_TOKENS,
     DEFAULT_TAIL_TOKENS,
     MODEL_TYPE,
     SpeedConfig,
-    is_speed_model,
-    read_model_config,
 )
 from sglang_speed.errors import ConfigError
 
 Placement = Literal["hard link", "symlink", "copy"]
 
-_LLAMA_ARCHITECTURE = "LlamaForCausalLM"
-_LLAMA_MODEL_TYPE = "llama"
-_CONFIG_NAME = "config.json"
 _TEMPLATES = "additional_chat_templates"
 # weights in any format: the safetensors of the model are placed one by one, the rest is left behind
 _WEIGHT_SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx", ".ot"}
@@ -42,11 +45,12 @@ _NO_HARD_LINK = {errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.EOP
 
 @dataclass(frozen=True)
 class Conversion:
-    """What `convert` made. placement: how the weight files came there."""
+    """What `convert` made. placement: how the weight files came there. training: for this cutoff or not."""
 
     path: Path
     speed: SpeedConfig
     placement: Placement
+    training: Training
 
 
 def convert(
@@ -68,12 +72,12 @@ def convert(
     speed = SpeedConfig(config["num_hidden_layers"], prefill_layers, anchor_tokens, tail_tokens)
     _require_trained_bands(source, speed)
     require_layers(read_weights(source), config, source)
-    destination = destination.resolve()
+    destination = absolute(destination)
     require_free(destination)
-    fix = "choose a destination with room and with permission to write"
-    with writing_to(destination, fix), new_directory(destination) as directory:
+    with writing_to(destination), new_directory(destination) as directory:
         placement = fill_checkpoint(source, directory, speed, copy=copy)
-    return Conversion(destination, speed, placement)
+        write_card(directory, model_name(source))
+    return Conversion(destination, speed, placement, training_of(destination))
 
 
 def _require_trained_bands(source: Path, speed: SpeedConfig) -> None:
@@ -90,24 +94,24 @@ def _require_trained_bands(source: Path, speed: SpeedConfig) -> None:
 def fill_checkpoint(source: Path, directory: Path, speed: SpeedConfig, *, copy: bool = False) -> Placement:
     """Write a SPEED checkpoint into the existing `directory`; its config.json comes last."""
     config = read_source_config(source)
-    placements = [_place(path, directory / path.name, copy) for path in find_weight_files(source)]
+    placements = [_place(path, directory / path.name, copy) for path in read_weights(source).files]
     _copy_other_files(source, directory)
-    _write_json(directory / _CONFIG_NAME, speed_model_config(config, speed))
+    _write_json(directory / CONFIG_NAME, speed_model_config(config, speed))
     return max(placements, key=("hard link", "copy", "symlink").index)
 
 
 def write_speed_config(directory: Path, speed: SpeedConfig) -> None:
     """Make a SPEED checkpoint of the Llama checkpoint in `directory`, in place."""
-    _write_json(directory / _CONFIG_NAME, speed_model_config(read_source_config(directory), speed))
+    _write_json(directory / CONFIG_NAME, speed_model_config(read_source_config(directory), speed))
 
 
 def fill_full_depth(source: Path, directory: Path) -> None:
     """Write the plain Llama checkpoint of a SPEED checkpoint into the existing `directory`, with the same weights."""
     config = read_source_config(source)
-    for path in find_weight_files(source):
+    for path in read_weights(source).files:
         _place(path, directory / path.name, copy=False)
     _copy_other_files(source, directory)
-    _write_json(directory / _CONFIG_NAME, plain_model_config(config))
+    _write_json(directory / CONFIG_NAME, plain_model_config(config))
 
 
 def fill_trained(source: Path, directory: Path, speed: SpeedConfig, save_weights: Callable[[Path], Any]) -> None:
@@ -117,32 +121,19 @@ def fill_trained(source: Path, directory: Path, speed: SpeedConfig, save_weights
     """
     save_weights(directory)
     _copy_other_files(source, directory, with_index=False)
-    _write_json(directory / _CONFIG_NAME, speed_model_config(read_source_config(source), speed))
+    _write_json(directory / CONFIG_NAME, speed_model_config(read_source_config(source), speed))
 
 
 def read_source_config(source: Path) -> dict[str, Any]:
-    """config.json of a Llama or SPEED checkpoint; ConfigError for anything else."""
-    config = read_model_config(source)
+    """config.json of a Llama or SPEED checkpoint; ConfigError for anything else, and for what no server would take."""
+    config = read_config(source)
     if config is None:
         problem = "has no config.json" if source.is_dir() else "is not a directory"
         raise ConfigError(
             f"{source} {problem}: the source is a local Llama checkpoint directory; download a model first, with "
             "`hf download NAME --local-dir DIR`"
         )
-    model_type = config.get("model_type")
-    if not is_speed_model(config) and model_type != _LLAMA_MODEL_TYPE:
-        raise ConfigError(
-            f"model_type={model_type!r} in {source} is not {_LLAMA_MODEL_TYPE!r}: only the Llama architecture has "
-            "depth bands here; choose a Llama checkpoint"
-        )
-    architectures = config.get("architectures") or [_LLAMA_ARCHITECTURE]
-    if architectures not in ([_LLAMA_ARCHITECTURE], [ARCHITECTURE]):
-        raise ConfigError(
-            f"architectures={architectures} in {source} is not [{_LLAMA_ARCHITECTURE!r}]: only models that generate "
-            "text can be served; choose a causal Llama checkpoint"
-        )
-    if "num_hidden_layers" not in config:
-        raise ConfigError(f"num_hidden_layers is missing in {source / _CONFIG_NAME}: download the checkpoint again")
+    require_servable(config, source)
     return config
 
 
@@ -164,7 +155,7 @@ def speed_model_config(config: Mapping[str, Any], speed: SpeedConfig) -> dict[st
 def plain_model_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """config.json of the same model at full depth, which SGLang serves with its own Llama."""
     rest = {key: value for key, value in config.items() if key != "speed"}
-    return {**rest, "architectures": [_LLAMA_ARCHITECTURE], "model_type": _LLAMA_MODEL_TYPE}
+    return {**rest, "architectures": [LLAMA_ARCHITECTURE], "model_type": LLAMA_MODEL_TYPE}
 
 
 def _rope_in_one_object(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -211,7 +202,7 @@ def _copy_other_files(source: Path, directory: Path, *, with_index: bool = True)
 def _travels(name: str) -> bool:
     if name.endswith(".index.json"):
         return name == INDEX_NAME
-    if name.startswith(".") or name in (_CONFIG_NAME, MANIFEST_NAME):
+    if name.startswith(".") or name in (CONFIG_NAME, MANIFEST_NAME):
         return False
     return Path(name).suffix not in _WEIGHT_SUFFIXES
 

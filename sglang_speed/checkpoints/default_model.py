@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 from sglang_speed.checkpoints import smollm2
 from sglang_speed.checkpoints.adapter import PROVENANCE_NAME, merge_adapter, read_provenance
-from sglang_speed.checkpoints.atomic import discard, new_directory, remove_leftovers, require_free, writing_to
+from sglang_speed.checkpoints.atomic import absolute, discard, new_directory, remove_leftovers, require_free, writing_to
+from sglang_speed.checkpoints.card import write_card
 from sglang_speed.checkpoints.convert import write_speed_config
 from sglang_speed.checkpoints.manifest import file_sha256, find_damage, write_manifest
 from sglang_speed.config import SpeedConfig
@@ -31,7 +32,7 @@ ADAPTER = Path(__file__).with_name("speed_llama.safetensors")
 """What training for that cutoff changed: docs/training.md has the commands that made it."""
 ADAPTER_SHA256 = "0192aa0e338fffecf648c69edb8fee6a4b742aedb0d3ad06a2e77d477b8e7193"
 
-_BUILD = 2  # counts what this module writes: raise it when the same settings give other files
+_BUILD = 3  # counts what this module writes: raise it when the same settings give other files
 _NEEDED_BYTES = 400 * 2**20  # the weights, 269 MB, and room for the rest
 _OTHER_CACHE = "set XDG_CACHE_HOME to a directory with room and with permission to write"
 
@@ -63,9 +64,9 @@ def default_model(*, every_byte: bool = False) -> Path:
 def write_full_depth(directory: Path) -> Path:
     """Write the packaged model to `directory`, absent or empty, as the plain Llama checkpoint that it is."""
     gguf = smollm2.locate_gguf()
+    directory = absolute(directory)
     require_free(directory)
-    fix = "choose a directory with room and with permission to write"
-    with writing_to(directory, fix), _progress() as progress, new_directory(directory) as partial:
+    with writing_to(directory), _progress() as progress, new_directory(directory) as partial:
         smollm2.write_llama_checkpoint(
             gguf, partial, track=lambda tensors: progress.track(list(tensors), description="Dequantizing")
         )
@@ -141,8 +142,7 @@ def _build(gguf: Path, directory: Path, progress: Progress) -> None:
     )
     write_speed_config(directory, DEFAULT_SPEED)
     (directory / PROVENANCE_NAME).write_text(json.dumps(read_provenance(ADAPTER), indent=2) + "\n", encoding="utf-8")
-    with (directory / "README.md").open("a", encoding="utf-8") as readme:
-        readme.write(f"\nTrained to be served with prompts in its lower layers, see {PROVENANCE_NAME}.\n")
+    write_card(directory, smollm2.HUB_ID)
     progress.update(step, description="Checksums")
     write_manifest(directory)
 

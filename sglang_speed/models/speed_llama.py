@@ -6,9 +6,12 @@ and back into place. Which rows are deep, and where their KV lives, is decided b
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
+from sglang.srt.layers.utils import get_layer_id
 from sglang.srt.model_executor.forward_batch_info import ForwardBatch
 from sglang.srt.model_executor.forward_context import ForwardContext, forward_context, get_attn_backend
 from sglang.srt.models.llama import LlamaForCausalLM, LlamaModel
@@ -16,6 +19,7 @@ from torch import Tensor
 
 from sglang_speed.attention.banded import BandedAttnBackend
 from sglang_speed.config import SpeedConfig
+from sglang_speed.errors import ConfigError
 from sglang_speed.method.bands import DepthBand, depth_bands
 from sglang_speed.serving.host import require_host
 
@@ -86,6 +90,22 @@ class SpeedLlamaForCausalLM(LlamaForCausalLM):
 
     def _init_model(self, config: Any, quant_config: Any = None, prefix: str = "") -> SpeedLlamaModel:
         return SpeedLlamaModel(config, quant_config=quant_config, prefix=prefix)
+
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> Any:
+        """ConfigError for a layer that the model does not have, which SGLang would leave out without a word."""
+        if isinstance(weights, list):  # in memory already: nothing is loaded where one is refused
+            deque(self._own(weights), maxlen=0)
+        return super().load_weights(self._own(weights))
+
+    def _own(self, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+        for name, weight in weights:
+            layer = get_layer_id(name)
+            if layer is not None and layer >= self.speed.num_layers:
+                raise ConfigError(
+                    f"sglang_speed: {name} is not one of the {self.speed.num_layers} layers of the running model: send "
+                    "the weights of the model that is served"
+                )
+            yield name, weight
 
     @property
     def end_layer(self) -> int:

@@ -16,6 +16,7 @@ from sglang_speed.serving import (
     forward,
     memory,
     metrics,
+    new_weights,
     observe,
     refusals,
     refused_start,
@@ -122,6 +123,26 @@ REQUEST_HOOKS = (
         reason="a grammar with a dead end, or one that ends before min_new_tokens, forbids every token, and "
         "torch.multinomial raises on NaN (sampler.py, sampling_from_probs_torch)",
         remove_when="SGLang aborts a request that has no token left",
+    ),
+)
+
+WEIGHT_HOOKS = (
+    Hook(
+        target=f"{_MANAGERS}.tokenizer_manager.TokenizerManager.update_weights_from_disk",
+        parameters=("self", "obj", "request"),
+        kind=HookType.AROUND,
+        function=new_weights.refuse_other_bands,
+        reason="new weights are loaded into the model as it runs, whatever their own configuration says",
+        remove_when="SGLang compares the configuration of new weights with the running one",
+    ),
+    Hook(
+        target="sglang.srt.model_executor.model_runner_components.weight_updater.WeightUpdater"
+        ".update_weights_from_tensor",
+        parameters=("self", "named_tensors", "load_format"),
+        kind=HookType.AROUND,
+        function=new_weights.answer_refusal,
+        reason="an exception there ends the scheduler, where the other ways of new weights answer it",
+        remove_when="SGLang answers a tensor that the model refuses",
     ),
 )
 
@@ -313,6 +334,7 @@ SERVING_HOOKS = (
     START_UP_HOOKS
     + REFUSAL_HOOKS
     + REQUEST_HOOKS
+    + WEIGHT_HOOKS
     + MEMORY_HOOKS
     + SCHEDULER_HOOKS
     + FORWARD_HOOKS

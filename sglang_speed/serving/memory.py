@@ -19,13 +19,14 @@ from sglang.srt.model_executor.pool_configurator import (
     MemoryPoolConfigurator,
 )
 
+from sglang_speed.checkpoints.adapter import UNTRAINED_COST, UNTRAINED_NEXT, Training, training_of
 from sglang_speed.config import SpeedConfig
 from sglang_speed.errors import ConfigError
 from sglang_speed.kv_pool.capacity import DeepTables, cap_deep_tokens, deep_tokens_beside, split_kv_bytes
 from sglang_speed.kv_pool.deep_band import DeepBand
 from sglang_speed.kv_pool.request_pool import BandedReqToTokenPool
 from sglang_speed.method.policy import SpeedPolicy
-from sglang_speed.serving.refusals import refuse_unsupported
+from sglang_speed.serving.refusals import checkpoint_directory, refuse_unsupported
 from sglang_speed.serving.state import Served, set_served
 
 logger = logging.getLogger(__name__)
@@ -91,6 +92,7 @@ def build_deep_band(pools: Any, kvc: KVCacheConfigurator, *, sizes: Any, **_: An
     prompt_tokens = sizes.max_total_num_tokens
     set_served(Served(config, pools.token_to_kv_pool, prompt_tokens, kvc.ps.tp_size, request_pool))
     logger.info(_summary(config, prompt_tokens, request_pool))
+    _warn_where_untrained(kvc.server_args)
     return None if request_pool is None else msgspec.structs.replace(pools, req_to_token_pool=request_pool)
 
 
@@ -130,6 +132,13 @@ def _deep_kv_pool(
     value_buffer_of = pool.get_value_buffer
     pool.get_value_buffer = lambda layer_id: value_buffer_of(layer_id or config.prefill_layers)
     return pool
+
+
+def _warn_where_untrained(args: Any) -> None:
+    if args.load_format == "dummy":
+        return  # random weights
+    if training_of(checkpoint_directory(args.model_path, args.revision)) is Training.UNTRAINED:
+        logger.warning(f"sglang_speed: {UNTRAINED_COST}; {UNTRAINED_NEXT}")
 
 
 def _summary(config: SpeedConfig, prompt_tokens: int, request_pool: BandedReqToTokenPool | None) -> str:

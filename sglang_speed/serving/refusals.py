@@ -15,7 +15,8 @@ from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 from sglang.srt.environ import envs
 
-from sglang_speed.config import ARCHITECTURE, MODEL_TYPE, SpeedConfig, is_speed_model
+from sglang_speed.checkpoints.servable import require_servable
+from sglang_speed.config import ARCHITECTURE, MODEL_TYPE, SpeedConfig, is_speed_model, read_model_config
 from sglang_speed.errors import ConfigError
 
 ATTENTION_BACKENDS = ("flashinfer", "triton", "fa3", "torch_native")
@@ -25,6 +26,8 @@ KV_CACHE_DTYPES = ("auto", "bf16", "bfloat16", "fp8_e4m3", "fp8_e5m2")
 FP8_DTYPES = ("fp8_e4m3", "fp8_e5m2")
 FP8_QUERY_BACKEND = "fa3"
 """With an fp8 KV cache it rounds queries too, and its kernels take e4m3 only and answer in bfloat16."""
+
+LOAD_FORMATS = ("auto", "safetensors", "dummy")
 
 DECODE_GRAPHS = ("full", "disabled")
 PREFILL_GRAPHS = ("disabled",)
@@ -124,7 +127,7 @@ REFUSALS = (
     Refusal("--kv-canary", _is_not("kv_canary", "none"), "it expects one table and one pool"),
     # Weights that would not reach both bands as they are.
     Refusal("--model-impl", _is_not("model_impl", "auto", "sglang"), "it would serve the model at full depth"),
-    Refusal("--load-format", _is_not("load_format", "auto", "safetensors", "dummy"), "not proven in both bands"),
+    Refusal("--load-format", _is_not("load_format", *LOAD_FORMATS), "not proven in both bands"),
     Refusal("--custom-weight-loader", _on("custom_weight_loader"), "not proven in both bands"),
     Refusal("--weight-cache-mode", _is_not("weight_cache_mode", "off"), "not proven in both bands"),
     Refusal("--rl-quant-profile", _on("rl_quant_profile"), "its loader would skip the deep layers"),
@@ -166,7 +169,8 @@ def served_config(args: Any) -> SpeedConfig | None:
     """
     hf_config = args.get_model_config().hf_config
     names = {"model_type": hf_config.model_type, "architectures": hf_config.architectures}
-    on_disk = SpeedConfig.from_checkpoint(_directory_of(args))
+    directory = checkpoint_directory(args.model_path, args.revision)
+    on_disk = SpeedConfig.from_checkpoint(directory)
     if on_disk is None and not is_speed_model(names):
         return None
     if names != {"model_type": MODEL_TYPE, "architectures": [ARCHITECTURE]}:
@@ -181,16 +185,17 @@ def served_config(args: Any) -> SpeedConfig | None:
             f"sglang_speed: --json-model-override-args would serve {config}, the checkpoint says {on_disk}; leave it "
             "out, or convert the checkpoint again with `sglang-speed convert`"
         )
+    require_servable(read_model_config(directory) or {}, directory)
     return config
 
 
-def _directory_of(args: Any) -> Path:
-    """The checkpoint's directory: for a hub id the one in the local cache, where SGLang has read the configuration."""
-    path = Path(args.model_path)
+def checkpoint_directory(model_path: str, revision: str | None) -> Path:
+    """Where a checkpoint lies: for a hub id in the local cache, where SGLang has read the configuration."""
+    path = Path(model_path)
     if path.exists():
         return path
     try:
-        found = try_to_load_from_cache(args.model_path, "config.json", revision=args.revision)
+        found = try_to_load_from_cache(model_path, "config.json", revision=revision)
     except HFValidationError:  # a URL
         return path
     return Path(found).parent if isinstance(found, str) else path

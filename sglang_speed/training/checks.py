@@ -12,6 +12,7 @@ from dataclasses import replace
 from sglang_speed.errors import ConfigError
 from sglang_speed.training.answers import is_open, with_answer
 from sglang_speed.training.conversations import Chat, ChatFormat, is_unwritten
+from sglang_speed.training.progress import count
 from sglang_speed.training.settings import Objective, Settings
 
 _PLACEHOLDER = "?"
@@ -45,7 +46,8 @@ def num_held_out(num_chats: int, settings: Settings) -> int:
     num = round(settings.held_out * num_chats)
     if num == num_chats:
         raise ConfigError(
-            f"held_out={settings.held_out} of {num_chats} chats leaves none to train on: give more, or lower it"
+            f"held_out={settings.held_out} of {count(num_chats, 'chat')} leaves none to train on: give more, or "
+            "lower it"
         )
     return num
 
@@ -56,7 +58,7 @@ def _require_short(chat: Chat, chat_format: ChatFormat, settings: Settings, limi
     num_open = sum(map(is_unwritten, messages))
     num_given = len(chat_format.conversation(replace(chat, messages=written)).token_ids)
     if num_given + num_open * settings.sampling.max_tokens > limit:
-        answers = f" and {num_open} messages to be written" if num_open else ""
+        answers = f" and {count(num_open, 'message')} to be written" if num_open else ""
         raise ConfigError(
             f"{chat.origin} has {num_given} tokens{answers}, and at most {limit} fit: shorten or remove it, lower "
             "--answer-tokens, or raise --max-tokens up to the model's context"

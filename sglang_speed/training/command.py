@@ -15,12 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import Progress
-from transformers.utils.logging import disable_progress_bar
 
 from sglang_speed.checkpoints.adapter import require_untrained
-from sglang_speed.checkpoints.atomic import new_directory, require_free, writing_to
+from sglang_speed.checkpoints.atomic import (
+    absolute,
+    apply_umask,
+    new_directory,
+    require_free,
+    require_writable,
+    writing_to,
+)
+from sglang_speed.checkpoints.card import write_card
 from sglang_speed.checkpoints.convert import fill_full_depth, fill_trained, read_source_config, speed_model_config
 from sglang_speed.checkpoints.weights import read_weights, require_layers
 from sglang_speed.errors import ConfigError
@@ -34,13 +39,12 @@ from sglang_speed.training.batches import TrainingExamples
 from sglang_speed.training.checks import checked_chats, num_held_out
 from sglang_speed.training.conversations import Chat, ChatFormat, Conversation, read_chats, read_conversations
 from sglang_speed.training.machine import answering_flags, has_fast_bfloat16
+from sglang_speed.training.progress import console, count, show, silence_libraries
 from sglang_speed.training.record import Record, claim_work, fingerprint, losses_of
 from sglang_speed.training.run import train
 from sglang_speed.training.settings import Objective, Settings
 from sglang_speed.training.spans import with_spans
 from sglang_speed.training.states import StateFolder
-
-console = Console(stderr=True)
 
 
 def train_checkpoint(
@@ -58,19 +62,22 @@ def train_checkpoint(
     Raises ConfigError before anything long begins, for data, settings or folders that do not fit.
     """
     exit_on_sigterm()
+    silence_libraries()
     if settings.objective is Objective.DISTIL:
         require_untrained(source, "the teacher")
     require_layers(read_weights(source), read_source_config(source), source)
-    destination = destination.resolve()
+    destination = absolute(destination)
     require_free(destination)
     chat_format = ChatFormat.of_checkpoint(source)
     context_len = read_source_config(source).get("max_position_embeddings", settings.max_tokens)
     chats = checked_chats(read_chats(data), chat_format, settings, context_len)
+    require_writable(destination)
     claim_work(work, fingerprint(source, data, settings))
-    answered = _answer(chats, source, data, chat_format, settings, work, url, server_flags)
-    conversations = read_conversations(answered, chat_format, min(settings.max_tokens, context_len))
-    model = load_model(source, settings)
-    trainer = _train(model, conversations, settings, work)
+    with writing_to(work, "make room there, and give the command again to go on"):
+        answered = _answer(chats, source, data, chat_format, settings, work, url, server_flags)
+        conversations = read_conversations(answered, chat_format, min(settings.max_tokens, context_len))
+        model = load_model(source, settings)
+        trainer = _train(model, conversations, settings, work)
     record = Record.of_run(source, data, settings, conversations, losses_of(trainer))
     _write(trainer, source, destination, settings, record, work)
     return record
@@ -78,7 +85,6 @@ def train_checkpoint(
 
 def load_model(source: Path, settings: Settings) -> SpeedLlamaForTraining:
     """The source's weights under the bands of `settings`, in the dtype to train in, on the GPU where there is one."""
-    disable_progress_bar()
     config = SpeedLlamaConfig(**speed_model_config(read_source_config(source), settings.speed))
     attention = TURN_ATTENTION if torch.cuda.is_available() else "sdpa"
     model = SpeedLlamaForTraining.from_pretrained(source, config=config, dtype="auto", attn_implementation=attention)
@@ -106,7 +112,7 @@ def _answer(
     flags = [*answering_flags(settings.sampling.concurrency), *server_flags]
     with _full_depth_server(source, work, url, flags) as address:
         steps = answer_all(chats, answered, address, chat_format, settings.sampling)
-        _show("Answering", steps, len(chats))
+        show("Answering", steps, len(chats))
     read_answered(answered, len(chats))
     return answered
 
@@ -142,7 +148,7 @@ def _train(model: SpeedLlamaForTraining, conversations: list[Conversation], sett
     if settings.keeps_states:
         longest = SpeedPolicy(settings.speed.with_tail(max(settings.all_tails)))
         states = StateFolder(work / "states", longest)
-        _show("Hidden states", states.capture_all(model.eval(), conversations), len(conversations))
+        show("Hidden states", states.capture_all(model.eval(), conversations), len(conversations))
 
     def examples(numbers: list[int], tails: Sequence[int]) -> TrainingExamples:
         return TrainingExamples(
@@ -165,12 +171,13 @@ def _write(trainer: Any, source: Path, destination: Path, settings: Settings, re
     model = trainer.model
     if settings.lora_rank:
         model.save_pretrained(work / "adapter")
+        apply_umask(work / "adapter")
         model = model.merge_and_unload()
     model = model.to(read_dtype(source))
-    fix = "choose a destination with room and with permission to write"
-    with writing_to(destination, fix), new_directory(destination) as directory:
+    with writing_to(destination), new_directory(destination) as directory:
         fill_trained(source, directory, settings.speed, model.save_pretrained)
         record.write(directory)
+        write_card(directory, record.source)
 
 
 def read_dtype(source: Path) -> torch.dtype:
@@ -183,10 +190,17 @@ def read_dtype(source: Path) -> torch.dtype:
 
 def finish(record: Record, destination: Path) -> None:
     """Say what was made and how far it came."""
-    num_trained_on = record.num_chats - record.num_held_out
+    trained_on = count(record.num_chats - record.num_held_out, "chat")
+    tokens = count(record.num_said_tokens, "token")
+    if not record.num_held_out:
+        console.print(
+            f"{destination}: trained on {trained_on}, {tokens} said in all; none held out, so nothing says whether it "
+            "helped: give more chats, or raise --held-out",
+            soft_wrap=True,
+        )
+        return
     console.print(
-        f"{destination}: trained on {num_trained_on} chats, {record.num_held_out} more held out; "
-        f"{record.num_said_tokens} tokens said in all",
+        f"{destination}: trained on {trained_on}, {record.num_held_out} more held out; {tokens} said in all",
         soft_wrap=True,
     )
     if record.first_loss is not None and record.last_loss is not None:
@@ -194,10 +208,3 @@ def finish(record: Record, destination: Path) -> None:
         console.print(
             f"{name}, nats per token of the chats held out: {record.first_loss:.4f} -> {record.last_loss:.4f}"
         )
-
-
-def _show(what: str, steps: Iterator[int], total: int) -> None:
-    with Progress(console=console, transient=False) as progress:
-        task = progress.add_task(what, total=total)
-        for done in steps:
-            progress.update(task, completed=done)

@@ -1,22 +1,25 @@
 """Chats as a model reads them: token ids, and which of them each assistant turn says.
 
-Owns the JSONL format and its errors. Must not know what is done with a conversation.
+Owns the JSONL format and what a chat template makes of it; a single message is `messages`' business. Must not know what
+is done with a conversation.
 
 A line is `{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}, ...]}`, with
-`"tools": [...]` beside it where the chat template takes JSON schemas.
+`"tools": [...]` beside it where the chat template takes JSON schemas; or ShareGPT's form of it,
+`{"conversations": [{"from": "human", "value": "..."}, {"from": "gpt", "value": "..."}, ...]}`.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from sglang_speed.errors import ConfigError
+from sglang_speed.training.messages import Message, is_unwritten, messages_of
 
-Message = dict[str, Any]
+__all__ = ["Chat", "ChatFormat", "Conversation", "Message", "is_unwritten", "read_chats", "read_conversations"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class ChatFormat:
     def __init__(self, tokenizer: Any, stop_ids: Sequence[int]) -> None:
         self.tokenizer = tokenizer
         self.stop_ids = frozenset(stop_ids)
+        self._shown: set[tuple[str, ...]] = set()
 
     @classmethod
     def of_checkpoint(cls, directory: Path) -> ChatFormat:
@@ -54,6 +58,8 @@ class ChatFormat:
 
         try:
             tokenizer = AutoTokenizer.from_pretrained(directory)
+            has_settings = (directory / "generation_config.json").is_file()
+            settings = GenerationConfig.from_pretrained(directory) if has_settings else None
         except (OSError, ValueError) as error:
             raise ConfigError(
                 f"{directory} has no tokenizer that can be read ({str(error).splitlines()[0]}): complete the download"
@@ -63,11 +69,8 @@ class ChatFormat:
                 f"{directory} has no chat template: chats need one; take an instruction-tuned model, or put the "
                 "template into chat_template.jinja"
             )
-        stop_ids = {tokenizer.eos_token_id}
-        if (directory / "generation_config.json").is_file():
-            told = GenerationConfig.from_pretrained(directory).eos_token_id
-            stop_ids |= set(told) if isinstance(told, list) else {told}
-        stop_ids.discard(None)
+        told = None if settings is None else settings.eos_token_id
+        stop_ids = {tokenizer.eos_token_id, *(told if isinstance(told, list) else [told])} - {None}
         if not stop_ids:
             raise ConfigError(f"{directory} names no end-of-turn token: set eos_token_id in generation_config.json")
         return cls(tokenizer, sorted(stop_ids))
@@ -96,6 +99,7 @@ class ChatFormat:
             turns.append(range(len(ids), len(ids) + len(said_ids)))
             ids += said_ids
             text = prompt + said
+        self._require_shown(chat)
         return Conversation(tuple(ids), tuple(turns))
 
     def render(self, chat: Chat, num_messages: int, *, answer_follows: bool) -> str:
@@ -115,6 +119,25 @@ class ChatFormat:
         """Token ids of text as it is, without a BoS of the tokenizer's own."""
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
         return ids
+
+    def _require_shown(self, chat: Chat) -> None:
+        """ConfigError where the template leaves out a message: it would be learned without what it answers.
+
+        Asked once for each order of roles, on which that depends.
+        """
+        kinds = tuple(f"{one['role']} calls" if one.get("tool_calls") else one["role"] for one in chat.messages)
+        if kinds in self._shown:
+            return
+        marks = [str(7_000_000 + number) for number in range(len(kinds))]  # letters could change their case
+        messages = [_marked(one, mark) for one, mark in zip(chat.messages, marks, strict=True)]
+        text = self.render(replace(chat, messages=messages), len(messages), answer_follows=False)
+        for number, (kind, mark) in enumerate(zip(kinds, marks, strict=True), 1):
+            if mark not in text:
+                raise ConfigError(
+                    f"{chat.origin}, message {number}: the model's chat template leaves out what role {kind!r} says "
+                    "here, so that the model would never see it: give it another role, or remove it"
+                )
+        self._shown.add(kinds)
 
     def _added(self, before: str, after: str, chat: Chat) -> str:
         if not after.startswith(before):
@@ -136,9 +159,12 @@ class ChatFormat:
         return answer[: min(ends)]
 
 
-def is_unwritten(message: Message) -> bool:
-    """Whether a message is left to the model: it has no content, and no tool calls in its place."""
-    return message.get("content") is None and not message.get("tool_calls")
+def _marked(message: Message, mark: str) -> Message:
+    """The message with a text that can be found again; of one with tool calls the name of what is called."""
+    if not message.get("tool_calls"):
+        return {**message, "content": mark}
+    first, *others = message["tool_calls"]
+    return {**message, "tool_calls": [{**first, "function": {**first["function"], "name": mark}}, *others]}
 
 
 def read_conversations(path: Path, chat_format: ChatFormat, max_tokens: int | None = None) -> list[Conversation]:
@@ -178,23 +204,12 @@ def _parse(line: str, origin: str) -> Chat:
         value = json.loads(line)
     except ValueError as error:
         raise ConfigError(f"{origin} is not JSON ({error}): write one object a line") from error
-    messages = value.get("messages") if isinstance(value, dict) else None
-    if not isinstance(messages, list) or not messages:
+    if not isinstance(value, dict):
         raise ConfigError(f'{origin} has no messages: write {{"messages": [{{"role": ..., "content": ...}}, ...]}}')
-    for message in messages:
-        _require_message(message, origin)
     tools = value.get("tools")
     if tools is not None and not isinstance(tools, list):
         raise ConfigError(f"{origin} has tools={tools!r}, which is not a list: write a list of JSON schemas")
-    return Chat(messages, tools, origin)
-
-
-def _require_message(message: Any, origin: str) -> None:
-    if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-        raise ConfigError(f"{origin}: {message!r} is not a message: it needs a role and a content")
-    content = message.get("content")
-    if not isinstance(content, str) and not (content is None and message["role"] in ("assistant", "user")):
-        raise ConfigError(f"{origin}: content={content!r} of role {message['role']!r} is not a string: write text")
+    return Chat(messages_of(value, origin), tools, origin)
 
 
 def _require_answers(chat: Chat) -> None:

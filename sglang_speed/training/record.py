@@ -11,6 +11,7 @@ from typing import Any
 
 from sglang_speed.checkpoints.adapter import PROVENANCE_NAME
 from sglang_speed.checkpoints.atomic import new_file, writing_to
+from sglang_speed.checkpoints.card import model_name
 from sglang_speed.checkpoints.manifest import file_sha256
 from sglang_speed.checkpoints.weights import find_weight_files
 from sglang_speed.errors import ConfigError
@@ -53,7 +54,7 @@ class Record:
         losses: Sequence[float],
     ) -> Record:
         return cls(
-            source=source.name,
+            source=model_name(source),
             source_sha256={path.name: file_sha256(path) for path in find_weight_files(source)},
             data=data.name,
             data_sha256=file_sha256(data),
@@ -98,14 +99,14 @@ def fingerprint(source: Path, data: Path, settings: Settings) -> dict[str, Any]:
 def claim_work(work: Path, run: Mapping[str, Any]) -> None:
     """Make the working folder, or find it made by the same run; ConfigError where it is another's."""
     claim = work / _CLAIM
-    if not claim.is_file():
-        if work.is_dir() and any(work.iterdir()):
-            raise ConfigError(f"{work} has files that are not of a training run: name another folder with --work")
-        with writing_to(work, "name another folder with --work"):
+    with writing_to(work, "name another folder with --work"):
+        if not claim.is_file():
+            if work.is_dir() and any(work.iterdir()):
+                raise ConfigError(f"{work} has files that are not of a training run: name another folder with --work")
             work.mkdir(parents=True, exist_ok=True)
             _write(claim, run)
-        return
-    before = json.loads(claim.read_text(encoding="utf-8"))
+            return
+        before = json.loads(claim.read_text(encoding="utf-8"))
     changed = [key for key in run if before.get(key) != run[key]]
     if changed:
         raise ConfigError(

@@ -14,7 +14,15 @@ from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
+from transformers import (
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_pt_utils import get_length_grouped_indices
 from transformers.trainer_utils import EvalLoopOutput, get_last_checkpoint
@@ -22,6 +30,7 @@ from transformers.trainer_utils import EvalLoopOutput, get_last_checkpoint
 from sglang_speed.reference.modeling import IGNORED_LABEL
 from sglang_speed.reference.training import SpeedLlamaForTraining
 from sglang_speed.training.batches import TrainingExamples, join
+from sglang_speed.training.progress import TrainingBar
 from sglang_speed.training.settings import Settings
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -47,7 +56,11 @@ def train(
         data_collator=join,
         callbacks=[_TellEpoch(examples)],
     )
-    trainer.train(resume_from_checkpoint=_last_checkpoint(work))
+    trainer.remove_callback(PrinterCallback)
+    bar = TrainingBar()
+    trainer.add_callback(bar)
+    with bar.progress:
+        trainer.train(resume_from_checkpoint=_last_checkpoint(work))
     return trainer
 
 
@@ -172,6 +185,7 @@ def arguments(
         label_names=["labels"],
         remove_unused_columns=False,
         prediction_loss_only=True,
+        disable_tqdm=True,
         dataloader_pin_memory=torch.cuda.is_available(),
     )
     # with several GPUs the Trainer would split every tensor of a batch among them, in the middle of turns

@@ -30,6 +30,17 @@ def edit_json(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps(kept), encoding="utf-8")
 
 
+def config_of(directory: Path) -> dict[str, Any]:
+    """config.json of a checkpoint."""
+    config: dict[str, Any] = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    return config
+
+
+def names_in(directory: Path) -> set[str]:
+    """What lies in a directory."""
+    return {path.name for path in directory.iterdir()}
+
+
 def start_python(code: str, *args: str | Path, **env: str) -> subprocess.Popen[str]:
     """Start a Python process that has this repository on its path and nothing of it imported."""
     command = [sys.executable, "-c", code, *map(str, args)]

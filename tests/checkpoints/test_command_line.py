@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from sglang_speed.checkpoints.adapter import UNTRAINED_COST, UNTRAINED_NEXT
 from sglang_speed.config import SpeedConfig
 from tests.checkpoints.helpers import ROOT, run_python
 
@@ -25,9 +26,12 @@ def command(*args: str | int | Path) -> subprocess.CompletedProcess[str]:
 def test_convert_then_inspect(llama: Path, tmp_path: Path) -> None:
     made = command("convert", llama, tmp_path / "speed", "--prefill-layers", 3, "--tail-tokens", 8, "--copy")
     assert (made.returncode, made.stderr) == (0, "")
-    assert made.stdout == f"{tmp_path / 'speed'}: 3 of 4 prefill layers, weights by copy\n"
+    first, *warning = made.stdout.splitlines()
+    assert first == f"{tmp_path / 'speed'}: 3 of 4 prefill layers, weights by copy"
+    assert warning == [UNTRAINED_COST, UNTRAINED_NEXT]
     assert SpeedConfig.from_checkpoint(tmp_path / "speed") == SpeedConfig(4, 3, 1, 8)
-    assert json.loads(command("inspect", tmp_path / "speed", "--json").stdout)["speed"]["tail_tokens"] == 8
+    said = json.loads(command("inspect", tmp_path / "speed", "--json").stdout)
+    assert (said["speed"]["tail_tokens"], said["training"]) == (8, "untrained")
     assert "75% of full depth" in command("inspect", tmp_path / "speed").stdout
 
 
@@ -37,6 +41,8 @@ def test_a_mistake_is_one_line_on_stderr_and_status_2(llama: Path, tmp_path: Pat
         ("convert", llama, llama, "--prefill-layers", 3),
         ("inspect", llama),
         ("inspect", "no/such/place"),
+        ("inspect", "n" * 256),
+        ("convert", llama, "/proc/speed", "--prefill-layers", 3),
     ):
         failed = command(*args)
         assert (failed.returncode, failed.stdout) == (2, "")

@@ -20,7 +20,7 @@ from sglang_speed.checkpoints import atomic, manifest, smollm2
 from sglang_speed.checkpoints.convert import convert
 from sglang_speed.checkpoints.default_model import default_model, default_model_directory
 from sglang_speed.checkpoints.weights import read_weights
-import filelock, numpy, rich.console, rich.progress, safetensors
+import filelock, huggingface_hub.repocard, numpy, rich.console, rich.progress, safetensors
 
 OPERATIONS = {"open", "os.mkdir", "os.rename", "os.link", "os.symlink", "os.remove", "os.rmdir"}
 task, source, root = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])

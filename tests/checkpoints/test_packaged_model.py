@@ -160,7 +160,10 @@ def test_it_says_how_it_was_trained(built_default_model: Path, full_depth: Path)
     assert written == read_provenance(ADAPTER)
     assert written["source_sha256"] == {"model.safetensors": file_sha256(full_depth / "model.safetensors")}
     assert written["last_loss"] < written["first_loss"]
-    assert PROVENANCE_NAME in (built_default_model / "README.md").read_text(encoding="utf-8")
+    card = (built_default_model / "README.md").read_text(encoding="utf-8")
+    for part in ("license: apache-2.0", "HuggingFaceTB/SmolLM2-135M-Instruct", "24 of 30", PROVENANCE_NAME):
+        assert part in card
+    assert "Changed: weights dequantized" in (built_default_model / "README.base.md").read_text(encoding="utf-8")
 
 
 def test_what_is_shipped_is_small_and_that_of_this_version() -> None:

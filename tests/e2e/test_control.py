@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import requests
 
 from tests.conftest import SPEED
 from tests.e2e.asking import NUM_NEW, Asker, long_prompt, wait_until
@@ -67,6 +70,28 @@ def test_new_weights_forget_the_anchors_of_the_old(asker: Asker, other: Referenc
         for _ in range(2):
             model.require(PROMPT, asker.ask(PROMPT)["output_ids"])
     assert other.greedy(PROMPT, NUM_NEW) != asker.reference.greedy(PROMPT, NUM_NEW)
+
+
+OTHER_CONFIGS = {
+    "another cutoff": ({"speed": {**SPEED, "prefill_layers": 5}}, "has speed={'prefill_layers': 5"),
+    "another tail": ({"speed": {**SPEED, "tail_tokens": 4}}, "'tail_tokens': 4}, and the running model has"),
+    "full depth": ({"model_type": "llama", "architectures": ["LlamaForCausalLM"]}, "is a full-depth checkpoint"),
+    "another base": ({"rms_norm_eps": 0.5}, "has rms_norm_eps=0.5, and the running model has 1e-06"),
+    "a wrong speed object": ({"speed": {"prefill_layers": 99}}, "prefill_layers=99 is not between 1 and 8"),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_CONFIGS)
+def test_weights_for_other_bands_are_refused(asker: Asker, tiny_speed: Path, tmp_path: Path, name: str) -> None:
+    """`asker` checks that the old model goes on exactly."""
+    changes, words = OTHER_CONFIGS[name]
+    config = json.loads((tiny_speed / "config.json").read_text(encoding="utf-8")) | changes
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(requests.HTTPError, match=re.escape(words)) as refused:
+        asker.server.post("/update_weights_from_disk", {"model_path": str(tmp_path)})
+    assert refused.value.response.status_code == 400
+    served = requests.get(f"{asker.server.url}/model_info", timeout=60).json()["model_path"]
+    assert served == str(tiny_speed)
 
 
 def test_a_session_is_a_conversation_with_exact_turns(asker: Asker) -> None:

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from sglang_speed.errors import ConfigError
-from sglang_speed.training.conversations import Chat, ChatFormat, is_unwritten, read_chats, read_conversations
+from sglang_speed.training.conversations import (
+    Chat,
+    ChatFormat,
+    Message,
+    is_unwritten,
+    read_chats,
+    read_conversations,
+)
 from tests.tiny_models import BOS_ID, CHAT_TEMPLATE, EOS_ID, tiny_tokenizer
 from tests.training.chats import TEMPLATE, assistant, chat_format_of, user, write_chats
 from tests.training.conftest import MakeModel
@@ -103,6 +111,22 @@ def test_a_message_with_tool_calls_is_written() -> None:
         ("{{ raise_exception('roles must alternate') }}", MESSAGES, "refuses these messages: roles must alternate"),
         ("{{ 'text' + messages[0]['nobody'] }}", MESSAGES, "refuses these messages"),
         (TEMPLATE, [assistant("hi")], "begins with an answer"),
+        (
+            TEMPLATE.replace("messages %}", "messages if message['role'] != 'tool' %}"),
+            [user("a"), {"role": "tool", "content": "b"}, assistant("c")],
+            "message 2: the model's chat template leaves out what role 'tool' says",
+        ),
+        (
+            TEMPLATE,
+            [user("a"), {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "look"}}]}],
+            "message 2: the model's chat template leaves out what role 'assistant calls' says",
+        ),
+        (
+            "{% for message in messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+            "{{ raise_exception('roles must alternate') }}{% endif %}{% endfor %}" + TEMPLATE,
+            [user("a"), assistant("b"), assistant("c")],
+            "refuses these messages: roles must alternate",
+        ),
     ],
 )
 def test_a_template_that_shows_no_turns_is_explained_with_the_chat(
@@ -115,6 +139,10 @@ def test_a_template_that_shows_no_turns_is_explained_with_the_chat(
 GOOD = json.dumps({"messages": [user("a"), assistant("b")]})
 
 
+def line_of(*messages: object, **beside: object) -> str:
+    return json.dumps({"messages": messages, **beside})
+
+
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
@@ -122,12 +150,33 @@ GOOD = json.dumps({"messages": [user("a"), assistant("b")]})
         ("[1]", "has no messages"),
         ('{"messages": []}', "has no messages"),
         ('{"text": "a"}', "has no messages"),
-        ('{"messages": ["a"]}', "is not a message"),
-        ('{"messages": [{"content": "a"}]}', "is not a message"),
-        ('{"messages": [{"role": "user", "content": 1}]}', "content=1 of role 'user' is not a string"),
-        ('{"messages": [{"role": "system", "content": null}]}', "content=None of role 'system' is not a string"),
-        ('{"messages": [{"role": "user", "content": "a"}]}', "has no assistant message"),
-        ('{"messages": [{"role": "assistant", "content": null}]}', "has a message without content"),
+        (line_of("a"), "message 1: 'a' is not a message"),
+        (line_of({"content": "a"}), "is not a message"),
+        (line_of({"role": "robot", "content": "a"}), "message 1: role='robot' is not one of system, .*: write one"),
+        (line_of(user("a"), {"role": ["user"], "content": "a"}), r"message 2: role=\['user'\] is not one of"),
+        (line_of({"role": "user", "content": 1}), "content=1 of role 'user' is not a string"),
+        (line_of({"role": "system", "content": None}), "content=None of role 'system' is not a string"),
+        (line_of({"role": "user"}), "message 1: role 'user' has no content: write it"),
+        (line_of(user("a"), {"role": "assistant"}), "message 2: role 'assistant' has no content: write it; or"),
+        (line_of(user(" \n"), assistant("b")), "message 1: content=' .*' of role 'user' is empty"),
+        (
+            line_of(user("a"), assistant("")),
+            "message 2: content='' of role 'assistant' is empty: write text, or remove",
+        ),
+        (line_of(user("a")), "has no assistant message"),
+        (line_of(user("a"), assistant(None)), "has a message without content"),
+        (line_of(user(None), assistant("b")), "message 1: role 'user' has no content, .*--own-questions"),
+        (line_of(user("a"), assistant("b"), user(None), assistant(None)), "message 3: role 'user' has no content"),
+        (line_of({"role": "system", "content": "a"}, user(None), assistant(None)), "message 2: role 'user' has no con"),
+        (line_of(user("a"), {**assistant("b"), "weight": 0}), "message 2: weight=0 is not known.*remove it"),
+        (line_of({"role": "user", "value": "a"}), "message 1: value='a' is not known"),
+        (line_of({"from": "robot", "value": "a"}), "message 1: from='robot' is not one of system, human"),
+        (line_of({"from": [], "value": "a"}), r"message 1: from=\[\] is not one of"),
+        (line_of({"from": "human"}), "message 1: content='' of role 'user' is empty"),
+        (line_of(user("a"), conversations=[user("a")]), "has both messages and conversations: keep one"),
+        (line_of({"role": "user", "content": [{"type": "image_url"}]}), "the content part .*image_url.* text only"),
+        (line_of({**user("a"), "tool_calls": [{}]}), "role 'user' has tool_calls: only the assistant calls"),
+        (line_of(user("a"), {"role": "assistant", "tool_calls": [{}]}), r"message 2: \{\} is not a tool call: write"),
         (GOOD[:-1] + ', "tools": 1}', "has tools=1, which is not a list"),
         (json.dumps({"messages": [user("a"), assistant("b" * 100)]}), r"has \d+ tokens, and at most 64 are taken"),
     ],
@@ -148,6 +197,49 @@ def test_a_file_that_holds_no_lines_of_text_is_named(tmp_path: Path, content: by
         path.write_bytes(content)
     with pytest.raises(ConfigError, match=rf"data\.jsonl .*{problem}"):
         list(read_chats(path))
+
+
+CALL = {"type": "function", "function": {"name": "look_up", "arguments": {"at": 1}}}
+OPENAI_CALL = {"type": "function", "function": {"name": "look_up", "arguments": '{"at": 1}'}}
+
+
+@pytest.mark.parametrize(
+    ("line", "messages"),
+    [
+        (
+            {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}], "id": 3},
+            [user("a"), assistant("b")],
+        ),
+        (
+            {"conversations": [{"from": "user", "value": "a"}, {"from": "chatgpt", "value": None}], "system": "short"},
+            [{"role": "system", "content": "short"}, user("a"), assistant(None)],
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}]},
+            [user("a b")],
+        ),
+        (
+            {"messages": [{**user("a"), "tool_calls": None, "name": None}, {**assistant("b"), "tool_calls": []}]},
+            [user("a"), assistant("b")],
+        ),
+        (
+            {
+                "messages": [
+                    user("a"),
+                    {"role": "assistant", "tool_calls": [OPENAI_CALL]},
+                    {"role": "tool", "content": ""},
+                ]
+            },
+            [user("a"), {**assistant(None), "tool_calls": [CALL]}, {"role": "tool", "content": ""}],
+        ),
+        ({"messages": [user(None), assistant(None)] * 2}, [user(None), assistant(None)] * 2),
+        ({"number": 3, "messages": [user("a"), assistant("")]}, [user("a"), assistant("")]),
+    ],
+)  # fmt: skip
+def test_other_ways_to_write_a_chat_are_read(line: dict[str, Any], messages: list[Message], tmp_path: Path) -> None:
+    (tmp_path / "data.jsonl").write_text(json.dumps(line), encoding="utf-8")
+    (chat,) = read_chats(tmp_path / "data.jsonl")
+    assert chat.messages == messages
 
 
 def test_line_separators_of_other_alphabets_end_no_line(tmp_path: Path) -> None:

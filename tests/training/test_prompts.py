@@ -185,6 +185,8 @@ def test_the_model_can_be_left_the_questions_too(tmp_path: Path) -> None:
         assert messages == [{"role": role, "content": None} for role in ("user", "assistant")] * (len(messages) // 2)
 
 
-def test_a_missing_folder_is_explained(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="is not a folder"):
-        write_prompts(tmp_path / "no" / "prompts.jsonl", 1, seed=0)
+@pytest.mark.parametrize("name", ["no/prompts.jsonl", "file/prompts.jsonl", ".", "n" * 256])
+def test_a_file_that_cannot_be_written_is_explained(name: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"cannot be written .*make its folder, or choose another file"):
+        write_prompts(tmp_path / name, 1, seed=0)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
-from sglang_speed.checkpoints.adapter import PROVENANCE_NAME
+from sglang_speed.checkpoints.adapter import PROVENANCE_NAME, Training, training_of
 from sglang_speed.checkpoints.weights import INDEX_NAME, read_weights
 from sglang_speed.config import SpeedConfig
 from sglang_speed.reference.modeling import SpeedLlamaForCausalLM
@@ -186,7 +186,13 @@ def test_the_result_is_a_speed_checkpoint_with_everything_in_it(llama: Path, tmp
     kept = {path.name for path in llama.iterdir()} - {"config.json", "model.safetensors"}
     for name in kept:
         assert (trained / name).read_bytes() == (llama / name).read_bytes()
-    assert {path.name for path in trained.iterdir()} - kept == {"config.json", "model.safetensors", PROVENANCE_NAME}
+    made = {"config.json", "model.safetensors", PROVENANCE_NAME, "README.md"}
+    assert {path.name for path in trained.iterdir()} - kept == made
+    assert len({path.stat().st_mode for path in trained.iterdir()}) == 1, "safetensors' own mode is 0600"
+    assert training_of(trained) is Training.TRAINED
+    card = (trained / "README.md").read_text(encoding="utf-8")
+    for part in ("2 of 4 layers", "chats.jsonl, chats: 10", f"{record.last_loss:.4f} after"):
+        assert part in card
     written = json.loads((trained / PROVENANCE_NAME).read_text(encoding="utf-8"))
     assert written["last_loss"] == record.last_loss
     assert (written["num_chats"], written["settings"]["objective"]) == (10, "distil")

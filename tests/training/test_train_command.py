@@ -67,6 +67,8 @@ def test_the_command_writes_the_checkpoint_and_says_what_became_better(
     )  # fmt: skip
     assert "trained on 8 chats, 2 more held out" in said
     assert "KL to full depth, nats per token of the chats held out: " in said
+    assert re.search(r"step 2 of 2: .*loss \d", said)
+    assert "it/s" not in said, "bars of another library"
     assert SpeedConfig.from_checkpoint(tmp_path / "trained") == SpeedConfig(4, 2, 1, 2)
     assert list((tmp_path / "trained.work").rglob("events.out.tfevents.*"))
 
@@ -114,13 +116,15 @@ def test_a_mistake_is_one_line_before_anything_is_made(
         (OPEN_CHAT, ("--objective", "sft"), "line 1 has no answer at its end"),
         ([[user("a"), assistant("b")], *OPEN_CHAT], ("--objective", "sft"), "line 2 has no answer at its end"),
         ([[assistant("a")]], (), "line 1 begins with an answer"),
+        ([[user("a"), {"role": "robot", "content": "b"}]], (), "line 1, message 2: role='robot' is not one of system,"),
+        ([[user("a"), assistant("b"), user(None)]], (), "line 1, message 3: role 'user' has no content, and the model"),
         ([[user("a" * 2048), assistant("b")]], (), r"line 1 has 20\d\d tokens, and at most 2048 fit"),
         (
             [[user("a"), assistant(None)] * 9],
             (),
             r"line 1 has \d+ tokens and 9 messages to be written, and at most 2048",
         ),
-        ([[user("a" * 1800)]], (), r"line 1 has \d+ tokens and 1 messages to be written, and at most 2048"),
+        ([[user("a" * 1800)]], (), r"line 1 has \d+ tokens and 1 message to be written, and at most 2048"),
     ],
 )
 def test_chats_that_could_not_be_trained_on_are_refused_before_the_model_answers(
@@ -141,6 +145,26 @@ def test_a_trained_source_is_no_teacher(train: Train, data: Path, llama: Path, t
     assert f"{trained} was trained for its cutoff" in said
     assert "cannot be the teacher; name the model that it was made from" in said
     train(0, *again, "--objective", "sft", "--epochs", 1, source=trained)
+
+
+def test_a_run_with_nothing_held_out_says_that_nobody_knows_whether_it_helped(train: Train, tmp_path: Path) -> None:
+    data = write_chats(tmp_path / "chats.jsonl", [[user("a"), assistant("b")]])
+    last = train(0, "--data", data, "--epochs", 1).splitlines()[-1]
+    assert (
+        "trained on 1 chat, 2 tokens said in all; none held out, so nothing says whether it helped: give more" in last
+    )
+
+
+def test_a_destination_that_cannot_be_written_is_said_before_anything_long_begins(
+    train: Train, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "load_model", None)
+    (tmp_path / "trained").symlink_to(tmp_path / "trained")
+    assert "trained cannot be written (Symlink loop" in train(2, "--data", data)
+    (tmp_path / "trained").unlink()
+    (tmp_path / "trained").symlink_to(data / "below a file")
+    assert "cannot be written (Not a directory" in train(2, "--data", data)
+    assert not (tmp_path / "trained.work").exists()
 
 
 def test_a_destination_that_exists_is_left_alone(train: Train, data: Path, tmp_path: Path) -> None:

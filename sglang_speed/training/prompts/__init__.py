@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from hashlib import blake2b
 from pathlib import Path
 
-from sglang_speed.errors import ConfigError
+from sglang_speed.checkpoints.atomic import writing_to
 from sglang_speed.training.prompts.draw import Draw
 from sglang_speed.training.prompts.kinds import KINDS, Kind
 from sglang_speed.training.prompts.messages import Message, Messages
@@ -48,14 +48,12 @@ def labelled_prompts(num: int, seed: int) -> Iterator[tuple[str, Messages]]:
 
 
 def write_prompts(path: Path, num: int, seed: int, own_questions: int = 0) -> None:
-    """Write them as JSON lines, `{"messages": [...]}`; ConfigError where there is no such folder.
+    """Write them as JSON lines, `{"messages": [...]}`; ConfigError for a file that cannot be written.
 
     own_questions: chats of one to three turns after them in which the model writes the user's turns too.
     """
-    if not path.parent.is_dir():
-        raise ConfigError(f"{path} cannot be written, {path.parent} is not a folder: make it, or choose another")
     turns = Draw(seed).random.choices((1, 2, 3), weights=(6, 3, 1), k=own_questions)
-    with path.open("w", encoding="utf-8") as lines:
+    with writing_to(path, "make its folder, or choose another file"), path.open("w", encoding="utf-8") as lines:
         for messages in (*generate_prompts(num, seed), *map(_all_open, turns)):
             lines.write(json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
 

@@ -1,0 +1,123 @@
+"""The model card of a SPEED checkpoint: README.md, for whoever finds the directory or the repository later.
+
+Owns what README.md says, and keeps the base model's own card, with its license and attribution, beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from sglang_speed.checkpoints.adapter import PROVENANCE_NAME, Training, training_of
+from sglang_speed.config import MODEL_TYPE, SpeedConfig
+
+CARD_NAME = "README.md"
+BASE_CARD_NAME = "README.base.md"
+
+_TAG = "sglang-speed"
+_LICENSE_KEYS = ("license", "license_name", "license_link")
+_LOSSES = {"distil": "KL to full depth", "sft": "cross-entropy"}
+_UNTRAINED = "none: the weights are the base model's, and were not made for this cutoff"
+_AT_FULL_DEPTH = "none: prompts pass all layers, as in the base model"
+
+
+def write_card(directory: Path, base: str) -> None:
+    """Replace the card that came from the base model in a finished SPEED checkpoint; the base's own is kept beside it.
+
+    base: what the base model is called. Where the card there is one of ours already, only ours is replaced.
+    """
+    card = directory / CARD_NAME
+    if card.is_file() and not _is_ours(front_matter(card)):
+        os.replace(card, directory / BASE_CARD_NAME)
+    speed = SpeedConfig.from_checkpoint(directory)
+    assert speed is not None, f"{directory} has no bands to write a card of"
+    license_of_base = {key: front_matter(directory / BASE_CARD_NAME).get(key) for key in _LICENSE_KEYS}
+    card.write_text(f"---\n{_metadata(base, license_of_base)}\n---\n{_text(directory, base, speed)}", encoding="utf-8")
+
+
+def model_name(source: Path) -> str:
+    """What a checkpoint's base model is called: as its card says, by its name on the Hub, or its directory's name."""
+    metadata = front_matter(source / CARD_NAME)
+    if _is_ours(metadata):
+        return str(metadata["base_model"])
+    place = source.resolve()
+    repository = place.parent.parent.name  # a snapshot in the Hugging Face cache: models--ORG--NAME/snapshots/COMMIT
+    if place.parent.name == "snapshots" and repository.startswith("models--"):
+        return "/".join(repository.split("--")[1:])
+    return place.name
+
+
+def front_matter(card: Path) -> dict[str, Any]:
+    """The metadata at the head of a card; empty where there is none, or none that can be read."""
+    from huggingface_hub import metadata_load
+    from yaml import YAMLError  # type: ignore[import-untyped]
+
+    if not card.is_file():
+        return {}
+    try:
+        return metadata_load(card) or {}
+    except (ValueError, YAMLError):  # somebody else's file, which is kept as it is
+        return {}
+
+
+def _is_ours(metadata: Mapping[str, Any]) -> bool:
+    return _TAG in (metadata.get("tags") or []) and "base_model" in metadata
+
+
+def _metadata(base: str, license_of_base: Mapping[str, Any]) -> str:
+    from huggingface_hub import ModelCardData
+
+    return ModelCardData(base_model=base, library_name="sglang", tags=[_TAG, MODEL_TYPE], **license_of_base).to_yaml()
+
+
+def _text(directory: Path, base: str, speed: SpeedConfig) -> str:
+    rows = "\n".join(f"| {name} | {value} |" for name, value in _rows(directory, base, speed))
+    base_card = f"The base model's own card, with its license and terms: [{BASE_CARD_NAME}]({BASE_CARD_NAME}).\n"
+    return f"""# {base}, prompts in {speed.prefill_layers} of {speed.num_layers} layers
+
+A checkpoint for SGLang with the plugin `sglang-speed` (SPEED: shallow prefill, deep decode): prompt tokens are computed
+and cached in the lower layers only, the tokens that the model generates pass all of them.
+
+| | |
+|---|---|
+{rows}
+
+To serve it:
+
+    pip install sglang-speed
+    python -m sglang.launch_server --model DIR
+
+transformers, and SGLang without the plugin, refuse it: they do not know the model type `{MODEL_TYPE}`.
+{base_card if (directory / BASE_CARD_NAME).is_file() else ""}"""
+
+
+def _rows(directory: Path, base: str, speed: SpeedConfig) -> Iterator[tuple[str, str]]:
+    yield "base model", base
+    yield "prompt tokens pass", f"{speed.prefill_layers} of {speed.num_layers} layers"
+    if not speed.is_stock:
+        deep = f"the first {speed.anchor_tokens} (anchors) and the last {speed.tail_tokens} (tail) of each prompt"
+        yield "tokens of prompts that pass all", deep
+    training = training_of(directory)
+    if training is Training.TRAINED:
+        yield from _training_rows(json.loads((directory / PROVENANCE_NAME).read_text(encoding="utf-8")))
+    else:
+        yield "training", _UNTRAINED if training is Training.UNTRAINED else _AT_FULL_DEPTH
+
+
+def _training_rows(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """record: what `sglang-speed train` wrote, the whole of it in `speed_training.json`."""
+    settings = record.get("settings", {})
+    objective = settings.get("objective", "distil")
+    yield "training", f"objective `{objective}`; all settings are in [{PROVENANCE_NAME}]({PROVENANCE_NAME})"
+    if "data" in record:
+        yield "data", f"{record['data']}, chats: {record['num_chats']}"
+    if record.get("first_loss") is not None:
+        change = f"{record['first_loss']:.4f} before, {record['last_loss']:.4f} after"
+        yield f"{_LOSSES[objective]} of the chats held out, nats per token", change
+    else:
+        yield "loss of chats held out", "not known"
+    if record.get("versions"):
+        yield "made with", ", ".join(f"{name} {version}" for name, version in record["versions"].items())

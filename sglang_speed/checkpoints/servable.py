@@ -1,0 +1,118 @@
+"""Whether SGLang serves a checkpoint in depth bands: what config.json, and files that stand for parts of it, may say.
+
+Owns the rules by which a server would refuse the checkpoint, so that they hold before anything long begins. Weights are
+`weights`' business, flags of a server its own. Must not import torch or sglang.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sglang_speed.config import ARCHITECTURE, is_speed_model, read_model_config
+from sglang_speed.errors import ConfigError
+
+CONFIG_NAME = "config.json"
+LLAMA_ARCHITECTURE = "LlamaForCausalLM"
+LLAMA_MODEL_TYPE = "llama"
+DTYPES = ("float16", "bfloat16", "float32")
+ROPE_TYPES = ("default", "linear", "dynamic", "llama3", "yarn", "longrope")
+"""Kinds of position scaling that both SGLang and the reference have."""
+
+_QUANTIZED_KEYS = ("quantization_config", "compression_config")
+_QUANTIZED_FILES = ("hf_quant_config.json", "quant_model_description.json")
+_SIZES = (
+    "num_hidden_layers",
+    "hidden_size",
+    "intermediate_size",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "vocab_size",
+    "max_position_embeddings",
+)
+_NEEDED = _SIZES[:4]
+_UNQUANTIZED = "take the checkpoint that it was made from, in bfloat16 or float16"
+
+
+def read_config(directory: Path) -> dict[str, Any] | None:
+    """config.json of a directory, None where there is none; ConfigError where it cannot be read."""
+    try:
+        return read_model_config(directory)
+    except OSError as error:
+        raise ConfigError(f"{directory} cannot be read ({error.strerror}): name a checkpoint directory") from error
+
+
+def require_servable(config: Mapping[str, Any], directory: Path) -> None:
+    """ConfigError for the first thing in a Llama or SPEED checkpoint, its weights aside, that is not served."""
+    _require_llama(config, directory)
+    _require_unquantized(config, directory)
+    _require_sizes(config, directory)
+    _require_layers_of_a_llama(config, directory)
+
+
+def _require_llama(config: Mapping[str, Any], directory: Path) -> None:
+    model_type = config.get("model_type")
+    if not is_speed_model(config) and model_type != LLAMA_MODEL_TYPE:
+        raise ConfigError(
+            f"model_type={model_type!r} in {directory} is not {LLAMA_MODEL_TYPE!r}: only the Llama architecture has "
+            "depth bands here; choose a Llama checkpoint"
+        )
+    architectures = config.get("architectures") or [LLAMA_ARCHITECTURE]
+    if architectures not in ([LLAMA_ARCHITECTURE], [ARCHITECTURE]) or config.get("is_encoder_decoder"):
+        raise ConfigError(
+            f"architectures={architectures} in {directory} is not [{LLAMA_ARCHITECTURE!r}] of a decoder: only models "
+            "that generate text can be served; choose a causal Llama checkpoint"
+        )
+
+
+def _require_unquantized(config: Mapping[str, Any], directory: Path) -> None:
+    found = [f"{key} in {CONFIG_NAME}" for key in _QUANTIZED_KEYS if config.get(key) is not None]
+    found += [name for name in _QUANTIZED_FILES if (directory / name).exists()]
+    if found:
+        raise ConfigError(
+            f"{directory} is quantized ({found[0]}): quantized weights are not served in depth bands; {_UNQUANTIZED}"
+        )
+    for key in ("dtype", "torch_dtype"):
+        if config.get(key) not in (None, *DTYPES):
+            raise ConfigError(
+                f"{key}={config[key]!r} in {directory / CONFIG_NAME} is not one of {', '.join(DTYPES)}: other dtypes "
+                f"are not served in depth bands; {_UNQUANTIZED}"
+            )
+
+
+def _require_sizes(config: Mapping[str, Any], directory: Path) -> None:
+    path = directory / CONFIG_NAME
+    for key in _NEEDED:
+        if config.get(key) is None:
+            raise ConfigError(f"{key} is missing in {path}: download the checkpoint again")
+    for key in _SIZES:
+        value = config.get(key)
+        if value is not None and (type(value) is not int or value < 1):
+            raise ConfigError(f"{key}={value!r} in {path} is not a whole number above 0: download the checkpoint again")
+    num_heads = config["num_attention_heads"]
+    for key, whole, part in (
+        ("hidden_size", config["hidden_size"], num_heads),
+        ("num_attention_heads", num_heads, config.get("num_key_value_heads") or num_heads),
+    ):
+        if whole % part:
+            raise ConfigError(
+                f"{key}={whole} in {path} is not a multiple of {part}, the number of "
+                f"{'attention' if key == 'hidden_size' else 'key-value'} heads: no Llama has such heads; download the "
+                "checkpoint again"
+            )
+
+
+def _require_layers_of_a_llama(config: Mapping[str, Any], directory: Path) -> None:
+    """What SGLang's Llama layers cannot do, or would do otherwise than transformers'."""
+    path = directory / CONFIG_NAME
+    activation = config.get("hidden_act", "silu")
+    if activation != "silu":
+        raise ConfigError(f"hidden_act={activation!r} in {path} is not 'silu', the only one that SGLang's Llama has")
+    if config.get("mlp_bias"):
+        raise ConfigError(f"mlp_bias=true in {path}: SGLang's Llama has no biases there, and would leave them out")
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    kind = rope.get("rope_type") or rope.get("type") or "default" if isinstance(rope, Mapping) else rope
+    if kind not in ROPE_TYPES:
+        raise ConfigError(f"rope type {kind!r} in {path} is not one of {', '.join(ROPE_TYPES)}: choose another model")

@@ -1,0 +1,95 @@
+"""New weights while serving: only those of the same model, for the same bands.
+
+SGLang loads whatever has the right names and shapes and goes on with the configuration that it started with, so another
+checkpoint would be served at another depth than it says. Tensors that come without a configuration are checked by
+`models.speed_llama`, as far as their names tell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+from sglang_speed.checkpoints.default_model import resolve_model
+from sglang_speed.config import is_speed_model, read_model_config
+from sglang_speed.errors import ConfigError
+from sglang_speed.reference.configuration import SpeedLlamaConfig
+from sglang_speed.serving.refusals import LOAD_FORMATS, checkpoint_directory
+from sglang_speed.serving.validation import serves_speed_model
+
+COMPUTED_WITH = (
+    "speed",
+    "num_hidden_layers",
+    "hidden_size",
+    "intermediate_size",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "vocab_size",
+    "hidden_act",
+    "rms_norm_eps",
+    "rope_parameters",
+    "attention_bias",
+    "mlp_bias",
+    "tie_word_embeddings",
+    "quantization_config",
+)
+"""What of a configuration decides what the weights compute."""
+FIX = "start a server with that checkpoint instead"
+
+
+def refuse_other_bands(
+    original: Callable[..., Coroutine[Any, Any, Any]], manager: Any, obj: Any, request: Any = None
+) -> Coroutine[Any, Any, Any]:
+    """Hook around TokenizerManager.update_weights_from_disk: (False, reason, 0) where the checkpoint does not fit."""
+    if not serves_speed_model(manager):
+        return original(manager, obj, request)
+    try:
+        obj.model_path = resolve_model(obj.model_path)
+        require_same_model(checkpoint_directory(obj.model_path, None), manager.model_config.hf_config)
+        _require_load_format(obj.load_format)
+    except ConfigError as error:
+        return _refused(f"sglang_speed: {error}")
+    return original(manager, obj, request)
+
+
+def answer_refusal(original: Callable[..., Any], updater: Any, *args: Any, **kwargs: Any) -> Any:
+    """Hook around WeightUpdater.update_weights_from_tensor: what the model refuses is answered and ends no server."""
+    try:
+        return original(updater, *args, **kwargs)
+    except ConfigError as error:
+        return False, str(error)
+
+
+def require_same_model(directory: Path, running: SpeedLlamaConfig) -> None:
+    """ConfigError unless the checkpoint in `directory` says what the running model was built from."""
+    config = read_model_config(directory)
+    if config is None:
+        raise ConfigError(f"{directory} has no config.json on this machine: name the directory of a SPEED checkpoint")
+    if not is_speed_model(config):
+        speed = running.speed_config
+        raise ConfigError(
+            f"{directory} is a full-depth checkpoint (model_type={config.get('model_type')!r}), and the server runs "
+            f"prompts in {speed.prefill_layers} of {speed.num_layers} layers: make a SPEED checkpoint of it with "
+            f"`sglang-speed convert {directory} DESTINATION --prefill-layers {speed.prefill_layers}`"
+        )
+    new = SpeedLlamaConfig.from_dict(config)
+    for key in COMPUTED_WITH:
+        theirs, ours = (_plain(getattr(each, key, None)) for each in (new, running))
+        if theirs != ours:
+            raise ConfigError(f"{directory} has {key}={theirs!r}, and the running model has {ours!r}: {FIX}")
+
+
+def _plain(value: Any) -> Any:
+    """SGLang adds the old name of a key to a configuration that it has read: `type` beside `rope_type`."""
+    return {key: value[key] for key in value if key != "type"} if isinstance(value, dict) else value
+
+
+def _require_load_format(load_format: str | None) -> None:
+    if load_format not in (None, *LOAD_FORMATS):
+        raise ConfigError(f"load_format={load_format!r} is not one of {', '.join(LOAD_FORMATS)}: leave it out")
+
+
+async def _refused(reason: str) -> tuple[bool, str, int]:
+    return False, reason, 0

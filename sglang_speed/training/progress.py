@@ -1,0 +1,61 @@
+"""What is seen on the terminal while a model is loaded and trained: one kind of bar, and no advice of libraries.
+
+Owns the console of `sglang-speed train`, its bars, and how a number of things is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.utils import logging
+
+console = Console(stderr=True)
+
+
+def silence_libraries() -> None:
+    """No bars and no advice of transformers, in this process; its errors stay."""
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+
+
+def show(what: str, steps: Iterator[int], total: int) -> None:
+    """Run the steps, each of which says how many are done, under a bar."""
+    with Progress(console=console, transient=False) as progress:
+        task = progress.add_task(what, total=total)
+        for done in steps:
+            progress.update(task, completed=done)
+
+
+def count(num: int, noun: str) -> str:
+    """`1 chat`, `2 chats`."""
+    return f"{num} {noun}" if num == 1 else f"{num} {noun}s"
+
+
+class TrainingBar(TrainerCallback):
+    """The Trainer's steps under a bar, with the last losses beside it; in a log, where no bar moves, a line for each.
+
+    Its caller starts and stops `progress`.
+    """
+
+    def __init__(self) -> None:
+        self.progress = Progress(console=console, transient=False)
+        self.task = self.progress.add_task("Training", total=None)
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.progress.update(self.task, total=state.max_steps, completed=state.global_step)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.progress.update(self.task, completed=state.global_step)
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        last = {name: entry[name] for entry in state.log_history for name in ("loss", "eval_loss") if name in entry}
+        said = ", ".join(f"{name.replace('eval_loss', 'held out')} {value:.4f}" for name, value in last.items())
+        self.progress.update(self.task, description=f"Training ({said})" if said else "Training")
+        if said and not console.is_terminal:
+            console.print(f"step {state.global_step} of {state.max_steps}: {said}")
