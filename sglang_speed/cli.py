@@ -11,9 +11,9 @@ from typing import Annotated
 
 import typer
 
+from sglang_speed import TESTED_SGLANG, __version__, measuring
 from sglang_speed.config import DEFAULT_ANCHOR_TOKENS, DEFAULT_TAIL_TOKENS, SpeedConfig
 from sglang_speed.errors import ConfigError
-from sglang_speed.evaluation import NUM_SAMPLES
 from sglang_speed.extras import require_extra
 from sglang_speed.local_server import ServerFailed
 
@@ -27,15 +27,33 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Run the command; a user's mistake is one line on stderr and exit status 2, a server that failed exit status 1."""
+    """Run the command; what stops it is one line on stderr.
+
+    Exit status 2 for a user's mistake, 1 for a server that failed or a file that cannot be read or written, 130 for
+    Ctrl-C.
+    """
     try:
         app()
-    except ConfigError as error:
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except (ConfigError, ServerFailed, OSError) as error:
         print(f"sglang-speed: {error}", file=sys.stderr)
-        sys.exit(2)
-    except ServerFailed as error:
-        print(f"sglang-speed: {error}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(2 if isinstance(error, ConfigError) else 1)
+
+
+def _print_version(is_wanted: bool) -> None:
+    if is_wanted:
+        print(f"sglang-speed {__version__}, tested with SGLang {TESTED_SGLANG}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Options of the command itself."""
 
 
 @app.command()
@@ -50,6 +68,7 @@ def convert(
     copy: Annotated[bool, typer.Option("--copy", help="Copy the weights instead of linking them.")] = False,
 ) -> None:
     """Make a checkpoint that SGLang can serve with depth bands."""
+    from sglang_speed.checkpoints.adapter import UNTRAINED_COST, UNTRAINED_NEXT, Training
     from sglang_speed.checkpoints.convert import convert as make_checkpoint
     from sglang_speed.checkpoints.default_model import resolve_model
 
@@ -63,6 +82,8 @@ def convert(
     )
     depth = f"{made.speed.prefill_layers} of {made.speed.num_layers} prefill layers"
     print(f"{made.path}: {depth}, weights by {made.placement}")
+    if made.training is Training.UNTRAINED:
+        print(UNTRAINED_COST, UNTRAINED_NEXT, sep="\n")
 
 
 @app.command()
@@ -99,43 +120,9 @@ def default_model(
     print(build(every_byte=verify) if full_depth is None else write_full_depth(full_depth))
 
 
-@app.command()
-def bench(
-    model: Annotated[
-        str | None, typer.Option(help="SPEED checkpoint, or `speed-llama`; left out: random weights, 32 layers.")
-    ] = None,
-    full_depth: Annotated[
-        Path | None, typer.Option(help="The same model as plain Llama; left out: the weights of --model.")
-    ] = None,
-    profile: Annotated[str | None, typer.Option(help="Sizes: cpu or gpu; left out: what this machine has.")] = None,
-    scenario: Annotated[list[str] | None, typer.Option(help="One of the scenarios; several times for more.")] = None,
-    length: Annotated[list[int] | None, typer.Option(help="Prompt length; several times for more.")] = None,
-    json: Annotated[Path | None, typer.Option(help="Where to write all figures and samples.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="Folder for the pictures.")] = None,
-    html: Annotated[Path | None, typer.Option(help="Where to write a page with table and pictures.")] = None,
-    flags: Annotated[list[str] | None, typer.Argument(help="Flags for all servers, after `--`.")] = None,
-) -> None:
-    """Measure stock SGLang and SPEED side by side: the same weights, the same KV memory, in turns."""
-    require_extra("bench", "jinja2", "matplotlib")
-    import torch
-
-    from sglang_speed.bench.command import bench as compare
-    from sglang_speed.bench.outputs import Outputs
-    from sglang_speed.bench.profiles import PROFILES
-    from sglang_speed.checkpoints.default_model import resolve_model
-
-    chosen = profile or ("gpu" if torch.cuda.is_available() else "cpu")
-    if chosen not in PROFILES:
-        raise ConfigError(f"--profile {chosen} is not one of {', '.join(PROFILES)}: choose one of these")
-    compare(
-        None if model is None else Path(resolve_model(model)),
-        full_depth,
-        chosen,
-        scenario or (),
-        length or (),
-        Outputs(json, plot, html),
-        flags or (),
-    )
+app.command()(measuring.bench)
+app.command()(measuring.layers)
+app.command(name="eval")(measuring.eval_)
 
 
 @app.command()
@@ -152,41 +139,9 @@ def prompts(
     from sglang_speed.training.prompts import write_prompts
 
     write_prompts(out, num, seed, own_questions)
-    total = num + own_questions
-    print(f"{out}: {total} conversations of seed {seed}, the last {own_questions} with questions of the model's own")
-
-
-@app.command()
-def layers(
-    checkpoint: Annotated[str, typer.Argument(help="Llama checkpoint directory, or an untrained SPEED one.")],
-    data: Annotated[
-        Path | None, typer.Option(help="Chats as JSON lines; left out: what the model says to built-in prompts.")
-    ] = None,
-    samples: Annotated[int, typer.Option(help="Answers to measure; SmolLM2-135M: 10 s of one core each.")] = 64,
-    seed: Annotated[int, typer.Option(help="Of every random choice.")] = 0,
-    cutoff: Annotated[
-        list[int] | None, typer.Option(help="Prefill layers; several times for more; left out: half of all and up.")
-    ] = None,
-    anchor_tokens: Annotated[int | None, typer.Option(help="First prompt tokens that pass all layers.")] = None,
-    tail_tokens: Annotated[int | None, typer.Option(help="Last prompt tokens that pass all layers.")] = None,
-    max_kl: Annotated[float, typer.Option(help="Divergence accepted without training, nats per token.")] = 0.1,
-    max_tokens: Annotated[int, typer.Option(help="Longest prompt with its answer; longer ones are left out.")] = 1024,
-    json: Annotated[Path | None, typer.Option(help="Where to write all figures.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="Where to write a picture (PNG).")] = None,
-) -> None:
-    """Find the cutoff that suits a checkpoint: importance of each layer, untrained loss of each cutoff."""
-    if plot is not None:
-        require_extra("train", "matplotlib")
-    if data is None:
-        require_extra("train", "faker")
-    from sglang_speed.checkpoints.default_model import resolve_model
-    from sglang_speed.layers.command import Wanted
-    from sglang_speed.layers.command import layers as measure
-    from sglang_speed.layers.texts import Limits
-
-    limits = Limits(samples, max_tokens, seed)
-    wanted = Wanted(data, limits, anchor_tokens, tail_tokens, cutoff or (), max_kl, json, plot)
-    measure(Path(resolve_model(checkpoint)), wanted)
+    chats = f"{num} chat{'s' * (num != 1)}"
+    own = f", then {own_questions} of which the model writes the questions too" if own_questions else ""
+    print(f"{out}: {chats} of seed {seed}{own}")
 
 
 @app.command()
@@ -228,6 +183,7 @@ def train(
 ) -> None:
     """Train a checkpoint for its cutoff; the same command again goes on where it was cut short."""
     require_extra("train", "accelerate", "peft")
+    from sglang_speed.checkpoints.atomic import absolute
     from sglang_speed.checkpoints.convert import read_source_config
     from sglang_speed.checkpoints.default_model import resolve_model
     from sglang_speed.training.answers import Sampling
@@ -236,7 +192,7 @@ def train(
     from sglang_speed.training.settings import Objective, Settings, choose
 
     refuse_several_processes()
-    directory, destination = Path(resolve_model(source)), destination.resolve()
+    directory, destination = Path(resolve_model(source)), absolute(destination)
     tails = tuple(dict.fromkeys(tail_tokens or (DEFAULT_TAIL_TOKENS,)))
     settings = Settings(
         speed=SpeedConfig(read_source_config(directory)["num_hidden_layers"], prefill_layers, anchor_tokens, tails[0]),
@@ -257,38 +213,6 @@ def train(
     )
     folder = work or destination.with_name(f"{destination.name}.work")
     finish(train_checkpoint(directory, destination, data, settings, folder, url, flags or ()), destination)
-
-
-@app.command(name="eval")
-def eval_(
-    models: Annotated[list[str] | None, typer.Argument(help="DIR or NAME=DIR; flags for servers after `--`.")] = None,
-    full_depth: Annotated[
-        str | None, typer.Option(help="DIR or URL; left out: an untrained model's own weights.")
-    ] = None,
-    url: Annotated[str | None, typer.Option(help="A running server, in place of checkpoints.")] = None,
-    tail_tokens: Annotated[
-        list[int] | None, typer.Option(help="To serve SPEED checkpoints with; several times.")
-    ] = None,
-    task: Annotated[list[str] | None, typer.Option(help="One of the tasks; several times for more.")] = None,
-    samples: Annotated[int, typer.Option(help="Items of each task.")] = NUM_SAMPLES,
-    length: Annotated[list[int] | None, typer.Option(help="Words of a needle's text; several times.")] = None,
-    seed: Annotated[
-        int, typer.Option(help="Of items and chats. Answers to the chats are drawn once, and kept beside --json.")
-    ] = 0,
-    json: Annotated[Path | None, typer.Option(help="Results; what is there is not asked again.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="Folder for the pictures.")] = None,
-) -> None:
-    """Compare checkpoints with full depth: perplexity, agreement, needles, tool calls, instructions, recall."""
-    require_extra("eval", "jsonschema", "matplotlib", "requests")
-    from itertools import takewhile
-
-    from sglang_speed.bench.outputs import Outputs
-    from sglang_speed.evaluation.command import Asked, evaluate
-
-    named = list(takewhile(lambda word: not word.startswith("-"), models or ()))
-    flags = (models or [])[len(named) :]
-    asked = Asked(named, full_depth, url, tail_tokens or (), task or (), samples, seed, length or ())
-    evaluate(asked, Outputs(json, plot), flags)
 
 
 if __name__ == "__main__":

@@ -16,3 +16,5 @@ harness.py     lm-eval against a SPEED server
 
 NUM_SAMPLES = 96
 """Items of each task: about four minutes a model for the default model on two cores."""
+TASK_NAMES = ("responses", "needle", "tools", "instructions", "recall")
+"""Known here too, so that `--help` need not import what they name."""

@@ -4,6 +4,7 @@ request.py     a prompt with its response, as token ids: what is measured on
 texts.py       where requests come from: chats of the user, or what the model itself says
 model.py       the checkpoint as a reference model at full depth
 fisher.py      importance of each layer for prompt tokens and for response tokens (POP)
+evidence.py    kinds of request, and how many of each a recommendation needs
 cutoffs.py     loss, divergence and agreement of every cutoff, without training
 statistics.py  means per response token with their standard errors
 advice.py      the recommendation and its rule

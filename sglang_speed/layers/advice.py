@@ -1,4 +1,6 @@
-"""Which cutoff to take, and why: two rules over measured figures.
+"""Which cutoff to take, and why: two rules over measured figures. Whether they may be asked is in `evidence.py`.
+
+Both hold for each kind of request by itself and for all together: the mean over all hides what a cutoff breaks.
 
 Untrained: the lowest cutoff from which on every measured one diverges from full depth by less than a tolerance, two
 standard errors included. The default tolerance separates what was measured on SmolLM2-135M (one anchor, a tail of 16,
@@ -13,7 +15,7 @@ is the divergence where nobody sees them (NO_CONTEXT). The half is a judgement, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from sglang_speed.layers.cutoffs import NO_CONTEXT
@@ -22,30 +24,37 @@ from sglang_speed.layers.statistics import Estimate
 DEFAULT_MAX_KL = 0.1
 MOST_LOST = 0.5
 
+Divergence = Mapping[int, Estimate]
+"""By cutoff, NO_CONTEXT and all layers among them."""
+
 
 @dataclass(frozen=True)
 class Advice:
     """Prefill layers. untrained: usable as it is; all layers where nothing below is. trained: a lower cutoff to train
-    for, or None where the rule gives none.
+    for, or None where the rule gives none. Both are None where too little was measured to ask.
     """
 
-    untrained: int
+    untrained: int | None
     trained: int | None
 
 
-def advise(divergence: Mapping[int, Estimate], num_layers: int, max_kl: float) -> Advice:
-    """divergence: of every measured cutoff, NO_CONTEXT and all layers among them."""
+def advise(divergences: Collection[Divergence], num_layers: int, max_kl: float) -> Advice:
+    """divergences: of all requests and of each kind, for the same cutoffs."""
+    measured = sorted(next(iter(divergences)), reverse=True)
     untrained = num_layers
-    for cutoff in sorted(divergence, reverse=True):
-        if cutoff == NO_CONTEXT or divergence[cutoff].upper > max_kl:
+    for cutoff in measured:
+        if cutoff == NO_CONTEXT or any(each[cutoff].upper > max_kl for each in divergences):
             break
         untrained = cutoff
-    most = MOST_LOST * divergence[NO_CONTEXT].value
-    candidates = range(usual_cutoff(num_layers), untrained)
-    trainable = [cutoff for cutoff in candidates if cutoff in divergence and divergence[cutoff].value <= most]
+    candidates = (cutoff for cutoff in measured if three_quarters(num_layers) <= cutoff < untrained)
+    trainable = [cutoff for cutoff in candidates if not any(_is_lost(each, cutoff) for each in divergences)]
     return Advice(untrained, min(trainable, default=None))
 
 
-def usual_cutoff(num_layers: int) -> int:
-    """Three quarters of the layers, rounded down."""
+def three_quarters(num_layers: int) -> int:
+    """Of the layers, rounded down."""
     return max(1, num_layers * 3 // 4)
+
+
+def _is_lost(divergence: Divergence, cutoff: int) -> bool:
+    return divergence[cutoff].value > MOST_LOST * divergence[NO_CONTEXT].value

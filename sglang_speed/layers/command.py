@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,10 @@ from sglang_speed.checkpoints.adapter import require_untrained
 from sglang_speed.config import SpeedConfig
 from sglang_speed.errors import ConfigError
 from sglang_speed.layers.cutoffs import NO_CONTEXT, cutoff_sums
+from sglang_speed.layers.evidence import TOOLS
 from sglang_speed.layers.fisher import importance_sums
 from sglang_speed.layers.model import load_model
-from sglang_speed.layers.report import layers_table, sentences
+from sglang_speed.layers.report import BUILT_IN, kinds_table, layers_table, sentences
 from sglang_speed.layers.request import Request
 from sglang_speed.layers.results import Measured, results_of
 from sglang_speed.layers.texts import Limits, answered, built_in_prompts, requests_in_chats
@@ -74,7 +75,8 @@ def layers(checkpoint: Path, wanted: Wanted) -> None:
         **provenance(),
         "model": checkpoint.name,
         "texts": {
-            "source": "answers of the model to built-in prompts" if wanted.data is None else wanted.data.name,
+            "source": BUILT_IN if wanted.data is None else wanted.data.name,
+            "samples": wanted.limits.num,
             "seed": wanted.limits.seed,
             "max_tokens": wanted.limits.max_tokens,
         },
@@ -100,14 +102,20 @@ def find_requests(
         return requests_in_chats(wanted.data, chat_format, model.policy, wanted.limits)
     prompts = built_in_prompts(chat_format, model.policy, wanted.limits, RESPONSE_LEN)
     task = progress.add_task("the model answers", total=len(prompts))
-    return answered(
-        model,
-        prompts,
-        sorted(chat_format.stop_ids),
-        RESPONSE_LEN,
-        wanted.limits.seed,
-        advance=lambda count: progress.advance(task, count),
-    )
+    said: list[Request] = []
+    # what a small model draws at temperature 1 seldom copies a value or calls a tool
+    for is_greedy in (False, True):
+        said += answered(
+            model,
+            [prompt.token_ids for prompt in prompts if prompt.wants_exactness is is_greedy],
+            sorted(chat_format.stop_ids),
+            RESPONSE_LEN,
+            wanted.limits.seed,
+            advance=lambda count: progress.advance(task, count),
+            is_greedy=is_greedy,
+        )
+    with_tools = {prompt.token_ids for prompt in prompts if TOOLS in prompt.kinds}
+    return [replace(one, uses_tools=one.token_ids[: one.prompt_len] in with_tools) for one in said]
 
 
 def measure(
@@ -125,6 +133,7 @@ def measure(
 def show(results: dict[str, Any], wanted: Wanted) -> None:
     """Print the table and the sentences; write files."""
     console.print(layers_table(results))
+    console.print(kinds_table(results))
     for sentence in sentences(results):
         console.print(sentence, highlight=False)
     if wanted.json is not None:

@@ -11,9 +11,11 @@ from matplotlib.ticker import MaxNLocator
 
 from sglang_speed.bench.plots import COLOURS, DPI, make_page
 from sglang_speed.layers.cutoffs import NO_CONTEXT
+from sglang_speed.layers.evidence import KIND_WORDS
 
 KIND_COLOURS = {"prompt": COLOURS["speed"], "response": COLOURS["stock"]}
 KIND_NAMES = {"prompt": "prompt tokens that SPEED leaves out", "response": "tail and response tokens"}
+KIND_STYLES = ("--", "-.", ":")
 ADVICE_STYLES = {"untrained": ("-", "without training"), "trained": (":", "with training")}
 
 
@@ -41,6 +43,7 @@ def _divergence_by_cutoff(axes: Axes, results: Mapping[str, Any]) -> None:
     no_context = figures.pop(NO_CONTEXT)["value"]
     shown = [(cutoff, one["value"], one["error"]) for cutoff, one in figures.items() if one["value"] > 0]
     _with_band(axes, shown, colour=COLOURS["speed"], label="untrained, by cutoff")
+    _by_kind(axes, results["cutoffs"])
     axes.axhline(no_context, color=COLOURS["stock"], linestyle="--", label="prompt not seen")
     axes.axhline(results["recommendation"]["max_kl"], color="black", linewidth=0.8, linestyle="--", label="tolerance")
     for name, (style, words) in ADVICE_STYLES.items():
@@ -48,6 +51,15 @@ def _divergence_by_cutoff(axes: Axes, results: Mapping[str, Any]) -> None:
         if cutoff is not None and cutoff < results["num_layers"]:
             axes.axvline(cutoff, color="#c0504d", linestyle=style, label=f"{words}: {cutoff} layers")
     axes.set(xlabel="prefill layers", ylabel="KL from full depth, nats per token", yscale="log")
+
+
+def _by_kind(axes: Axes, cutoffs: Sequence[Mapping[str, Any]]) -> None:
+    """A thin line for each kind of request; none where a file does not tell them apart."""
+    for kind, style in zip(KIND_WORDS, KIND_STYLES, strict=True):
+        found = [(one["prefill_layers"], one.get("divergence_by_kind", {}).get(kind)) for one in cutoffs]
+        shown = [(cutoff, one["value"]) for cutoff, one in found if cutoff != NO_CONTEXT and one and one["value"] > 0]
+        if shown:
+            axes.plot(*zip(*shown, strict=True), style, linewidth=0.8, color=COLOURS["speed"], label=KIND_WORDS[kind])
 
 
 def _with_band(axes: Axes, points: Sequence[tuple[int, float, float]], colour: str, label: str) -> None:

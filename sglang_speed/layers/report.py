@@ -1,4 +1,4 @@
-"""The figures as a table and a few sentences for the terminal."""
+"""The figures as tables and a few sentences for the terminal."""
 
 from __future__ import annotations
 
@@ -7,14 +7,18 @@ from typing import Any
 
 from rich.table import Table
 
-from sglang_speed.layers.advice import MOST_LOST, usual_cutoff
+from sglang_speed.layers.advice import MOST_LOST, three_quarters
 from sglang_speed.layers.cutoffs import NO_CONTEXT
+from sglang_speed.layers.evidence import KIND_WORDS, lacking
 
+BUILT_IN = "answers of the model to built-in prompts"
 HEADINGS = ("prefill layers", "ceiling", "loss", "KL", "±", "worst tenth", "same token", "prompt importance above")
 CAPTION = (
-    "per response token, in nats; ceiling: prefill and prompt KV at most; KL: from full depth, ± its standard error; "
-    "worst tenth: one response in ten has a higher KL; 0 layers: nobody sees the prompt between anchors and tail"
+    "per answer token, in nats; ceiling: the most that prefill and prompt KV can gain; KL: from full depth, ± its "
+    "standard error; worst tenth: one answer in ten has a higher KL; 0 layers: nobody sees the prompt between anchors "
+    "and tail"
 )
+KINDS_CAPTION = "KL by kind of request, ± its standard error; a request can be of several kinds"
 
 
 def layers_table(results: Mapping[str, Any]) -> Table:
@@ -30,6 +34,18 @@ def layers_table(results: Mapping[str, Any]) -> Table:
     return table
 
 
+def kinds_table(results: Mapping[str, Any]) -> Table:
+    """The divergence of each kind of request at every cutoff; a column for each kind that was found."""
+    table = Table("prefill layers", caption=KINDS_CAPTION)
+    for kind in results["cutoffs"][0]["divergence_by_kind"]:
+        table.add_column(f"{KIND_WORDS[kind]} ({results['evidence'][kind]['found']})", justify="right")
+    for figures in results["cutoffs"]:
+        estimates = figures["divergence_by_kind"].values()
+        cells = [f"{one['value']:.4f} ± {one['error']:.4f}" for one in estimates]
+        table.add_row(str(figures["prefill_layers"]), *cells)
+    return table
+
+
 def mark_of(cutoff: int, recommendation: Mapping[str, Any]) -> str:
     """Words for a recommended cutoff, nothing for another."""
     marks = {recommendation["untrained"]: "without training", recommendation["trained"]: "with training"}
@@ -37,28 +53,54 @@ def mark_of(cutoff: int, recommendation: Mapping[str, Any]) -> str:
 
 
 def sentences(results: Mapping[str, Any]) -> Iterator[str]:
-    """What the recommendation is, by which rule, and what it does not say."""
+    """What the recommendation is, by which rule, and what it does not say; or what it lacks."""
+    missing = lacking(results["evidence"])
+    if missing:
+        yield f"no recommendation: {results['texts']['source']}: {', '.join(missing)}. {_fix(results['texts'])}"
+        return
+    yield _without_training(results)
+    yield _with_training(results)
+
+
+def _without_training(results: Mapping[str, Any]) -> str:
     num_layers, recommendation = results["num_layers"], results["recommendation"]
-    untrained, trained, max_kl = (recommendation[key] for key in ("untrained", "trained", "max_kl"))
+    untrained, max_kl = recommendation["untrained"], recommendation["max_kl"]
+    rule = f"the KL of every kind of request, two standard errors included, at {max_kl:g} or below"
     if untrained == num_layers:
-        yield f"without training: none; no cutoff below {num_layers} layers keeps KL under {max_kl:g}"
-    else:
-        yield (
-            f"without training: {_gain(untrained, num_layers)}; the lowest cutoff whose KL, two standard errors "
-            f"included, is under {max_kl:g} on these texts"
+        return f"without training: none; no cutoff below {num_layers} layers keeps {rule}"
+    return f"without training: {_gain(untrained, num_layers)}; the lowest cutoff that keeps {rule} on these texts"
+
+
+def _with_training(results: Mapping[str, Any]) -> str:
+    num_layers, recommendation = results["num_layers"], results["recommendation"]
+    untrained, trained = recommendation["untrained"], recommendation["trained"]
+    lowest = three_quarters(num_layers)
+    if untrained <= lowest:
+        return f"with training: none; what a cutoff below 3/4 of the layers ({lowest}) needs is not known"
+    if trained is None:
+        return (
+            f"with training: none; no cutoff measured from 3/4 of the layers ({lowest}) to {untrained - 1} keeps the "
+            f"KL of every kind of request at {MOST_LOST:g} times that of prompts that nobody sees, or below"
         )
-    usual = usual_cutoff(num_layers)
-    if trained is not None:
-        yield (
-            f"with training: {_gain(trained, num_layers)}; the lowest cutoff from 3/4 of the layers ({usual}) on whose "
-            f"KL is at most {MOST_LOST:g} times that of prompts that nobody sees. That training makes up for it is "
-            "published for 3/4 of another model, and not known for this one: train, then judge"
+    return (
+        f"with training: {_gain(trained, num_layers)}; the lowest cutoff from 3/4 of the layers ({lowest}) on at "
+        f"which the KL of every kind of request is at most {MOST_LOST:g} times that of prompts that nobody sees. That "
+        "training makes up for the rest is published for 3/4 of another model (Llama-3.1-8B), and not known for this "
+        "one: train, then judge with `sglang-speed eval`"
+    )
+
+
+def _fix(texts: Mapping[str, Any]) -> str:
+    """What to do about missing evidence."""
+    if texts["source"] == BUILT_IN:
+        return (
+            f"Raise --samples ({texts['samples']}) or --max-tokens ({texts['max_tokens']}), or give chats that have "
+            "them with --data"
         )
-    else:
-        yield (
-            f"with training: nothing between 3/4 of the layers ({usual}) and {untrained} is left to recommend; lower "
-            "cutoffs are untested here"
-        )
+    return (
+        f"Give more such chats with --data, raise --samples ({texts['samples']}) or --max-tokens "
+        f"({texts['max_tokens']}) where they were left out, or leave --data out"
+    )
 
 
 def _gain(cutoff: int, num_layers: int) -> str:

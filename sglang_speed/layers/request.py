@@ -14,10 +14,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Request:
-    """token_ids: prompt and response. prompt_len: tokens of the prompt."""
+    """token_ids: prompt and response. prompt_len: tokens of the prompt. uses_tools: tools are offered or called."""
 
     token_ids: tuple[int, ...]
     prompt_len: int
+    uses_tools: bool = False
 
     def __post_init__(self) -> None:
         assert 0 < self.prompt_len < len(self.token_ids), f"{self.prompt_len=} of {len(self.token_ids)} tokens"

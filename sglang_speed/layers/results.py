@@ -14,11 +14,14 @@ import torch
 from torch import Tensor
 
 from sglang_speed.config import SpeedConfig
-from sglang_speed.layers.advice import advise
+from sglang_speed.layers.advice import Advice, advise
 from sglang_speed.layers.cutoffs import MEASURES, NO_CONTEXT
+from sglang_speed.layers.evidence import KINDS as REQUEST_KINDS
+from sglang_speed.layers.evidence import evidence_of, kinds_of, lacking
 from sglang_speed.layers.fisher import KINDS
 from sglang_speed.layers.request import Request
 from sglang_speed.layers.statistics import Estimate, per_token
+from sglang_speed.method import SpeedPolicy
 from sglang_speed.method.cost import prefill_ceiling
 
 
@@ -49,6 +52,15 @@ class Measured:
         by_cutoff = self.by_cutoff[..., MEASURES.index(name)].T
         return {cutoff: per_token(sums, self.num_tokens) for cutoff, sums in zip(self.cutoffs, by_cutoff, strict=True)}
 
+    def of_kind(self, kind: str, speed: SpeedConfig) -> Measured | None:
+        """The same for the requests of one kind (`evidence.py`); None where there is none."""
+        policy = SpeedPolicy(speed)
+        chosen = [index for index, one in enumerate(self.requests) if kind in kinds_of(one, policy)]
+        if not chosen:
+            return None
+        requests = [self.requests[index] for index in chosen]
+        return Measured(requests, self.cutoffs, self.importance[chosen], self.by_cutoff[chosen])
+
     def worst_tenth(self) -> dict[int, float]:
         """Divergence per token that one response in ten exceeds, for every cutoff."""
         per_response = self.by_cutoff[..., MEASURES.index("divergence")].double() / self.num_tokens[:, None]
@@ -56,15 +68,23 @@ class Measured:
 
 
 def results_of(measured: Measured, speed: SpeedConfig, max_kl: float) -> dict[str, Any]:
-    """Importance, figures by cutoff and the recommendation. speed: names layers, anchors and tail."""
+    """Importance, figures by cutoff and the recommendation, which is None where evidence is lacking.
+
+    speed: names layers, anchors and tail.
+    """
     importance = {kind: measured.importance_of(kind) for kind in KINDS}
-    advice = advise(measured.measure_of("divergence"), speed.num_layers, max_kl)
+    parts = {kind: measured.of_kind(kind, speed) for kind in REQUEST_KINDS}
+    by_kind = {kind: part.measure_of("divergence") for kind, part in parts.items() if part is not None}
+    evidence = evidence_of(measured.requests, SpeedPolicy(speed))
+    divergences = [measured.measure_of("divergence"), *by_kind.values()]
+    advice = Advice(None, None) if lacking(evidence) else advise(divergences, speed.num_layers, max_kl)
     return {
         "num_layers": speed.num_layers,
         "visibility": {"anchor_tokens": speed.anchor_tokens, "tail_tokens": speed.tail_tokens},
         "requests": _requests(measured),
         "importance": {kind: list(map(asdict, each)) for kind, each in importance.items()},
-        "cutoffs": _by_cutoff(measured, speed, [each.value for each in importance["prompt"]]),
+        "evidence": evidence,
+        "cutoffs": _by_cutoff(measured, speed, [each.value for each in importance["prompt"]], by_kind),
         "recommendation": {"max_kl": max_kl, **asdict(advice)},
     }
 
@@ -78,7 +98,12 @@ def _requests(measured: Measured) -> dict[str, Any]:
     }
 
 
-def _by_cutoff(measured: Measured, speed: SpeedConfig, prompt_importance: Sequence[float]) -> list[Mapping[str, Any]]:
+def _by_cutoff(
+    measured: Measured,
+    speed: SpeedConfig,
+    prompt_importance: Sequence[float],
+    by_kind: Mapping[str, Mapping[int, Estimate]],
+) -> list[Mapping[str, Any]]:
     estimates = {name: measured.measure_of(name) for name in MEASURES}
     worst_tenth = measured.worst_tenth()
     return [
@@ -86,6 +111,7 @@ def _by_cutoff(measured: Measured, speed: SpeedConfig, prompt_importance: Sequen
             "prefill_layers": cutoff,
             "ceiling": None if cutoff == NO_CONTEXT else prefill_ceiling(SpeedConfig(speed.num_layers, cutoff)),
             **{name: asdict(estimates[name][cutoff]) for name in MEASURES},
+            "divergence_by_kind": {kind: asdict(divergence[cutoff]) for kind, divergence in by_kind.items()},
             "divergence_of_worst_tenth": worst_tenth[cutoff],
             "prompt_importance_above": sum(prompt_importance[cutoff:]) / max(sum(prompt_importance), 1e-30),
         }

@@ -1,29 +1,45 @@
 """Where the measured requests come from: the user's chats, or what the model itself says.
 
-Owns which requests are taken: those with prompt tokens that a cutoff leaves out, and none above a length.
+Owns which requests are taken: those with prompt tokens that a cutoff leaves out, none above a length, and first what
+a recommendation needs of each kind (`evidence.py`).
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
+import re
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from transformers import GenerationConfig, LlamaForCausalLM
 
 from sglang_speed.errors import ConfigError
+from sglang_speed.layers.evidence import KINDS, LONG, LONG_GAP, LOOKUPS, NEEDED_OF_KIND, TOOLS, kinds_of
 from sglang_speed.layers.request import Request
 from sglang_speed.method import DepthPolicy
 from sglang_speed.reference.modeling import SpeedLlamaForCausalLM
-from sglang_speed.training.conversations import Chat, ChatFormat, Conversation, Message, read_conversations
+from sglang_speed.training.conversations import (
+    Chat,
+    ChatFormat,
+    Conversation,
+    Message,
+    read_chats,
+    read_conversations,
+)
 
 BATCH_SIZE = 8
-MOST_TRIES = 4
+MOST_TRIES = 8
 FEWEST = 2
+# not every answer to a built-in prompt that asks for something in a text copies it from there
+BUILT_IN_QUOTAS = {LONG: NEEDED_OF_KIND, LOOKUPS: 2 * NEEDED_OF_KIND, TOOLS: NEEDED_OF_KIND}
+BUILT_IN_LOOKUPS = ("needles", "lookups")
+TOOL_ROLES = ("tool", "function", "ipython")
+
+Candidate = TypeVar("Candidate")
 
 
 @dataclass(frozen=True)
@@ -41,9 +57,11 @@ class Limits:
 
 
 def requests_in_chats(path: Path, chat_format: ChatFormat, policy: DepthPolicy, limits: Limits) -> list[Request]:
-    """A random choice of the assistant turns of a JSONL file; ConfigError where fewer than two can be used."""
-    conversations = read_conversations(path, chat_format)
-    found = [request for conversation in conversations for request in requests_of(conversation)]
+    """A random choice of the assistant turns of a JSONL file, with as many of each kind as a recommendation needs where
+    the file has them; ConfigError where fewer than two can be used.
+    """
+    both = zip(read_conversations(path, chat_format), read_chats(path), strict=True)
+    found = [one for conversation, chat in both for one in requests_of(conversation, tool_turns(chat, chat_format))]
     usable = [one for one in found if len(one.token_ids) <= limits.max_tokens and has_gap(one.prompt_len, policy)]
     if len(usable) < FEWEST:
         raise ConfigError(
@@ -51,14 +69,60 @@ def requests_in_chats(path: Path, chat_format: ChatFormat, policy: DepthPolicy, 
             f"{limits.max_tokens} tokens and a prompt longer than the anchors and the tail: give more, or longer "
             "prompts, or raise --max-tokens"
         )
-    return random.Random(limits.seed).sample(usable, min(limits.num, len(usable)))
+    random.Random(limits.seed).shuffle(usable)
+    return choose(usable, lambda one: kinds_of(one, policy), limits.num, dict.fromkeys(KINDS, NEEDED_OF_KIND))
 
 
-def requests_of(conversation: Conversation) -> Iterator[Request]:
-    """Each assistant turn with all that stands before it; a turn at the very start has no prompt and is left out."""
-    for turn in conversation.turns:
+def requests_of(conversation: Conversation, with_tools: Collection[int] = ()) -> Iterator[Request]:
+    """Each assistant turn with all that stands before it; a turn at the very start has no prompt and is left out.
+
+    with_tools: which turns are offered or call tools.
+    """
+    for index, turn in enumerate(conversation.turns):
         if turn.start > 0 and len(turn) > 0:
-            yield Request(conversation.token_ids[: turn.stop], turn.start)
+            yield Request(conversation.token_ids[: turn.stop], turn.start, index in with_tools)
+
+
+def tool_turns(chat: Chat, chat_format: ChatFormat) -> set[int]:
+    """Which assistant turns are offered tools that the chat template shows, are a call, or come after one."""
+    turns = [index for index, message in enumerate(chat.messages) if message["role"] == "assistant"]
+    if chat.tools and turns:
+        shown, hidden = (
+            chat_format.render(one, turns[0], answer_follows=True) for one in (chat, replace(chat, tools=None))
+        )
+        if shown != hidden:
+            return set(range(len(turns)))
+    first = next((index for index, message in enumerate(chat.messages) if _is_of_a_tool(message)), len(chat.messages))
+    return {turn for turn, index in enumerate(turns) if index >= first}
+
+
+def _is_of_a_tool(message: Message) -> bool:
+    """Whether a message is a call, as JSON in its text too, or what a tool returned."""
+    said = (message.get("content") or "") if message["role"] == "assistant" else ""
+    is_call = re.search(r'"name"\s*:', said) and re.search(r'"(arguments|parameters)"\s*:', said)
+    return bool(is_call or message.get("tool_calls") or message["role"] in TOOL_ROLES)
+
+
+def choose(
+    candidates: Iterable[Candidate],
+    kinds: Callable[[Candidate], Collection[str]],
+    num: int,
+    quotas: Mapping[str, int],
+) -> list[Candidate]:
+    """The first `num` candidates, save that places are kept for as many of each kind as `quotas` say."""
+    missing = Counter(quotas)
+    taken: list[Candidate] = []
+    passed: list[Candidate] = []
+    for candidate in candidates:
+        if len(taken) == num:
+            break
+        fills = [kind for kind in kinds(candidate) if missing[kind] > 0]
+        if fills or len(taken) + missing.total() < num:
+            missing.subtract(fills)
+            taken.append(candidate)
+        else:
+            passed.append(candidate)
+    return taken + passed[: num - len(taken)]
 
 
 def has_gap(prompt_len: int, policy: DepthPolicy) -> bool:
@@ -66,22 +130,47 @@ def has_gap(prompt_len: int, policy: DepthPolicy) -> bool:
     return policy.deep_tokens(prompt_len).gap > 0
 
 
-def built_in_prompts(
-    chat_format: ChatFormat, policy: DepthPolicy, limits: Limits, response_len: int
-) -> list[list[int]]:
-    """Generated prompts of many kinds, up to their first answer."""
-    from sglang_speed.training.prompts import generate_prompts  # Faker is in an extra
+@dataclass(frozen=True)
+class Prompt:
+    """A generated prompt that waits for its answer. kinds: what it asks for, of the kinds in `evidence.py`."""
 
-    found = (_prompt_ids(messages, chat_format) for messages in generate_prompts(MOST_TRIES * limits.num, limits.seed))
-    usable = (ids for ids in found if len(ids) + response_len <= limits.max_tokens and has_gap(len(ids), policy))
-    prompts = list(islice(usable, limits.num))
+    token_ids: tuple[int, ...]
+    kinds: frozenset[str]
+
+    @property
+    def wants_exactness(self) -> bool:
+        """Whether one answer is right: a value of the text, or a call."""
+        return bool(self.kinds & {LOOKUPS, TOOLS})
+
+
+def built_in_prompts(chat_format: ChatFormat, policy: DepthPolicy, limits: Limits, response_len: int) -> list[Prompt]:
+    """Generated prompts of many kinds, up to their first answer."""
+    from sglang_speed.training.prompts import labelled_prompts  # Faker is in an extra
+
+    found = (
+        _prompt(name, _prompt_ids(messages, chat_format), policy)
+        for name, messages in labelled_prompts(MOST_TRIES * limits.num, limits.seed)
+    )
+    most = limits.max_tokens - response_len
+    usable = (one for one in found if len(one.token_ids) <= most and has_gap(len(one.token_ids), policy))
+    prompts = choose(usable, lambda one: one.kinds, limits.num, BUILT_IN_QUOTAS)
     if len(prompts) < FEWEST:
         raise ConfigError(
             f"{len(prompts)} of {FEWEST} built-in prompts that an error needs have at most "
-            f"{limits.max_tokens - response_len} tokens and more than the anchors and the tail: raise --max-tokens or "
+            f"{most} tokens and more than the anchors and the tail: raise --max-tokens or "
             "lower --tail-tokens"
         )
     return prompts
+
+
+def _prompt(name: str, token_ids: Sequence[int], policy: DepthPolicy) -> Prompt:
+    """name: of the kind of prompt that was generated."""
+    belongs = {
+        LONG: policy.deep_tokens(len(token_ids)).gap >= LONG_GAP,
+        LOOKUPS: name in BUILT_IN_LOOKUPS,
+        TOOLS: name == "tools",
+    }
+    return Prompt(tuple(token_ids), frozenset(kind for kind, does in belongs.items() if does))
 
 
 def _prompt_ids(messages: Sequence[Message], chat_format: ChatFormat) -> list[int]:
@@ -97,17 +186,19 @@ def answered(
     response_len: int,
     seed: int,
     advance: Callable[[int], Any] = lambda count: None,
+    is_greedy: bool = False,
 ) -> list[Request]:
     """What the model says at full depth to each prompt, at temperature 1: drawn from its own distribution.
 
-    advance: told how many requests are finished.
+    advance: told how many requests are finished. is_greedy: its most likely answer instead.
     """
     torch.manual_seed(seed)
     speaker = full_depth(model)
     requests = []
     for batch in batches_of_like_length(prompts):
         requests += [
-            Request((*prompt, *said), len(prompt)) for prompt, said in _say(speaker, batch, stop_ids, response_len)
+            Request((*prompt, *said), len(prompt))
+            for prompt, said in _say(speaker, batch, stop_ids, response_len, is_greedy)
         ]
         advance(len(batch))
     return requests
@@ -129,17 +220,19 @@ def batches_of_like_length(prompts: Sequence[Sequence[int]]) -> Iterator[list[Se
 
 
 def _say(
-    speaker: LlamaForCausalLM, prompts: Sequence[Sequence[int]], stop_ids: Sequence[int], response_len: int
+    speaker: LlamaForCausalLM,
+    prompts: Sequence[Sequence[int]],
+    stop_ids: Sequence[int],
+    response_len: int,
+    is_greedy: bool,
 ) -> Iterator[tuple[Sequence[int], list[int]]]:
     """Each prompt with its response, which ends with a stop token or after `response_len` tokens."""
     longest = max(map(len, prompts))
     padded = [[stop_ids[0]] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
     visible = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+    draws = {"do_sample": False} if is_greedy else {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
     sampling = GenerationConfig(
-        do_sample=True,
-        temperature=1.0,
-        top_k=0,
-        top_p=1.0,
+        **draws,
         max_new_tokens=response_len,
         eos_token_id=list(stop_ids),
         pad_token_id=stop_ids[0],

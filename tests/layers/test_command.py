@@ -35,7 +35,9 @@ def test_a_speed_checkpoint_and_chats_become_a_table_a_file_and_a_picture(
     speed = convert(plain_directory, tmp_path / "speed", prefill_layers=3, anchor_tokens=2, tail_tokens=5).path
     files = {name: tmp_path / "out" / f"layers.{name}" for name in ("json", "png")}
     printed = run_layers(speed, "--data", chats, "--samples", 4, "--json", files["json"], "--plot", files["png"])
-    assert "without training: " in printed
+    assert "no recommendation: chats.jsonl: 4 of 32 answers, 44 of 512 tokens in answers, none" in " ".join(
+        printed.split()
+    )
     assert files["png"].read_bytes().startswith(b"\x89PNG")
     results = json.loads(files["json"].read_text(encoding="utf-8"))
     assert results["model"] == "speed"
@@ -44,6 +46,7 @@ def test_a_speed_checkpoint_and_chats_become_a_table_a_file_and_a_picture(
     assert results["requests"]["num"] == 4
     assert results["requests"]["response_tokens"] == 4 * (len("An answer.") + 1)
     assert [len(results["importance"][kind]) for kind in ("prompt", "response")] == [NUM_LAYERS, NUM_LAYERS]
+    assert results["recommendation"] == {"max_kl": 0.1, "untrained": None, "trained": None}
     figures = {one["prefill_layers"]: one for one in results["cutoffs"]}
     assert list(figures) == [0, 2, 3, 4]
     assert figures[4]["divergence"] == {"value": 0.0, "error": 0.0}

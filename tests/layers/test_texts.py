@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from copy import copy
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import LlamaForCausalLM
 
+from sglang_speed.config import SpeedConfig
 from sglang_speed.errors import ConfigError
 from sglang_speed.layers.model import load_model
 from sglang_speed.layers.request import Request
-from sglang_speed.layers.texts import Limits, answered, requests_in_chats, requests_of
+from sglang_speed.layers.texts import (
+    BUILT_IN_QUOTAS,
+    Limits,
+    answered,
+    built_in_prompts,
+    choose,
+    requests_in_chats,
+    requests_of,
+    tool_turns,
+)
+from sglang_speed.method import SpeedPolicy
 from sglang_speed.reference.modeling import SpeedLlamaForCausalLM
-from sglang_speed.training.conversations import ChatFormat, Conversation
+from sglang_speed.training.conversations import Chat, ChatFormat, Conversation, Message
 from tests.layers.conftest import write_chats
 from tests.tiny_models import EOS_ID, ids_of
 
@@ -72,6 +85,54 @@ def test_samples_are_drawn_by_the_seed(
     assert len(set(first)) == 10
     assert first == again
     assert first != other
+
+
+CALL = {"role": "assistant", "content": '{"name": "f", "arguments": {}}'}
+SAID = {"role": "assistant", "content": "The name is f."}
+ASKED, RESULT = {"role": "user", "content": "?"}, {"role": "tool", "content": "1"}
+AS_FIELD = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}
+
+
+@pytest.mark.parametrize(
+    ("messages", "turns"),
+    [
+        ([ASKED, SAID], set()),
+        ([ASKED, CALL], {0}),
+        ([ASKED, AS_FIELD], {0}),
+        ([ASKED, SAID, ASKED, CALL, RESULT, SAID], {1, 2}),
+        ([ASKED, SAID, RESULT, SAID], {1}),
+    ],
+)
+def test_a_call_and_what_comes_after_it_use_tools(
+    chat_format: ChatFormat, messages: list[Message], turns: set[int]
+) -> None:
+    assert tool_turns(Chat(messages), chat_format) == turns
+
+
+def test_tools_count_where_the_chat_template_shows_them(chat_format: ChatFormat) -> None:
+    tools = [{"name": "f"}]
+    chat = Chat([ASKED, SAID, ASKED, SAID], tools)
+    assert tool_turns(chat, chat_format) == set()
+    shows = copy(chat_format.tokenizer)
+    shows.chat_template = "{{ tools }}" + shows.chat_template
+    assert tool_turns(chat, ChatFormat(shows, [EOS_ID])) == {0, 1}
+
+
+def test_places_are_kept_for_what_is_rare() -> None:
+    candidates = ["a"] * 10 + ["b"] + ["a"] * 10 + ["bc", "c"]
+    assert choose(candidates, set, 5, {"b": 2, "c": 1}) == ["a", "a", "b", "bc", "c"]
+    assert choose(candidates, set, 4, {"d": 3}) == ["a"] * 4
+    assert choose(candidates, set, 2, {"b": 1, "c": 9}) == ["b", "bc"]
+    assert choose(["a"], set, 4, {"b": 2}) == ["a"]
+
+
+def test_built_in_prompts_have_what_a_recommendation_needs(chat_format: ChatFormat) -> None:
+    pytest.importorskip("faker", reason="the built-in prompts are made with Faker")
+    policy = SpeedPolicy(SpeedConfig(4, 4))
+    prompts = built_in_prompts(chat_format, policy, Limits(64, 4096, 0), 64)  # a byte is a token here
+    found = Counter(kind for prompt in prompts for kind in prompt.kinds)
+    assert len(set(prompts)) == 64
+    assert all(found[kind] >= quota for kind, quota in BUILT_IN_QUOTAS.items())
 
 
 def test_answers_are_drawn_from_the_model_at_full_depth(small_model: SpeedLlamaForCausalLM) -> None:
