@@ -19,6 +19,7 @@ sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
 from documents import write_figures  # noqa: E402
 
+from sglang_speed.bench.facts import described_depth, model_name  # noqa: E402
 from sglang_speed.bench.plots import draw  # noqa: E402
 from sglang_speed.bench.report import name_of, number, value_of  # noqa: E402
 from sglang_speed.config import SpeedConfig  # noqa: E402
@@ -131,18 +132,13 @@ def cpu_figures(results: Mapping[str, Any]) -> str:
     lines += [line(figure) for scenario, begin in SHOWN_OF_CPU for figure in figures_of(results, scenario, begin)]
     where = (
         f"Measured by `make bench` on {machine['gpu'] or machine['cpu']}, {machine['cores']} cores, "
-        f"{machine['memory_gib']} GiB: {described_model(results)}, prompts in {speed['prefill_layers']} of "
-        f"{speed['num_layers']} layers, bfloat16, SGLang {versions['sglang']}, torch {versions['torch']}, commit "
-        f"{results['commit'][:7]}. Medians; times in seconds; the range of the samples is in "
+        f"{machine['memory_gib']} GiB: {model_name(results)}, {described_depth(results)}, bfloat16, SGLang "
+        f"{versions['sglang']}, torch {versions['torch']}, commit "
+        f"{results['commit'][:7]}. Medians; the range of the samples is in "
         f"[the results](../{ON_CPU}). SPEED's tokens are those with a deep band of "
         f"{pool['deep_tokens']} tokens, {deep:.1%} of the bytes; by default it has 6%."
     )
     return "\n".join([*lines, "", where, ""])
-
-
-def described_model(results: Mapping[str, Any]) -> str:
-    name = results["configuration"]["model"]
-    return "a Llama of random weights" if name == "random" else name
 
 
 def figures_of(results: Mapping[str, Any], scenario: str, begin: str) -> list[Mapping[str, Any]]:

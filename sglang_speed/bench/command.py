@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from sglang_speed.bench.ceilings import Rates
+from sglang_speed.bench.facts import REHEARSAL, described_rates
 from sglang_speed.bench.models import Model, model_of, random_model
 from sglang_speed.bench.outputs import Outputs
 from sglang_speed.bench.plots import draw
@@ -25,7 +26,7 @@ from sglang_speed.checkpoints.convert import read_source_config
 from sglang_speed.errors import ConfigError
 from sglang_speed.local_server import exit_on_sigterm
 
-NARROWEST_TABLE = 118
+NARROWEST_TABLE = 126
 
 console = Console()
 if not console.is_terminal:
@@ -57,7 +58,9 @@ def bench(
         compared = prepare(model, full_depth, sizes, Path(directory) / "models")
         rates = measure_rates(sizes.device, sizes.copy_bytes, sizes.matrix_size)
         print_ceilings(compared, rates)
-        names_of_both = {"model": "random" if model is None else model.name, "profile": profile}
+        if sizes.is_rehearsal:
+            console.print(f"[bold yellow]{REHEARSAL}[/]")
+        names_of_both = {"model": "random" if model is None else model.absolute().name, "profile": profile}
         comparison = Comparison(compared, sizes, rates, names_of_both, flags)
         measure(comparison, names, outputs.make_logs(), outputs)
     finish(comparison, outputs)
@@ -103,7 +106,7 @@ def print_ceilings(model: Model, rates: Rates) -> None:
     console.print(
         f"prompts in {config.prefill_layers} of {config.num_layers} layers: at most "
         f"{config.num_layers / config.prefill_layers:.2f}x in prefill and in prompt tokens per byte; this machine: "
-        f"{rates.flops / 1e12:.2f} TFLOP/s in a matrix product, {rates.bandwidth / 1e9:.0f} GB/s in a copy"
+        f"{described_rates(asdict(rates))}"
     )
 
 

@@ -43,6 +43,14 @@ class RequestFailed(ServerFailed):
 
 
 @dataclass(frozen=True)
+class Load:
+    """Requests of a server: those that decode, and those in its queue. One in prefill is neither."""
+
+    running: int
+    waiting: int
+
+
+@dataclass(frozen=True)
 class Answer:
     """sent, times: when the request was sent, and when each token came; seconds of one clock for all answers.
 
@@ -106,14 +114,22 @@ class Client:
         """Empty the radix tree."""
         requests.post(f"{self.server.url}/flush_cache?timeout=60", timeout=90).raise_for_status()
 
-    def num_running(self) -> int:
-        """Requests that run now. Read from shared memory: the scheduler is not asked."""
-        answer = requests.get(f"{self.server.url}/v1/loads?include=core", timeout=30).json()
-        return sum(load["num_running_reqs"] for load in answer["loads"])
+    def load(self) -> Load:
+        """What the scheduler last said, which it does after each step."""
+        answer = requests.get(f"{self.server.url}/v1/loads?include=core", timeout=90).json()
+        running, waiting = (
+            sum(load[f"num_{kind}_reqs"] for load in answer["loads"]) for kind in ("running", "waiting")
+        )
+        return Load(running, waiting)
+
+    def hold_up_steps(self, seconds: float) -> None:
+        """Let the scheduler sleep before each step; 0 ends it."""
+        slower = {"forward_sleep_time": seconds}
+        requests.post(f"{self.server.url}/slow_down", json=slower, timeout=90).raise_for_status()
 
     def kv_bytes_held(self, bytes_per_layer: int) -> int:
         """Bytes of KV that hold something: running requests, the radix tree and the deep band."""
-        metrics = read_metrics(requests.get(f"{self.server.url}/metrics", timeout=30).text)
+        metrics = read_metrics(requests.get(f"{self.server.url}/metrics", timeout=90).text)
         config = self.server.contender.config
         shallow = metrics["sglang:kv_used_tokens"] + metrics["sglang:kv_evictable_tokens"]
         deep = metrics.get("sglang_speed:deep_tokens_used", 0.0)

@@ -58,6 +58,7 @@ class Profile:
     prompt_lens: of the prefill scenario; the last one is also the context behind which decoding is timed.
     repeats: samples of a figure; for `prompt_lens`, one number each.
     load_format: dummy leaves the random model without a file of weights.
+    is_rehearsal: the sizes are too small for a figure to mean anything, so none has a target.
     """
 
     device: str
@@ -83,6 +84,7 @@ class Profile:
     copy_bytes: int
     matrix_size: int
     flags: tuple[str, ...] = ()
+    is_rehearsal: bool = False
 
     @property
     def context_len(self) -> int:
@@ -163,7 +165,7 @@ REHEARSAL = Profile(
     prompt_lens=(64, 128, 256),
     prompt_repeats=(2, 2, 2),
     batch_sizes=(1, 2),
-    decode_tokens=8,
+    decode_tokens=32,
     repeats=1,
     overhead_len=64,
     overhead_repeats=2,
@@ -178,5 +180,6 @@ REHEARSAL = Profile(
     copy_bytes=2**24,
     matrix_size=256,
     flags=("--device", "cpu"),
+    is_rehearsal=True,
 )
 PROFILES: dict[str, Profile] = {"cpu": CPU, "gpu": GPU, "rehearsal": REHEARSAL}

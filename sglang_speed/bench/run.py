@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,10 @@ from sglang_speed.bench.profiles import Pool, Profile
 from sglang_speed.bench.provenance import provenance
 from sglang_speed.bench.results import Point, Row, Sample, by_scenario, rows
 from sglang_speed.bench.scenarios import SCENARIOS, Measured, Scenario, Setting
-from sglang_speed.bench.servers import running, server_flags
+from sglang_speed.bench.servers import running, server_environment, server_flags
+
+OF_THE_RANDOM_MODEL = ("shape", "num_layers", "prefill_layers", "load_format")
+"""Sizes of a profile that say nothing of a model that the user names."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,9 @@ class Comparison:
 
     @property
     def rows(self) -> list[Row]:
+        """The figures so far; those of a rehearsal have no target that they could miss."""
+        if self.profile.is_rehearsal:
+            return rows(replace(one, figure=replace(one.figure, target=None)) for one in self.samples)
         return rows(self.samples)
 
     def run(self, names: Sequence[str], logs: Path) -> Iterator[Event]:
@@ -68,7 +74,7 @@ class Comparison:
     def _run_group(self, group: Sequence[Scenario], model: Model, pool: Pool, logs: Path) -> Iterator[Event]:
         sides = tuple(side for side in model.contenders if any(side in scenario.sides for scenario in group))
         name = "-".join(scenario.name for scenario in group)
-        self.servers[name] = {side: server_flags(model, model.contenders[side], pool, self.profile) for side in sides}
+        self.servers[name] = {side: self._given(model, side, pool) for side in sides}
         yield Starting(sides)
         with running(model, sides, pool, self.profile, logs / name, self.flags) as servers:
             tokenizer = load_tokenizer(model.contenders["stock"].path)
@@ -79,6 +85,12 @@ class Comparison:
                     self._keep(measured)
                     yield measured
                 yield Finished(scenario.name)
+
+    def _given(self, model: Model, side: str, pool: Pool) -> list[str]:
+        """What a server is started with, as one would type it: variables first, then flags."""
+        variables = server_environment(side, pool, self.profile)
+        flags = server_flags(model, model.contenders[side], pool, self.profile)
+        return [*(f"{name}={value}" for name, value in variables.items()), *flags, *self.flags]
 
     def _keep(self, measured: Measured) -> None:
         if isinstance(measured, Sample):
@@ -97,10 +109,12 @@ class Comparison:
         }
 
     def configuration(self) -> dict[str, Any]:
-        """servers: the flags of each that was started, by scenarios and side."""
+        """sizes: of what was asked. shape, speed: of the model that was served, the profile's or the user's.
+        servers: variables and flags of each that was started, by scenarios and side."""
+        sizes = {name: value for name, value in asdict(self.profile).items() if name not in OF_THE_RANDOM_MODEL}
         return {
             **self.names,
-            "sizes": asdict(self.profile),
+            "sizes": sizes,
             "shape": asdict(self.model.shape),
             "speed": {"num_layers": self.model.speed.num_layers, **self.model.speed.to_dict()},
             "flags": list(self.flags),

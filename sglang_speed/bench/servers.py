@@ -99,20 +99,25 @@ def server_flags(model: Model, contender: Contender, pool: Pool, profile: Profil
     return [*(str(part) for flag in flags.items() for part in flag), "--enable-metrics", *profile.flags]
 
 
+def server_environment(side: str, pool: Pool, profile: Profile) -> dict[str, str]:
+    """Variables of a side beside this process's own."""
+    if side != "stock":
+        return {DEEP_TOKENS_VARIABLE: str(pool.deep_tokens)}
+    # without our hooks; on a CPU SGLang cannot serve without them
+    return {} if profile.device == "cpu" else {"SGLANG_PLUGINS": "none"}
+
+
 def _start(
     model: Model, contender: Contender, pool: Pool, profile: Profile, log: Path, flags: Sequence[str]
 ) -> LocalServer:
     given = [*server_flags(model, contender, pool, profile), *flags]
-    environment = {DEEP_TOKENS_VARIABLE: str(pool.deep_tokens)}
-    if contender.name == "stock" and profile.device != "cpu":
-        environment["SGLANG_PLUGINS"] = "none"  # without our hooks; on a CPU SGLang cannot serve without them
-    return start_server(contender.path, log, given, environment)
+    return start_server(contender.path, log, given, server_environment(contender.name, pool, profile))
 
 
 def _describe(shape: ModelShape, contender: Contender, process: LocalServer) -> Server:
     import requests
 
-    info: dict[str, Any] = requests.get(f"{process.url}/server_info", timeout=60).json()
+    info: dict[str, Any] = requests.get(f"{process.url}/server_info", timeout=90).json()
     tokens: int = info["max_total_num_tokens"]
     speed: Mapping[str, int] = info["internal_states"][0].get("speed", {})
     config = contender.config

@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Sequence
 from types import SimpleNamespace
 
-from sglang_speed.bench.load import Answer
+from sglang_speed.bench.load import Answer, Load
 from sglang_speed.config import SpeedConfig
 
 SECONDS_PER_LAYER = 1e-6
@@ -22,8 +22,8 @@ class FakeClient:
         self.capacity = capacity
         self.cached: list[tuple[int, ...]] = []
         self.asked: list[tuple[int, int]] = []
-        self.running = 0
-        self.most_running = 0
+        self.running = self.waiting = 0
+        self.is_held_up = False
         self.server = SimpleNamespace(prompt_tokens=capacity, contender=SimpleNamespace(config=config))
 
     async def ask(self, prompt: Sequence[int], max_new_tokens: int) -> Answer:
@@ -40,12 +40,15 @@ class FakeClient:
         return Answer(0.0, times, len(prompt), hit, new_ids)
 
     async def _run_beside_others(self, num_tokens: int) -> None:
-        """Wait until there is room, then run for a few polls."""
+        """Wait until there is room, then run for a few polls, and as long as steps are held up."""
+        self.waiting += 1
         while (self.running + 1) * num_tokens > self.capacity:
             await asyncio.sleep(0)
+        self.waiting -= 1
         self.running += 1
-        self.most_running = max(self.most_running, self.running)
         for _ in range(5):
+            await asyncio.sleep(0)
+        while self.is_held_up:
             await asyncio.sleep(0)
         self.running -= 1
 
@@ -59,9 +62,11 @@ class FakeClient:
     def flush(self) -> None:
         self.cached.clear()
 
-    def num_running(self) -> int:
-        """The most there were: this server answers faster than anyone can look."""
-        return self.most_running
+    def load(self) -> Load:
+        return Load(self.running, self.waiting)
+
+    def hold_up_steps(self, seconds: float) -> None:
+        self.is_held_up = seconds > 0
 
     def kv_bytes_held(self, bytes_per_layer: int) -> int:
         return sum(map(len, self.cached)) * self.config.prefill_layers * bytes_per_layer

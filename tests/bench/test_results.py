@@ -9,10 +9,16 @@ from typing import Any
 
 import pytest
 
+from sglang_speed.bench.ceilings import Rates
+from sglang_speed.bench.facts import ASKED
+from sglang_speed.bench.models import TINY, Contender, Model
 from sglang_speed.bench.plots import PLOTS, draw
-from sglang_speed.bench.report import html_report, line_of, terminal_table
+from sglang_speed.bench.profiles import CPU, REHEARSAL, Profile
+from sglang_speed.bench.report import QUESTIONS, gain, headline, html_report, line_of, terminal_table, value_of
 from sglang_speed.bench.results import Figure, Point, Sample, by_scenario, missed, rows, spread
-from sglang_speed.bench.run import series
+from sglang_speed.bench.run import Comparison, series
+from sglang_speed.bench.scenarios import SCENARIOS
+from sglang_speed.config import SpeedConfig
 
 TTFT = Figure("prefill", "TTFT, 8192 tokens", "s", ceiling=1.33, target=1.28, is_headline=True)
 SHORT = Figure("prefill", "TTFT, 1024 tokens", "s", ceiling=1.32)
@@ -32,25 +38,35 @@ POINTS = [
     for name in ("TTFT by context", "TPOT by context", "KV held, 1.2", "hit rate by turn, 1.2", "TTFT by turn, 1.2")
     for side in ("stock", "speed")
     for x, y in ((1024, 0.4), (8192, 0.9))
-] + [Point("requests at once", side, second, 5) for side in ("stock", "speed") for second in (1, 2)]
+]
 
 
-@pytest.fixture
-def results() -> dict[str, Any]:
+def results_of(comparison: Comparison) -> dict[str, Any]:
+    """A results file, as it is read again, of an invented machine."""
     made = {
         "commit": "0123abc",
         "uncommitted_changes": False,
         "machine": {"cpu": "a <cpu>", "cores": 2, "memory_gib": 24, "gpu": None},
         "versions": {"sglang": "0.5.17", "torch": "2.11.0"},
-        "configuration": {
-            "sizes": {"cache_pool": {"tokens": 12288}},
-            "shape": {"num_kv_heads": 4, "head_dim": 64, "kv_dtype_bytes": 2},
-            "speed": {"num_layers": 32, "prefill_layers": 24},
-        },
-        "scenarios": by_scenario(rows(SAMPLES)),
+        "rates": {"flops": 2e11, "bandwidth": 4e10},
+        "configuration": comparison.configuration(),
+        "scenarios": by_scenario(comparison.rows),
         "series": series(POINTS),
     }
     return json.loads(json.dumps(made))
+
+
+def comparison_of(profile: Profile) -> Comparison:
+    """Of a model that is not the one which the profile would make."""
+    contenders = {name: Contender(name, Path(), SpeedConfig(4, depth)) for name, depth in (("stock", 4), ("speed", 3))}
+    servers = {"prefill-capacity-overhead": {"stock": ["--dtype", "bfloat16"], "speed": ["A=1", "--dtype", "bfloat16"]}}
+    names = {"model": "our-model", "profile": "cpu"}
+    return Comparison(Model(TINY, contenders), profile, Rates(2e11, 4e10), names, samples=SAMPLES, servers=servers)
+
+
+@pytest.fixture
+def results() -> dict[str, Any]:
+    return results_of(comparison_of(CPU))
 
 
 def test_a_row_has_medians_the_gain_and_the_share_of_the_ceiling() -> None:
@@ -71,7 +87,22 @@ def test_a_share_has_no_ratio() -> None:
     hits = Figure("chat", "hit rate", "share", better="higher")
     (row,) = rows([Sample(hits, "stock", 0.001), Sample(hits, "speed", 0.65)])
     assert row.ratio is None
-    assert line_of(row.to_dict()).cells[:6] == ("hit rate", "0.1%", "", "65.0%", "", "")
+    assert line_of(row.to_dict()).cells == ("hit rate", "0.1%", "65.0%", "", "", "")
+
+
+@pytest.mark.parametrize(
+    ("unit", "stock", "speed", "shown"),
+    [
+        ("s", 18.2263, 13.7812, ["18.23 s", "13.78 s"]),
+        ("s", 1.0586, 0.32, ["1.059 s", "0.320 s"]),
+        ("s", 0.0151, 0.01391, ["15.10 ms", "13.91 ms"]),
+        ("tokens", 6144, 8000, ["6,144 tokens", "8,000 tokens"]),
+        ("share", 0.001, 0.65, ["0.1%", "65.0%"]),
+    ],
+)
+def test_every_value_has_its_unit(unit: str, stock: float, speed: float, shown: list[str]) -> None:
+    figure = {"unit": unit, "rival": "speed", "stock": stock, "speed": speed}
+    assert [value_of(figure, side) for side in ("stock", "speed")] == shown
 
 
 def test_a_figure_with_one_side_only_is_left_out() -> None:
@@ -109,8 +140,17 @@ def test_the_table_says_which_figures_are_of_full_depth(results: dict[str, Any])
     console.print(terminal_table(results))
     text = console.export_text()
     assert "TTFT, 1024 tokens, Lc = L" in text
-    assert "1.280 missed" in text
-    assert "12,288" in text
+    assert "1.280x missed" in text
+    assert "12,288 tokens" in text
+    assert "11.00 s ± 9.1%" in text
+    assert "TTFT, 8192 tokens: 1.25x as fast as stock SGLang, of at most 1.33x, for our-model" in text
+    assert "Lc = L: prompts in all layers" in text
+
+
+def test_a_gain_above_its_ceiling_is_not_called_a_part_of_it() -> None:
+    figure = {"figure": "TPOT", "unit": "s", "ratio": 1.26, "ceiling": 1.25}
+    assert gain(figure) == "TPOT: 1.26x as fast as stock SGLang, above its ceiling of 1.25x"
+    assert gain({**figure, "ceiling": None}) == "TPOT: 1.26x as fast as stock SGLang"
 
 
 def test_every_picture_is_drawn_from_the_results_file(results: dict[str, Any], tmp_path: Path) -> None:
@@ -128,3 +168,37 @@ def test_the_page_needs_no_other_file_and_escapes_what_it_shows(results: dict[st
     assert "href=" not in page
     assert "a &lt;cpu&gt;" in page
     assert 'class="missed"' in page
+
+
+def test_the_page_has_the_sizes_and_flags_of_what_was_served(results: dict[str, Any]) -> None:
+    """Neither those of the profile's own model, nor anything as JSON."""
+    page = html_report(results, [])
+    assert "4, of which prompts pass 3" in page
+    assert "<td>64, 128</td>" in page
+    assert "<code>A=1 --dtype bfloat16</code>" in page
+    assert not {"shape", "num_layers", "prefill_layers"} & set(results["configuration"]["sizes"])
+    assert str(CPU.shape.intermediate_size) not in page
+    assert "{" not in page.split("</style>")[1]
+    assert set(SCENARIOS) == set(QUESTIONS) == set(ASKED)
+
+
+def test_a_rehearsal_says_that_it_means_nothing_and_judges_nothing(tmp_path: Path) -> None:
+    results = results_of(comparison_of(REHEARSAL))
+    assert headline(results) == "rehearsal: sizes too small, figures mean nothing"
+    judged = [figure for part in results["scenarios"].values() for figure in (part, *part["figures"])]
+    assert all(figure["target"] is figure["is_met"] is None for figure in judged)
+    page = html_report(results, draw(results, tmp_path / "plots"))
+    assert '<p class="banner">rehearsal: sizes too small, figures mean nothing</p>' in page
+    assert 'class="missed"' not in page
+    assert 'class="met"' not in page
+    assert "as fast as" not in page
+
+
+def test_no_curve_is_cut(results: dict[str, Any]) -> None:
+    for needed, _, drawer in PLOTS.values():
+        page = drawer({name: one for name, one in results["series"].items() if name.startswith(needed)}, results)
+        for axes in page.axes:
+            highest = max(max(line.get_ydata()) for line in axes.lines)
+            assert axes.get_ylim()[1] >= 1.1 * highest
+            assert axes.get_ylabel()
+            assert axes.get_xlabel() or axes is page.axes[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ from sglang_speed.bench.profiles import CPU, REHEARSAL, Profile
 from sglang_speed.bench.results import Point, Row, Sample, rows
 from sglang_speed.bench.scenarios import SCENARIOS, Setting
 from sglang_speed.bench.scenarios.base import Scenario, alternating
+from sglang_speed.bench.scenarios.capacity import Capacity
 from sglang_speed.bench.scenarios.conversations import num_users, turns
 from sglang_speed.bench.scenarios.decode import shared_step
 from sglang_speed.bench.servers import prompt_tokens
@@ -132,6 +134,27 @@ def test_capacity_counts_what_is_still_there_and_runs_at_once() -> None:
     assert stay.figure.ceiling == 20 / 15
     running = table["requests that run at once"]
     assert (running.stock, running.rival) == ((15,), (20,))
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.15], ids=["at once", "one by one"])
+def test_requests_that_run_at_once_are_counted_when_the_last_has_come(pause: float) -> None:
+    """However late a busy machine sends it."""
+
+    class Slow(FakeClient):
+        async def ask(self, prompt: Sequence[int], max_new_tokens: int) -> Answer:
+            await asyncio.sleep(pause * len(self.asked))
+            return await super().ask(prompt, max_new_tokens)
+
+    prompts = [[number] * 100 for number in range(4)]
+    client: Any = Slow(SpeedConfig(4, 4), 220)
+    assert asyncio.run(Capacity().count_running(client, prompts, 10)) == 2
+
+
+def test_requests_that_were_never_seen_together_are_no_count() -> None:
+    client: Any = FakeClient(SpeedConfig(4, 4), 220)
+    client.hold_up_steps = lambda seconds: None
+    with pytest.raises(RequestFailed, match="4 requests were answered before those that run at once"):
+        asyncio.run(Capacity().count_running(client, [[number] * 100 for number in range(4)], 10))
 
 
 def test_a_chat_above_the_full_depth_capacity_misses_in_stock_and_hits_in_speed() -> None:

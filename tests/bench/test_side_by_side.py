@@ -21,7 +21,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     command = [sys.executable, "-m", "sglang_speed.cli", "bench", "--profile", "rehearsal"]
     command += [part for name in SCENARIOS for part in ("--scenario", name)]
     command += ["--json", str(out / "bench.json"), "--plot", str(out / "plots"), "--html", str(out / "bench.html")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=480, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1800, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return out, done.stdout
 
@@ -51,10 +51,12 @@ def test_both_servers_held_what_the_arithmetic_says(results: dict[str, Any]) -> 
     tokens = figure_of(results, "capacity", "prompt tokens")
     assert tokens["stock"] == pool.tokens
     assert tokens["speed"] == (pool.tokens * 8 - pool.deep_tokens * 2) // 6
-    stay = figure_of(results, "capacity", "prompts of")
-    assert stay["speed"] > stay["stock"] > 0
-    running = figure_of(results, "capacity", "requests that run")
-    assert running["speed"] > running["stock"] > 0
+    each = REHEARSAL.capacity_prompt + REHEARSAL.capacity_tokens
+    for begin in ("prompts of", "requests that run"):
+        found = figure_of(results, "capacity", begin)
+        assert {side: found[side] for side in ("stock", "speed")} == {
+            side: tokens[side] // each for side in ("stock", "speed")
+        }
 
 
 def test_only_the_chat_that_does_not_fit_at_full_depth_is_hit_more_often(results: dict[str, Any]) -> None:
@@ -75,5 +77,6 @@ def test_table_pictures_and_page_are_there(finished: tuple[Path, str]) -> None:
     out, printed = finished
     assert "at most 1.33x" in printed
     assert "requests that run at once" in printed
-    assert sorted(path.name for path in (out / "plots").iterdir()) == ["kv.png", "requests.png", "turns.png"]
-    assert (out / "bench.html").read_text(encoding="utf-8").count("data:image/png") == 3
+    assert "rehearsal: sizes too small, figures mean nothing" in printed
+    assert sorted(path.name for path in (out / "plots").iterdir()) == ["kv.png", "turns.png"]
+    assert (out / "bench.html").read_text(encoding="utf-8").count("data:image/png") == 2

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
-from sglang_speed.bench.load import Client
+from sglang_speed.bench.load import Answer, Client, RequestFailed
 from sglang_speed.bench.profiles import Pool, Profile
-from sglang_speed.bench.results import Figure, Point, Sample
+from sglang_speed.bench.results import Figure, Sample
 from sglang_speed.bench.scenarios.base import Measured, Scenario, Setting
 
 TARGET_SHARE = 0.975
 """1.30 of four thirds."""
-POLL_SECONDS = 0.25
+STEP_SECONDS = 1.0
+"""How long each step is held up while requests are counted; those that run do so for several steps."""
+POLL_SECONDS = 0.1
 HIT_SHARE = 0.5
 
 
@@ -31,11 +33,7 @@ class Capacity(Scenario):
             prompts = self.prompts(setting, client)
             client.flush()
             yield Sample(size, side, client.server.prompt_tokens)
-            most = 0
-            async for elapsed, count in self.run_all(client, prompts, profile.capacity_tokens):
-                yield Point("requests at once", side, elapsed, count)
-                most = max(most, count)
-            yield Sample(running, side, most)
+            yield Sample(running, side, await self.count_running(client, prompts, profile.capacity_tokens))
             yield Sample(cached, side, await self.count_cached(client, prompts))
 
     def figures(self, setting: Setting) -> tuple[Figure, Figure, Figure]:
@@ -49,8 +47,8 @@ class Capacity(Scenario):
             Figure(
                 self.name, "prompt tokens in the pool", "tokens", depth, TARGET_SHARE * depth, "higher", "speed", True
             ),
-            Figure(self.name, "requests that run at once", "", whole, better="higher"),
-            Figure(self.name, name, "", whole, better="higher"),
+            Figure(self.name, "requests that run at once", "requests", whole, better="higher"),
+            Figure(self.name, name, "prompts", whole, better="higher"),
         )
 
     def prompts(self, setting: Setting, client: Client) -> list[list[int]]:
@@ -59,17 +57,32 @@ class Capacity(Scenario):
         number = client.server.prompt_tokens // length + 2
         return [setting.prompts.prompt("capacity", index, length) for index in range(number)]
 
-    async def run_all(
-        self, client: Client, prompts: list[list[int]], num_tokens: int
-    ) -> AsyncIterator[tuple[float, int]]:
-        """Seconds and running requests, until all prompts are answered."""
-        loop = asyncio.get_running_loop()
-        start = loop.time()
-        asking = asyncio.gather(*(client.ask(prompt, num_tokens) for prompt in prompts))
+    async def count_running(self, client: Client, prompts: list[list[int]], num_tokens: int) -> int:
+        """Ask for all at once, and count those that run. Steps are held up until they are counted, so that no request
+        ends before the last one has come, however slowly a busy machine sends them."""
+        client.hold_up_steps(STEP_SECONDS)
+        try:
+            asking = asyncio.gather(*(client.ask(prompt, num_tokens) for prompt in prompts))
+            most = await self.running_of_all(client, asking, len(prompts))
+        finally:
+            client.hold_up_steps(0)
+        await asking
+        return most
+
+    async def running_of_all(self, client: Client, asking: asyncio.Future[list[Answer]], number: int) -> int:
+        """Look until every request either runs or waits: all have come, none has ended, and none is in prefill. As
+        SGLang prefills whatever fits before it decodes, those that wait do not fit.
+
+        Raises RequestFailed where that was never so.
+        """
+        in_thread = asyncio.get_running_loop().run_in_executor
         while not asking.done():
             await asyncio.wait([asking], timeout=POLL_SECONDS)
-            yield loop.time() - start, await loop.run_in_executor(None, client.num_running)
+            load = await in_thread(None, client.load)
+            if load.running and load.running + load.waiting == number:
+                return load.running
         await asking
+        raise RequestFailed(f"{number} requests were answered before those that run at once could be counted")
 
     async def count_cached(self, client: Client, prompts: list[list[int]]) -> int:
         """Ask again, the newest first, until one is no longer there: a hit takes no room from the older ones."""

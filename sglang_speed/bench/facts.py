@@ -1,0 +1,183 @@
+"""What was run, in words: the rows of the tables at the end of the HTML page, made from the results file.
+
+Knows no figures. Shows what the servers really ran, the model's own sizes and flags; the rest stays in the JSON.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+MIB = 2**20
+REHEARSAL = "rehearsal: sizes too small, figures mean nothing"
+SIDES = {"stock": "stock SGLang", "speed": "SPEED", "equal": "SPEED, Lc = L"}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A table of names and values. is_code: the values are what is typed in a shell."""
+
+    title: str
+    rows: tuple[tuple[str, str], ...]
+    is_code: bool = False
+
+
+def is_rehearsal(results: Mapping[str, Any]) -> bool:
+    """Whether the sizes are too small for any figure to mean something."""
+    return bool(results["configuration"]["sizes"].get("is_rehearsal"))
+
+
+def model_name(results: Mapping[str, Any]) -> str:
+    name = results["configuration"]["model"]
+    return "a Llama of random weights" if name == "random" else name
+
+
+def described_depth(results: Mapping[str, Any]) -> str:
+    speed = results["configuration"]["speed"]
+    return f"prompts in {speed['prefill_layers']} of {speed['num_layers']} layers"
+
+
+def kv_bytes(results: Mapping[str, Any], tokens: int) -> int:
+    """Bytes of so many tokens in all layers."""
+    configuration = results["configuration"]
+    shape = configuration["shape"]
+    per_layer = 2 * shape["num_kv_heads"] * shape["head_dim"] * shape["kv_dtype_bytes"]
+    return int(tokens * configuration["speed"]["num_layers"] * per_layer)
+
+
+def all_facts(results: Mapping[str, Any]) -> list[Facts]:
+    """Model, what was asked, machine and versions, and the servers of each group of scenarios."""
+    return [
+        Facts("Model", tuple(model_facts(results))),
+        Facts("What was asked", tuple(asked(results))),
+        Facts("Machine and versions", tuple(machine_facts(results))),
+        *server_facts(results["configuration"]),
+    ]
+
+
+def model_facts(results: Mapping[str, Any]) -> list[tuple[str, str]]:
+    speed, shape = results["configuration"]["speed"], results["configuration"]["shape"]
+    full_bytes = kv_bytes(results, 1)
+    prompt_bytes = full_bytes * speed["prefill_layers"] // speed["num_layers"]
+    return [
+        ("model", model_name(results)),
+        ("layers", f"{speed['num_layers']}, of which prompts pass {speed['prefill_layers']}"),
+        ("prompt tokens that pass all layers", f"first {speed['anchor_tokens']}, last {speed['tail_tokens']}"),
+        ("hidden size, intermediate size", f"{shape['hidden_size']:,}, {shape['intermediate_size']:,}"),
+        (
+            "heads",
+            f"{shape['num_heads']} of {shape['head_dim']} dimensions, {shape['num_kv_heads']} of keys and values",
+        ),
+        ("vocabulary", f"{shape['vocab_size']:,} tokens"),
+        ("KV of a prompt token", f"{prompt_bytes:,} bytes, at full depth {full_bytes:,} bytes"),
+    ]
+
+
+def asked(results: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What each scenario asked that was run, with its sizes."""
+    sizes = results["configuration"]["sizes"]
+    return [(name, words(sizes)) for name, words in ASKED.items() if name in results["scenarios"]]
+
+
+def _prefill(sizes: Mapping[str, Any]) -> str:
+    each = zip(sizes["prompt_lens"], sizes["prompt_repeats"], strict=True)
+    prompts = ", ".join(f"{length:,} tokens ({repeats} times)" for length, repeats in each)
+    return f"prompts of {prompts}; {_pool(sizes, 'long')}"
+
+
+def _decode(sizes: Mapping[str, Any]) -> str:
+    return (
+        f"{sizes['decode_tokens']} tokens after {sizes['prompt_lens'][-1]:,}, {_listed(sizes['batch_sizes'])} requests "
+        f"at once, {sizes['repeats']} times; {_pool(sizes, 'long')}"
+    )
+
+
+def _overhead(sizes: Mapping[str, Any]) -> str:
+    return (
+        f"{sizes['decode_tokens']} tokens after {sizes['overhead_len']:,}, {sizes['overhead_repeats']} times; "
+        f"{_pool(sizes, 'cache')}"
+    )
+
+
+def _capacity(sizes: Mapping[str, Any]) -> str:
+    return (
+        f"prompts of {sizes['capacity_prompt']:,} tokens, {sizes['capacity_tokens']} new tokens each, more than fit; "
+        f"{_pool(sizes, 'cache')}"
+    )
+
+
+def _chat(sizes: Mapping[str, Any]) -> str:
+    chat = sizes["chat"]
+    return (
+        f"{chat['num_turns']} turns; a prompt of {chat['first_prompt']:,} tokens, {chat['user_tokens']} more in each "
+        f"turn, answers of {chat['answer_tokens']}; {sizes['repeats']} times; {_pool(sizes, 'cache')}"
+    )
+
+
+def _tree(sizes: Mapping[str, Any]) -> str:
+    tree = sizes["tree"]
+    return (
+        f"{tree['num_branches']} agents, {tree['num_steps']} steps; a system prompt of {tree['system_tokens']:,} "
+        f"tokens, observations of {tree['observation_tokens']}, actions of {tree['action_tokens']}; "
+        f"{sizes['repeats']} times; {_pool(sizes, 'cache')}"
+    )
+
+
+def _step(sizes: Mapping[str, Any]) -> str:
+    return (
+        f"another model, of four tiny layers; {sizes['step_requests']} requests at once, {sizes['decode_tokens']} "
+        f"tokens each, {sizes['overhead_repeats']} times; {_pool(sizes, 'step')}"
+    )
+
+
+def _pool(sizes: Mapping[str, Any], name: str) -> str:
+    return f"KV memory of {sizes[f'{name}_pool']['tokens']:,} tokens at full depth"
+
+
+def _listed(values: list[int]) -> str:
+    *most, last = map(str, values)
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+ASKED: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "prefill": _prefill,
+    "decode": _decode,
+    "overhead": _overhead,
+    "capacity": _capacity,
+    "chat": _chat,
+    "tree": _tree,
+    "step": _step,
+}
+
+
+def machine_facts(results: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Hardware, what it was measured to do, and the packages; what is not there is left out."""
+    machine, commit = results["machine"], results["commit"]
+    changed = " with uncommitted changes" if results["uncommitted_changes"] else ""
+    rows = [
+        ("GPU", machine["gpu"]),
+        ("CPU", f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB"),
+        ("measured rates", described_rates(results["rates"])),
+        ("commit of sglang-speed", commit and f"{commit}{changed}"),
+        *results["versions"].items(),
+    ]
+    return [(name, value) for name, value in rows if value]
+
+
+def described_rates(rates: Mapping[str, float]) -> str:
+    """What the ceilings stand on."""
+    flops, unit = (rates["flops"] / 1e12, "TFLOP/s") if rates["flops"] >= 1e12 else (rates["flops"] / 1e9, "GFLOP/s")
+    return f"{flops:.0f} {unit} in a matrix product, {rates['bandwidth'] / 1e9:.0f} GB/s in a copy"
+
+
+def server_facts(configuration: Mapping[str, Any]) -> list[Facts]:
+    """For each group of scenarios, what its servers were started with."""
+    return [
+        Facts(
+            f"Servers of {group.replace('-', ', ')}",
+            tuple((SIDES[side], " ".join(given)) for side, given in servers.items()),
+            is_code=True,
+        )
+        for group, servers in configuration["servers"].items()
+    ]
