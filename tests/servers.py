@@ -18,7 +18,9 @@ import requests
 
 from sglang_speed.local_server import LocalServer, ServerFailed, start_server
 
-START_SECONDS = 240.0
+START_SECONDS = 900.0
+"""A start takes half a minute, and several times that on a busy machine."""
+ANSWER_SECONDS = 600.0
 LOG_TAIL_CHARS = 6000
 
 
@@ -34,7 +36,7 @@ class RunningServer(LocalServer):
     def is_alive(self) -> bool:
         return self.process.poll() is None
 
-    def post(self, path: str, payload: Mapping[str, Any] | None = None, *, timeout: float = 120.0) -> Any:
+    def post(self, path: str, payload: Mapping[str, Any] | None = None, *, timeout: float = ANSWER_SECONDS) -> Any:
         """POST a JSON payload; the decoded answer, or `requests.HTTPError` with the server's words."""
         response = requests.post(self.url + path, json=payload or {}, timeout=timeout)
         if not response.ok:
@@ -42,13 +44,13 @@ class RunningServer(LocalServer):
         is_json = response.headers.get("content-type", "").startswith("application/json")
         return response.json() if is_json else response.text
 
-    def generate(self, *, timeout: float = 120.0, **payload: Any) -> Any:
+    def generate(self, *, timeout: float = ANSWER_SECONDS, **payload: Any) -> Any:
         """POST to /generate, e.g. `generate(input_ids=[0, 5], sampling_params={"temperature": 0})`."""
         return self.post("/generate", payload, timeout=timeout)
 
     def flush_cache(self) -> None:
         """Empty the radix tree. The health check leaves token id 0 in it, so counts of cached tokens start here."""
-        self.post("/flush_cache?timeout=30")
+        self.post("/flush_cache?timeout=300")
 
     def stop(self) -> None:
         """Kill every process of the server, as SGLang itself does at SIGTERM some seconds later: no exit code is 0."""

@@ -31,4 +31,4 @@ def backend(witness: Witness, shared_server: RunningServer) -> sglang.RuntimeEnd
 
 @pytest.fixture
 def client(shared_server: RunningServer) -> OpenAI:
-    return OpenAI(base_url=f"{shared_server.url}/v1", api_key="none", timeout=120, max_retries=0)
+    return OpenAI(base_url=f"{shared_server.url}/v1", api_key="none", timeout=600, max_retries=0)

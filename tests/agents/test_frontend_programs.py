@@ -21,8 +21,8 @@ from tests.agents.witness import Witness
 from tests.conftest import SPEED
 from tests.tiny_models import ids_of
 
-# A program that fails waits for ever for what it would have said.
-pytestmark = pytest.mark.timeout(120)
+# A program that fails waits for ever for what it would have said. The first test starts the server, too.
+pytestmark = pytest.mark.timeout(1200)
 
 TAIL = SPEED["tail_tokens"]
 STORY = "A prompt passes the lower layers only. What is said in return passes all of them, and so does an anchor. " * 6

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +18,8 @@ from tests.servers import RunningServer
 from tests.tiny_models import ids_of
 
 NUM_NEW = 16
+PATIENCE_SECONDS = 300.0
+"""For what takes seconds, so that a busy machine fails no test; what never comes fails it then."""
 LONG_TEXT = "Prompt tokens pass the lower layers only; what is generated passes all of them. "
 
 
@@ -44,7 +48,8 @@ class Asker:
         """The JSON events of a streamed answer; closing the iterator closes the connection."""
         params = {"temperature": 0, "max_new_tokens": num_tokens}
         payload = {"input_ids": prompt, "sampling_params": params, "stream": True, **fields}
-        with requests.post(f"{self.server.url}/generate", json=payload, stream=True, timeout=120) as response:
+        url = f"{self.server.url}/generate"
+        with requests.post(url, json=payload, stream=True, timeout=PATIENCE_SECONDS) as response:
             for line in response.iter_lines():
                 data = line.removeprefix(b"data: ")
                 if data and data != b"[DONE]":
@@ -62,6 +67,21 @@ class Asker:
         """Whether the deep band holds nothing but anchors, on every rank."""
         return all(state["deep_tokens_used"] == state["deep_anchor_tokens"] for state in self.speed_states())
 
+    def num_decoded(self) -> int:
+        """Tokens decoded since the start, those of stopped requests included."""
+        text = requests.get(f"{self.server.url}/metrics", timeout=60).text
+        counts = re.findall(r'^sglang:realtime_tokens_total{.*mode="decode".*} (\S+)$', text, re.MULTILINE)
+        return int(sum(map(float, counts)))
+
+    @contextmanager
+    def slowed_down(self, step_seconds: float) -> Iterator[None]:
+        """Let each step take at least so long, so that what should happen meanwhile does so on any machine."""
+        self.server.post("/slow_down", {"forward_sleep_time": step_seconds})
+        try:
+            yield
+        finally:
+            self.server.post("/slow_down", {"forward_sleep_time": 0})
+
 
 def scored_from(fields: Mapping[str, Any], prompt: Sequence[int]) -> int | None:
     """First scored position of a request with these fields, None where it scores no input."""
@@ -75,7 +95,7 @@ def long_prompt(num_tokens: int, start: str = "") -> list[int]:
     return ids_of(text)[:num_tokens]
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = PATIENCE_SECONDS) -> None:
     """Return as soon as `condition` holds; fail after `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -17,7 +17,7 @@ SEED = 0
 FEW = 300
 MIXTURES = 3000
 BETWEEN_PROBES = 20
-SECONDS = 60.0
+SECONDS = 600.0
 """For one answer; the longest fill the context of 2048 tokens."""
 
 

@@ -45,7 +45,7 @@ def lm_eval(asker: Asker, tasks: Path, model: str, path: str, names: Sequence[st
     command += ["--output_path", str(out), "--log_samples", *more]
     offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_DATASETS_CACHE": str(tasks / "cache")}
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=600, check=False, env={**os.environ, **offline}
+        command, capture_output=True, text=True, timeout=1800, check=False, env={**os.environ, **offline}
     )
     assert done.returncode == 0, done.stdout + done.stderr
     files = {name: next(out.rglob(f"samples_{name}_*.jsonl")) for name in names}

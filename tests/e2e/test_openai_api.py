@@ -17,7 +17,7 @@ MAX_TOKENS = 20
 
 @pytest.fixture
 def client(asker: Asker) -> OpenAI:
-    return OpenAI(base_url=f"{asker.server.url}/v1", api_key="none", timeout=120, max_retries=0)
+    return OpenAI(base_url=f"{asker.server.url}/v1", api_key="none", timeout=600, max_retries=0)
 
 
 def templated(asker: Asker, messages: list[Any]) -> list[int]:

@@ -14,8 +14,8 @@ from tests.tiny_models import FIRST_BYTE_ID
 
 PROMPT = long_prompt(100)
 MANY = 900
-"""Tokens that take the server much longer than an abort."""
-ABORT_SECONDS = 5.0
+"""Tokens that take much longer than an abort, where each step takes STEP_SECONDS."""
+STEP_SECONDS = 0.01
 
 
 @pytest.mark.parametrize("keeps_it", [False, True])
@@ -56,37 +56,41 @@ def test_stop_tokens_that_the_model_does_not_have_do_no_harm(asker: Asker) -> No
 
 
 def test_a_disconnected_client_frees_its_slots(asker: Asker) -> None:
-    with closing(asker.stream(PROMPT, MANY)) as events:
-        partial = list(islice(events, 3))[-1]
-        assert not asker.is_idle()
-    wait_until(asker.is_idle, ABORT_SECONDS)
+    """Long before the answer would have been complete."""
+    num_before = asker.num_decoded()
+    with asker.slowed_down(STEP_SECONDS):
+        with closing(asker.stream(PROMPT, MANY)) as events:
+            partial = list(islice(events, 3))[-1]
+            assert not asker.is_idle()
+        wait_until(asker.is_idle)
+    assert asker.num_decoded() - num_before < MANY - 1
     asker.reference.require(PROMPT, partial["output_ids"])
     asker.require_exact(PROMPT)
 
 
 @pytest.mark.parametrize("abort", [{"rid": "long"}, {"abort_all": True}], ids=str)
 def test_an_aborted_request_answers_what_it_has_and_frees_its_slots(asker: Asker, abort: dict[str, Any]) -> None:
-    with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(1) as pool, asker.slowed_down(STEP_SECONDS):
         pending = pool.submit(asker.ask, PROMPT, MANY, rid="long")
-        wait_until(lambda: not asker.is_idle(), ABORT_SECONDS)
+        wait_until(lambda: not asker.is_idle())
         asker.server.post("/abort_request", abort)
-        answer = pending.result(ABORT_SECONDS)
+        answer = pending.result()
     assert answer["meta_info"]["finish_reason"]["type"] == "abort"
     assert len(answer["output_ids"]) < MANY
     asker.reference.require(PROMPT, answer["output_ids"])
-    wait_until(asker.is_idle, ABORT_SECONDS)
+    wait_until(asker.is_idle)
     asker.require_exact(PROMPT)
 
 
 def test_aborting_one_of_many_leaves_the_others_exact(asker: Asker) -> None:
     prompts = [long_prompt(90 + index, start=f"{index} ") for index in range(5)]
-    with ThreadPoolExecutor(6) as pool:
+    with ThreadPoolExecutor(6) as pool, asker.slowed_down(STEP_SECONDS):
         doomed = pool.submit(asker.ask, PROMPT, MANY, rid="doomed")
         others = [pool.submit(asker.ask, prompt, 120) for prompt in prompts]
-        wait_until(lambda: not asker.is_idle(), ABORT_SECONDS)
+        wait_until(lambda: not asker.is_idle())
         asker.server.post("/abort_request", {"rid": "doomed"})
-        answers = [other.result(60) for other in others]
-        assert doomed.result(60)["meta_info"]["finish_reason"]["type"] == "abort"
+        answers = [other.result() for other in others]
+        assert doomed.result()["meta_info"]["finish_reason"]["type"] == "abort"
     for prompt, answer in zip(prompts, answers, strict=True):
         assert len(answer["output_ids"]) == 120
         asker.reference.require(prompt, answer["output_ids"])
@@ -94,10 +98,12 @@ def test_aborting_one_of_many_leaves_the_others_exact(asker: Asker) -> None:
 
 def test_a_prompt_can_be_aborted_between_two_chunks(asker: Asker) -> None:
     """A long prompt takes many chunks; its slots come back although it never generated."""
-    with ThreadPoolExecutor(1) as pool:
+    num_before = asker.num_decoded()
+    with ThreadPoolExecutor(1) as pool, asker.slowed_down(10 * STEP_SECONDS):
         pending = pool.submit(asker.ask, [FIRST_BYTE_ID + 65] * 2000, 40, rid="chunks")
-        wait_until(lambda: not asker.is_idle(), ABORT_SECONDS)
+        wait_until(lambda: not asker.is_idle())
         asker.server.post("/abort_request", {"rid": "chunks"})
-        pending.result(60)
-    wait_until(asker.is_idle, ABORT_SECONDS)
+        assert pending.result()["meta_info"]["finish_reason"]["type"] == "abort"
+    wait_until(asker.is_idle)
+    assert asker.num_decoded() == num_before
     asker.require_exact(PROMPT)

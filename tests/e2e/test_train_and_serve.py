@@ -54,7 +54,7 @@ def test_what_train_makes_of_prompts_is_served_as_the_reference_says(tmp_path: P
         str(NUM_HELD_OUT / NUM_CHATS),
         *SETTINGS,
     ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=3600, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"trained on {NUM_CHATS - NUM_HELD_OUT} chats" in done.stderr
 

@@ -89,7 +89,7 @@ def test_metrics_have_the_values_of_server_info(asker: Asker) -> None:
 def test_metrics_of_an_idle_server_catch_up(asker: Asker) -> None:
     """SGLang updates the metrics of an idle server every 30 seconds."""
     asker.require_exact(PROMPT)
-    wait_until(lambda: exported(asker) == asker.speed_state(), seconds=60.0)
+    wait_until(lambda: exported(asker) == asker.speed_state())
 
 
 def test_an_idle_server_holds_nothing_deep_but_anchors(asker: Asker) -> None:

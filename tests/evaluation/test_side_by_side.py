@@ -34,7 +34,7 @@ def evaluated(tiny_speed: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 def run_eval(*arguments: str) -> str:
     command = [sys.executable, "-m", "sglang_speed.cli", "eval", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=3600, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

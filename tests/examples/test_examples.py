@@ -25,7 +25,7 @@ MAX_LINES = 40
 def run(name: str, *args: str) -> str:
     """What an example prints."""
     command = [sys.executable, EXAMPLES / name, *args]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=1200, check=False)
     assert result.returncode == 0, result.stderr[-4000:]
     return result.stdout
 
