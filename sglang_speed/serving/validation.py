@@ -107,7 +107,7 @@ def _plain_number(value: Any) -> Any:
 
 
 def _is_whole(value: Any) -> bool:
-    return isinstance(value, float) and value.is_integer()
+    return isinstance(value, float) and value.is_integer() and abs(value) < 2**53  # exact up to there
 
 
 def _require_type(name: str, value: Any) -> None:
