@@ -24,7 +24,7 @@ $(INSTALLED): pyproject.toml
 	touch $@
 
 demo: $(INSTALLED)  ## start a server, hold a chat of several turns, write build/demo.json
-	$(BIN)/python -m sglang_speed.demo --model $(MODEL) --out build/demo.json
+	$(BIN)/python -m sglang_speed.lab.demo --model $(MODEL) --out build/demo.json
 
 serve: $(INSTALLED)  ## serve MODEL (speed-llama) on 127.0.0.1:30000
 	$(BIN)/python -m sglang.launch_server --model $(MODEL) --host 127.0.0.1 --port 30000

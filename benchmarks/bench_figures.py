@@ -19,11 +19,11 @@ sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
 from documents import write_figures  # noqa: E402
 
-from sglang_speed.bench.facts import described_depth, model_name  # noqa: E402
-from sglang_speed.bench.plots import draw  # noqa: E402
-from sglang_speed.bench.report import name_of, number, value_of  # noqa: E402
 from sglang_speed.config import SpeedConfig  # noqa: E402
 from sglang_speed.kv_pool.capacity import DeepTables, deep_band_bytes, split_kv_bytes  # noqa: E402
+from sglang_speed.lab.bench.facts import described_depth, model_name  # noqa: E402
+from sglang_speed.lab.bench.plots import draw  # noqa: E402
+from sglang_speed.lab.bench.report import name_of, number, value_of  # noqa: E402
 from sglang_speed.method.cost import ModelShape  # noqa: E402
 
 ON_GPU = "benchmarks/results/bench_gpu.json"

@@ -29,10 +29,10 @@ from rich.table import Table
 from scipy.stats import binomtest
 from transformers import AutoTokenizer
 
-from sglang_speed.bench.provenance import provenance
 from sglang_speed.checkpoints import smollm2
 from sglang_speed.checkpoints.convert import convert
 from sglang_speed.kv_pool.capacity import DEEP_TOKENS_VARIABLE
+from sglang_speed.lab.common.provenance import provenance
 
 RESULT = Path(__file__).parent / "results" / "warm_cold_flips.json"
 NUM_LAYERS = smollm2.NUM_LAYERS

@@ -36,7 +36,7 @@ from sglang.srt.server_args import PortArgs, ServerArgs  # noqa: E402
 from sglang.srt.utils.network import get_free_port  # noqa: E402
 
 from sglang_speed.kv_pool.capacity import DEEP_TOKENS_VARIABLE  # noqa: E402
-from sglang_speed.serving.state import active_pool, set_served  # noqa: E402
+from sglang_speed.served import active_pool, end_serving  # noqa: E402
 
 STRICT_CHECKS = {
     "SGLANG_ENABLE_STRICT_MEM_CHECK_DURING_IDLE": "1",
@@ -296,7 +296,7 @@ def _process_as_it_was() -> Iterator[None]:
     try:
         yield
     finally:
-        set_served(None)
+        end_serving()
         cleanup_dist_env_and_memory()
         torch.set_num_threads(num_threads)
 

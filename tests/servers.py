@@ -16,7 +16,7 @@ from typing import Any
 
 import requests
 
-from sglang_speed.local_server import LocalServer, ServerFailed, start_server
+from sglang_speed.lab.common.local_server import LocalServer, ServerFailed, start_server
 
 START_SECONDS = 900.0
 """A start takes half a minute, and several times that on a busy machine."""

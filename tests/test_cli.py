@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-import sglang_speed.cli
+import sglang_speed.lab.cli
 from sglang_speed import TESTED_SGLANG, ConfigError, __version__
-from sglang_speed.bench import PROFILE_NAMES, SCENARIO_NAMES
-from sglang_speed.cli import app, main
-from sglang_speed.evaluation import TASK_NAMES
+from sglang_speed.lab.bench import PROFILE_NAMES, SCENARIO_NAMES
+from sglang_speed.lab.cli import app, main
+from sglang_speed.lab.evaluation import TASK_NAMES
 
 ROOT = Path(__file__).parents[1]
 
@@ -37,9 +37,9 @@ def test_help_lists_the_names_to_choose_from(command: str, names: tuple[str, ...
 
 
 def test_the_listed_names_are_those_that_exist() -> None:
-    from sglang_speed.bench.profiles import PROFILES
-    from sglang_speed.bench.scenarios import SCENARIOS
-    from sglang_speed.evaluation.command import TASK_NAMES as TASKS
+    from sglang_speed.lab.bench.profiles import PROFILES
+    from sglang_speed.lab.bench.scenarios import SCENARIOS
+    from sglang_speed.lab.evaluation.command import TASK_NAMES as TASKS
 
     assert (tuple(PROFILES), tuple(SCENARIOS), TASKS) == (PROFILE_NAMES, SCENARIO_NAMES, TASK_NAMES)
 
@@ -63,7 +63,7 @@ def test_what_stops_a_command_is_one_line_and_a_status(
     def stopped() -> None:
         raise error
 
-    monkeypatch.setattr(sglang_speed.cli, "app", stopped)
+    monkeypatch.setattr(sglang_speed.lab.cli, "app", stopped)
     with pytest.raises(SystemExit) as ended:
         main()
     said = capsys.readouterr().err

@@ -27,10 +27,10 @@ from figures import Row, as_json, rows  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
-from sglang_speed.bench.ceilings import Rates, weight_bytes  # noqa: E402
-from sglang_speed.bench.provenance import provenance  # noqa: E402
 from sglang_speed.config import SpeedConfig  # noqa: E402
 from sglang_speed.kv_pool.capacity import DEEP_TOKENS_VARIABLE  # noqa: E402
+from sglang_speed.lab.bench.ceilings import Rates, weight_bytes  # noqa: E402
+from sglang_speed.lab.common.provenance import provenance  # noqa: E402
 
 ORDER = ("stock", "speed", "equal", "speed", "stock")
 """Stock comes first and last: a drift of the machine is seen in the spread of its samples."""

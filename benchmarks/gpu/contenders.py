@@ -11,10 +11,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sglang_speed.bench.models import llama_config
 from sglang_speed.checkpoints.convert import plain_model_config, speed_model_config
 from sglang_speed.config import SpeedConfig
 from sglang_speed.kv_pool.capacity import split_kv_bytes
+from sglang_speed.lab.bench.models import llama_config
 from sglang_speed.method.cost import ModelShape
 
 SLACK_TOKENS = 128

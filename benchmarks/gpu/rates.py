@@ -13,7 +13,7 @@ import torch  # noqa: E402
 import typer  # noqa: E402
 from contenders import PROFILES  # noqa: E402
 
-from sglang_speed.bench.rates import measure_rates  # noqa: E402
+from sglang_speed.lab.bench.rates import measure_rates  # noqa: E402
 
 
 def main(profile_name: str, out: Path) -> None:

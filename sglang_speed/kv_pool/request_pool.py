@@ -7,7 +7,7 @@ back when SGLang frees it, which covers finish, abort, retraction, preemption an
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sglang.srt.mem_cache.memory_pool import KVCache, ReqToTokenPool
 
@@ -15,10 +15,15 @@ from sglang_speed.errors import IntegrityError, raise_violations
 from sglang_speed.kv_pool.counters import Counters
 from sglang_speed.kv_pool.deep_band import Admission, DeepBand
 from sglang_speed.method.deep_tokens import DeepTokens
-from sglang_speed.method.policy import SpeedPolicy
+from sglang_speed.policies import SpeedPolicy
 
 if TYPE_CHECKING:
     from sglang.srt.managers.schedule_batch import Req
+
+
+def banded(pool: Any) -> BandedReqToTokenPool | None:
+    """A request pool that has a deep band, None for any other."""
+    return pool if isinstance(pool, BandedReqToTokenPool) else None
 
 
 class BandedReqToTokenPool(ReqToTokenPool):

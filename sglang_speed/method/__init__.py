@@ -19,6 +19,5 @@ row             one request's line in a request table; also one token's line in 
 from sglang_speed.method.bands import DepthBand, depth_bands
 from sglang_speed.method.cost import ModelShape
 from sglang_speed.method.deep_tokens import DeepTokens
-from sglang_speed.method.policy import DepthPolicy, SpeedPolicy
 
-__all__ = ["DeepTokens", "DepthBand", "DepthPolicy", "ModelShape", "SpeedPolicy", "depth_bands"]
+__all__ = ["DeepTokens", "DepthBand", "ModelShape", "depth_bands"]

@@ -20,8 +20,8 @@ from torch import Tensor
 from sglang_speed.attention.banded import BandedAttnBackend
 from sglang_speed.config import SpeedConfig
 from sglang_speed.errors import ConfigError
+from sglang_speed.host.check import require_host
 from sglang_speed.method.bands import DepthBand, depth_bands
-from sglang_speed.serving.host import require_host
 
 Stream = tuple[Tensor, Tensor | None]
 """Hidden states and residual of some rows: [num_rows, hidden_size] each; no residual before the first layer."""
@@ -84,7 +84,7 @@ class SpeedLlamaForCausalLM(LlamaForCausalLM):
     """A served SPEED checkpoint. SGLang sizes the main KV pool from `end_layer`, hence the cutoff there."""
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
-        require_host()
+        require_host("serving")
         super().__init__(config, *args, **kwargs)
         self.speed: SpeedConfig = config.speed_config
 

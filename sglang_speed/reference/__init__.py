@@ -8,7 +8,7 @@ modeling.py        SpeedLlamaForCausalLM: the shallow band over all tokens, the 
 generation.py      greedy generation and scores of one request
 """
 
-from sglang_speed.reference.configuration import SpeedLlamaConfig, register
+from sglang_speed.models.hf_config import SpeedLlamaConfig, register
 
 register()
 

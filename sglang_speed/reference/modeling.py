@@ -16,8 +16,9 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM
 from transformers.cache_utils import Cache
 from transformers.utils import ModelOutput
 
-from sglang_speed.method import DeepTokens, DepthBand, SpeedPolicy, depth_bands
-from sglang_speed.reference.configuration import SpeedLlamaConfig
+from sglang_speed.method import DeepTokens, DepthBand, depth_bands
+from sglang_speed.models.hf_config import SpeedLlamaConfig
+from sglang_speed.policies import SpeedPolicy
 
 IGNORED_LABEL = -100
 

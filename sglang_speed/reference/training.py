@@ -20,7 +20,8 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 from transformers.masking_utils import create_causal_mask
 
-from sglang_speed.method import DepthBand, DepthPolicy
+from sglang_speed.method import DepthBand
+from sglang_speed.policies import DepthPolicy
 from sglang_speed.reference.modeling import IGNORED_LABEL, SpeedLlamaForCausalLM, SpeedOutput
 from sglang_speed.reference.turn_attention import TURN_ATTENTION, turn_mask
 

@@ -14,14 +14,10 @@ from sglang.srt.managers.schedule_batch import Req, ScheduleBatch
 from sglang.srt.managers.schedule_policy import CLIP_MAX_NEW_TOKENS, AddReqResult, PrefillAdder
 
 from sglang_speed.kv_pool.capacity import DEEP_TOKENS_VARIABLE
-from sglang_speed.kv_pool.request_pool import BandedReqToTokenPool
-from sglang_speed.serving.state import active_pool
+from sglang_speed.kv_pool.request_pool import BandedReqToTokenPool, banded
+from sglang_speed.served import active_pool
 
 logger = logging.getLogger(__name__)
-
-
-def banded(pool: Any) -> BandedReqToTokenPool | None:
-    return pool if isinstance(pool, BandedReqToTokenPool) else None
 
 
 def limit_reuse(max_prefix_len: int, req: Req, input_len: int) -> int | None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from sglang_speed.reference.configuration import SpeedLlamaConfig
+from sglang_speed.served import speed_of
 from sglang_speed.serving.settings import Settings
 
 
@@ -40,5 +40,6 @@ def leave_out_prefill_graphs(args: Any) -> None:
     is refused, by `refusals`.
     """
     hf_config = getattr(getattr(args, "model_config", None), "hf_config", None)
-    if isinstance(hf_config, SpeedLlamaConfig) and not hf_config.speed_config.is_stock:
+    speed = speed_of(hf_config)
+    if speed is not None and not speed.is_stock:
         args.disable_prefill_cuda_graph = True

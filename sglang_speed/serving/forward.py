@@ -10,7 +10,7 @@ from sglang.srt.model_executor.forward_batch_info import ForwardBatch
 
 from sglang_speed.attention.banded import BandedAttnBackend, DeepRunnerView
 from sglang_speed.attention.deep_batch import REQUEST_ROWS
-from sglang_speed.serving.admission import banded
+from sglang_speed.kv_pool.request_pool import banded
 
 
 def carry_request_rows(forward_batch: ForwardBatch, cls: type, batch: Any, model_runner: Any, **_: Any) -> None:

@@ -7,9 +7,9 @@ against the pinned SGLang.
 
 from __future__ import annotations
 
-from sglang.srt.platforms import current_platform
 from sglang.srt.plugins.hook_registry import HookType
 
+from sglang_speed.host.hook import Hook
 from sglang_speed.serving import (
     admission,
     arguments,
@@ -20,11 +20,7 @@ from sglang_speed.serving import (
     observe,
     refusals,
     refused_start,
-    sampling,
-    stop_patterns,
-    validation,
 )
-from sglang_speed.serving.hook import Hook
 
 _MANAGERS = "sglang.srt.managers"
 _COMPONENTS = "sglang.srt.managers.scheduler_components"
@@ -83,46 +79,6 @@ REFUSAL_HOOKS = (
         function=refused_start.end_where_refused,
         reason="what a scheduler process refuses is reported as the death of a process",
         remove_when="SGLang tells errors of configuration from others",
-    ),
-)
-
-REQUEST_HOOKS = (
-    Hook(
-        target=f"{_MANAGERS}.tokenizer_manager.TokenizerManager.generate_request",
-        parameters=("self", "obj", "request"),
-        kind=HookType.BEFORE,
-        function=validation.check_parameters,
-        reason="SGLang computes with sampling parameters before it looks at their types, and makes any number `n` of "
-        "requests in one go (io_struct.py, _handle_parallel_sampling)",
-        remove_when="SGLang validates sampling parameters on arrival and bounds `n`",
-    ),
-    Hook(
-        target=f"{_MANAGERS}.tokenizer_manager.TokenizerManager._create_tokenized_object",
-        parameters=("self", "obj", "input_text", "input_ids", "input_embeds", "mm_inputs", "token_type_ids"),
-        kind=HookType.AROUND,
-        function=validation.create_harmless,
-        reason="values that SGLang lets through raise in the scheduler and end it: token ids (VocabParallelEmbedding), "
-        "top_k, logit_bias (SamplingBatchInfo.from_schedule_batch), logprob_start_len (logprob_result_processor.py), "
-        "top_logprobs_num (logprob_processor.py), input_embeds (ModelRunner: .bfloat16()), a schema that is no text "
-        "(base_grammar_backend.py)",
-        remove_when="SGLang's own validation refuses these values",
-    ),
-    Hook(
-        target=f"{_MANAGERS}.schedule_batch.Req._check_str_based_finish",
-        parameters=("self", "new_accepted_len"),
-        kind=HookType.AROUND,
-        function=stop_patterns.end_long_search,
-        reason="it searches for stop_regex in the scheduler, without a bound on the time",
-        remove_when="SGLang bounds the time of a search",
-    ),
-    Hook(
-        target="sglang.srt.sampling.sampling_batch_info.SamplingBatchInfo.apply_logits_bias",
-        parameters=("self", "logits"),
-        kind=HookType.AFTER,
-        function=sampling.leave_a_choice,
-        reason="a grammar with a dead end, or one that ends before min_new_tokens, forbids every token, and "
-        "torch.multinomial raises on NaN (sampler.py, sampling_from_probs_torch)",
-        remove_when="SGLang aborts a request that has no token left",
     ),
 )
 
@@ -330,10 +286,9 @@ COUNTER_HOOKS = (
     ),
 )
 
-SERVING_HOOKS = (
+HOOKS = (
     START_UP_HOOKS
     + REFUSAL_HOOKS
-    + REQUEST_HOOKS
     + WEIGHT_HOOKS
     + MEMORY_HOOKS
     + SCHEDULER_HOOKS
@@ -341,14 +296,3 @@ SERVING_HOOKS = (
     + OBSERVER_HOOKS
     + COUNTER_HOOKS
 )
-
-
-def declared_hooks() -> tuple[Hook, ...]:
-    """The hooks of this machine: those of serving, and the CPU platform's where it is active."""
-    from sglang_speed.platforms.cpu import CpuPlatform
-
-    if not isinstance(current_platform, CpuPlatform):
-        return SERVING_HOOKS
-    from sglang_speed.platforms.cpu_hooks import HOOKS
-
-    return SERVING_HOOKS + HOOKS

@@ -25,17 +25,11 @@ from sglang_speed.errors import ConfigError
 from sglang_speed.kv_pool.capacity import DeepTables, cap_deep_tokens, deep_tokens_beside, split_kv_bytes
 from sglang_speed.kv_pool.deep_band import DeepBand
 from sglang_speed.kv_pool.request_pool import BandedReqToTokenPool
-from sglang_speed.method.policy import SpeedPolicy
+from sglang_speed.policies import SpeedPolicy
+from sglang_speed.served import ServedModel, serve, speed_of
 from sglang_speed.serving.refusals import checkpoint_directory, refuse_unsupported
-from sglang_speed.serving.state import Served, set_served
 
 logger = logging.getLogger(__name__)
-
-
-def speed_config_of(model: Any) -> SpeedConfig | None:
-    """The SpeedConfig of a served model, None for any other model."""
-    speed = getattr(model, "speed", None)
-    return speed if isinstance(speed, SpeedConfig) else None
 
 
 class BandedPoolConfigurator(DefaultPoolConfigurator):
@@ -75,7 +69,7 @@ def split_budget(
     original: Callable[[KVCacheConfigurator], MemoryPoolConfigurator], kvc: KVCacheConfigurator
 ) -> MemoryPoolConfigurator:
     """Hook around create_memory_pool_configurator."""
-    config = speed_config_of(kvc.model)
+    config = speed_of(kvc.model_config.hf_config)
     if config is None or config.is_stock:
         return original(kvc)
     return BandedPoolConfigurator(kvc, config)
@@ -84,13 +78,12 @@ def split_budget(
 def build_deep_band(pools: Any, kvc: KVCacheConfigurator, *, sizes: Any, **_: Any) -> Any:
     """Hook after KVCacheConfigurator._init_pools: the same pools, with a deep band on the request pool."""
     refuse_unsupported(None, kvc.server_args)
-    config = speed_config_of(kvc.model)
+    config = speed_of(kvc.model_config.hf_config)
     if config is None:
-        set_served(None)
         return None
     request_pool = None if config.is_stock else _banded_request_pool(kvc, config, sizes, pools.req_to_token_pool)
     prompt_tokens = sizes.max_total_num_tokens
-    set_served(Served(config, pools.token_to_kv_pool, prompt_tokens, kvc.ps.tp_size, request_pool))
+    serve(ServedModel(config, pools.token_to_kv_pool, prompt_tokens, kvc.ps.tp_size, request_pool))
     logger.info(_summary(config, prompt_tokens, request_pool))
     _warn_where_untrained(kvc.server_args)
     return None if request_pool is None else msgspec.structs.replace(pools, req_to_token_pool=request_pool)

@@ -11,8 +11,8 @@ from typing import Any
 
 from sglang.srt.managers.schedule_batch import ScheduleBatch
 
-from sglang_speed.serving.admission import banded
-from sglang_speed.serving.state import Served, served
+from sglang_speed.kv_pool.request_pool import banded
+from sglang_speed.served import ServedModel, served
 
 GAUGES = {
     "prefill_layers": "Layers that prompt tokens pass.",
@@ -41,7 +41,7 @@ COUNTERS = {
 """The band is a label of the metric and the first word of the key in /server_info."""
 
 
-def speed_state(model: Served) -> dict[str, int]:
+def speed_state(model: ServedModel) -> dict[str, int]:
     """The `speed` object of /server_info. Bytes are those of all tensor-parallel ranks together."""
     config, pool = model.config, model.request_pool
     pools = [model.kv_pool] if pool is None else [model.kv_pool, pool.deep_kv_pool]
@@ -63,7 +63,7 @@ def speed_state(model: Served) -> dict[str, int]:
     }
 
 
-def counts_by_band(model: Served) -> dict[str, int]:
+def counts_by_band(model: ServedModel) -> dict[str, int]:
     """Counts since the start, e.g. `shallow_reused_tokens`; none for the stock model, which has SGLang's own."""
     pool = model.request_pool
     if pool is None:
@@ -130,7 +130,7 @@ class _Exporter:
             name: Counter(f"sglang_speed:{name}", text, labelnames=[*labels, "band"]) for name, text in COUNTERS.items()
         }
 
-    def export(self, model: Served) -> None:
+    def export(self, model: ServedModel) -> None:
         state = speed_state(model)
         for name, gauge in self._gauges.items():
             gauge.labels(**self._labels).set(state[name])

@@ -14,9 +14,9 @@ from typing import Any
 from sglang_speed.checkpoints.default_model import resolve_model
 from sglang_speed.config import is_speed_model, read_model_config
 from sglang_speed.errors import ConfigError
-from sglang_speed.reference.configuration import SpeedLlamaConfig
+from sglang_speed.models.hf_config import SpeedLlamaConfig
+from sglang_speed.served import speed_of
 from sglang_speed.serving.refusals import LOAD_FORMATS, checkpoint_directory
-from sglang_speed.serving.validation import serves_speed_model
 
 COMPUTED_WITH = (
     "speed",
@@ -43,7 +43,7 @@ def refuse_other_bands(
     original: Callable[..., Coroutine[Any, Any, Any]], manager: Any, obj: Any, request: Any = None
 ) -> Coroutine[Any, Any, Any]:
     """Hook around TokenizerManager.update_weights_from_disk: (False, reason, 0) where the checkpoint does not fit."""
-    if not serves_speed_model(manager):
+    if speed_of(manager.model_config.hf_config) is None:
         return original(manager, obj, request)
     try:
         obj.model_path = resolve_model(obj.model_path)

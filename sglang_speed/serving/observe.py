@@ -8,7 +8,7 @@ from typing import Any
 from sglang.srt.managers.scheduler_components.pool_stats_observer import PoolStats, SchedulerPoolStatsObserver
 
 from sglang_speed.errors import IntegrityError
-from sglang_speed.serving.admission import banded
+from sglang_speed.kv_pool.request_pool import banded
 
 
 @dataclass

@@ -10,13 +10,8 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from sglang_speed.errors import HostMismatch
-
-if TYPE_CHECKING:
-    from sglang_speed.serving.hook import Hook
 
 logger = logging.getLogger(__name__)
 
@@ -26,8 +21,8 @@ EXTERNAL_MODELS_VARIABLE = "SGLANG_EXTERNAL_MODEL_PACKAGE"
 
 def register() -> None:
     """Called by SGLang in the HTTP server, the engine and every scheduler process."""
-    from sglang_speed.reference.configuration import refuse
-    from sglang_speed.reference.configuration import register as register_configuration
+    from sglang_speed.models.hf_config import refuse
+    from sglang_speed.models.hf_config import register as register_configuration
     from sglang_speed.serving.refused_start import say_refusals_in_one_line
 
     say_refusals_in_one_line()
@@ -43,44 +38,35 @@ def register() -> None:
 
 
 def _install_all() -> None:
-    from sglang_speed.serving.host import check_version
+    from sglang_speed.host.check import check_version, install
 
     check_version()
-    from sglang_speed.serving.hooks import SERVING_HOOKS
+    from sglang_speed.guard.hooks import HOOKS as GUARD_HOOKS
+    from sglang_speed.serving.hooks import HOOKS
+    from sglang_speed.serving.settings import Settings
 
     _install_platform()
-    _install(SERVING_HOOKS)
+    install("serving", HOOKS)
+    if Settings.from_environment().has_guard:
+        install("guard", GUARD_HOOKS)
 
 
 def _install_platform() -> None:
     """SGLang swallows the exceptions of plugins; SystemExit is none of those it catches."""
     from sglang.srt.platforms import current_platform
 
+    from sglang_speed.host.check import install
     from sglang_speed.platforms.cpu import CpuPlatform
+    from sglang_speed.platforms.cpu.hooks import HOOKS
 
     if not isinstance(current_platform, CpuPlatform):
         return
     try:
-        from sglang_speed.platforms.cpu_hooks import HOOKS
-
-        _install(HOOKS)
-    except Exception as error:
+        install("platform", HOOKS)
+    except HostMismatch as error:
         message = f"sglang_speed: its CPU platform does not fit this SGLang: {error}"
         logger.critical(message)
         raise SystemExit(message) from error
-
-
-def _install(hooks: Iterable[Hook]) -> None:
-    """Register hooks; HostMismatch, and none is registered, where one of them does not fit."""
-    from sglang.srt.plugins.hook_registry import HookRegistry
-
-    from sglang_speed.serving.host import check_target
-
-    hooks = tuple(hooks)
-    for hook in hooks:
-        check_target(hook)
-    for hook in hooks:
-        HookRegistry.register(hook.target, hook.function, hook.kind)
 
 
 def _register_models() -> None:

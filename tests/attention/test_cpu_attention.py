@@ -15,7 +15,7 @@ from sglang.srt.mem_cache.memory_pool import KVWriteLoc
 from sglang.srt.model_executor.forward_batch_info import ForwardMode
 from torch import Tensor
 
-from sglang_speed.attention.cpu import MIN_RUN, CpuAttnBackend, split_runs
+from sglang_speed.platforms.cpu.attention import MIN_RUN, CpuAttnBackend, split_runs
 
 HEAD_DIM = 16
 NUM_KV_HEADS = 2

@@ -7,8 +7,8 @@ import asyncio
 from collections.abc import Sequence
 from types import SimpleNamespace
 
-from sglang_speed.bench.load import Answer, Load
 from sglang_speed.config import SpeedConfig
+from sglang_speed.lab.bench.load import Answer, Load
 
 SECONDS_PER_LAYER = 1e-6
 BYTES = 10

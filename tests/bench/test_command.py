@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from sglang_speed.bench.command import check_names, prepare, with_lengths
-from sglang_speed.bench.models import model_of, random_model, tiny_model
-from sglang_speed.bench.outputs import Outputs
-from sglang_speed.bench.profiles import CPU, PROFILES, REHEARSAL
-from sglang_speed.bench.scenarios import SCENARIOS
-from sglang_speed.bench.servers import prompt_tokens, refuse_own_flags, server_flags
 from sglang_speed.checkpoints.convert import convert
 from sglang_speed.config import SpeedConfig
 from sglang_speed.errors import ConfigError
+from sglang_speed.lab.bench.command import check_names, prepare, with_lengths
+from sglang_speed.lab.bench.models import model_of, random_model, tiny_model
+from sglang_speed.lab.bench.profiles import CPU, PROFILES, REHEARSAL
+from sglang_speed.lab.bench.scenarios import SCENARIOS
+from sglang_speed.lab.bench.servers import prompt_tokens, refuse_own_flags, server_flags
+from sglang_speed.lab.common.outputs import Outputs
 
 
 @pytest.fixture(scope="module")

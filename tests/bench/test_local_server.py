@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from sglang_speed import local_server
-from sglang_speed.local_server import LocalServer, ServerFailed, own_ports
+from sglang_speed.lab.common import local_server
+from sglang_speed.lab.common.local_server import LocalServer, ServerFailed, own_ports
 
 RANGE_OF_OUTGOING = Path("/proc/sys/net/ipv4/ip_local_port_range")
 

@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
-from sglang_speed.bench.ceilings import Rates
-from sglang_speed.bench.facts import ASKED
-from sglang_speed.bench.models import TINY, Contender, Model
-from sglang_speed.bench.plots import PLOTS, draw
-from sglang_speed.bench.profiles import CPU, REHEARSAL, Profile
-from sglang_speed.bench.report import QUESTIONS, gain, headline, html_report, line_of, terminal_table, value_of
-from sglang_speed.bench.results import Figure, Point, Sample, by_scenario, missed, rows, spread
-from sglang_speed.bench.run import Comparison, series
-from sglang_speed.bench.scenarios import SCENARIOS
 from sglang_speed.config import SpeedConfig
+from sglang_speed.lab.bench.ceilings import Rates
+from sglang_speed.lab.bench.facts import ASKED
+from sglang_speed.lab.bench.models import TINY, Contender, Model
+from sglang_speed.lab.bench.plots import PLOTS, draw
+from sglang_speed.lab.bench.profiles import CPU, REHEARSAL, Profile
+from sglang_speed.lab.bench.report import QUESTIONS, gain, headline, html_report, line_of, terminal_table, value_of
+from sglang_speed.lab.bench.results import Figure, Point, Sample, by_scenario, missed, rows, spread
+from sglang_speed.lab.bench.run import Comparison, series
+from sglang_speed.lab.bench.scenarios import SCENARIOS
 
 TTFT = Figure("prefill", "TTFT, 8192 tokens", "s", ceiling=1.33, target=1.28, is_headline=True)
 SHORT = Figure("prefill", "TTFT, 1024 tokens", "s", ceiling=1.32)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from sglang_speed.bench.profiles import REHEARSAL
+from sglang_speed.lab.bench.profiles import REHEARSAL
 
 SCENARIOS = ("capacity", "chat")
 
@@ -18,7 +18,7 @@ SCENARIOS = ("capacity", "chat")
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     out = tmp_path_factory.mktemp("bench")
-    command = [sys.executable, "-m", "sglang_speed.cli", "bench", "--profile", "rehearsal"]
+    command = [sys.executable, "-m", "sglang_speed.lab.cli", "bench", "--profile", "rehearsal"]
     command += [part for name in SCENARIOS for part in ("--scenario", name)]
     command += ["--json", str(out / "bench.json"), "--plot", str(out / "plots"), "--html", str(out / "bench.html")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=1800, check=False)

@@ -18,7 +18,7 @@ def test_the_pages_have_the_figures_of_the_committed_results() -> None:
 
 
 def test_the_committed_results_of_a_cpu_are_of_a_commit_and_of_all_scenarios() -> None:
-    from sglang_speed.bench.scenarios import SCENARIOS
+    from sglang_speed.lab.bench.scenarios import SCENARIOS
 
     results = json.loads((RESULTS / "bench_cpu.json").read_text(encoding="utf-8"))
     assert len(results["commit"]) == 40

@@ -34,7 +34,7 @@ def test_the_published_ceilings_of_llama_8b_at_128k() -> None:
     """Decode 1.15 at batch 1 and 1.26 at batch 4; prefill a hair under four thirds."""
     from contenders import GPU, contenders
 
-    from sglang_speed.bench.ceilings import Rates, extend_of, step_floor, ttft_floor
+    from sglang_speed.lab.bench.ceilings import Rates, extend_of, step_floor, ttft_floor
 
     rates = Rates(7e14, 4e12)
     stock, speed = (contenders(GPU)[name].config(GPU) for name in ("stock", "speed"))
@@ -48,7 +48,7 @@ def test_the_published_ceilings_of_llama_8b_at_128k() -> None:
 def test_prefill_operations_are_those_of_the_cost_model() -> None:
     from contenders import GPU, contenders
 
-    from sglang_speed.bench.ceilings import Extend, extend_flops, extend_of
+    from sglang_speed.lab.bench.ceilings import Extend, extend_flops, extend_of
     from sglang_speed.method.cost import prefill_flops
 
     speed = contenders(GPU)["speed"].config(GPU)
@@ -60,7 +60,7 @@ def test_prefill_operations_are_those_of_the_cost_model() -> None:
 def test_a_prefill_in_two_parts_costs_what_it_costs_in_one() -> None:
     from contenders import GPU, contenders
 
-    from sglang_speed.bench.ceilings import Extend, extend_flops
+    from sglang_speed.lab.bench.ceilings import Extend, extend_flops
 
     stock = contenders(GPU)["stock"].config(GPU)
     head = 2 * GPU.shape.vocab_size * GPU.shape.hidden_size
@@ -82,7 +82,7 @@ def test_a_gain_is_judged_by_its_ceiling() -> None:
     from contenders import GPU
     from figures import rows
 
-    from sglang_speed.bench.ceilings import Rates
+    from sglang_speed.lab.bench.ceilings import Rates
 
     (row,) = rows(samples(stock=1.25, speed=1.0, equal=1.25), GPU, 6, Rates(7e14, 4e12))
     assert (row.gain, row.equal) == (1.25, 1.0)
@@ -97,7 +97,7 @@ def test_a_contender_that_was_never_measured_leaves_its_place_empty() -> None:
     from contenders import GPU
     from figures import rows
 
-    from sglang_speed.bench.ceilings import Rates
+    from sglang_speed.lab.bench.ceilings import Rates
 
     (row,) = rows(samples(speed=1.0), GPU, 6, Rates(7e14, 4e12))
     assert (row.gain, row.is_met) == (None, None)

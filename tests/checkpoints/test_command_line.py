@@ -14,7 +14,7 @@ from tests.checkpoints.helpers import ROOT, run_python
 
 def command(*args: str | int | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "sglang_speed.cli", *map(str, args)],
+        [sys.executable, "-m", "sglang_speed.lab.cli", *map(str, args)],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -52,5 +52,5 @@ def test_a_mistake_is_one_line_on_stderr_and_status_2(llama: Path, tmp_path: Pat
 
 def test_the_command_imports_nothing_heavy() -> None:
     heavy = ("torch", "transformers", "sglang", "numpy")
-    code = f"import sys, sglang_speed.cli; print([name for name in {heavy} if name in sys.modules])"
+    code = f"import sys, sglang_speed.lab.cli; print([name for name in {heavy} if name in sys.modules])"
     assert run_python(code) == "[]\n"

@@ -17,7 +17,7 @@ from sglang_speed.checkpoints.adapter import PROVENANCE_NAME, read_provenance
 from sglang_speed.checkpoints.default_model import ADAPTER, ADAPTER_SHA256, DEFAULT_SPEED, write_full_depth
 from sglang_speed.checkpoints.describe import describe
 from sglang_speed.checkpoints.manifest import file_sha256
-from sglang_speed.evaluation.subjects import full_depth_of, subjects_of
+from sglang_speed.lab.evaluation.subjects import full_depth_of, subjects_of
 from sglang_speed.reference.generation import generate_greedy
 from sglang_speed.reference.modeling import SpeedLlamaForCausalLM
 

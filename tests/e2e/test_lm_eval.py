@@ -40,7 +40,7 @@ def lm_eval(asker: Asker, tasks: Path, model: str, path: str, names: Sequence[st
     """Samples of each task as lm-eval logs them."""
     out = tasks / f"out-{model}"
     settings = f"model={asker.reference.path},base_url={asker.server.url}{path},num_concurrent=4,max_length=2048"
-    command = [sys.executable, "-m", "sglang_speed.evaluation.harness", "run", "--model", model]
+    command = [sys.executable, "-m", "sglang_speed.lab.evaluation.harness", "run", "--model", model]
     command += ["--model_args", settings, "--tasks", ",".join(names), "--include_path", str(tasks)]
     command += ["--output_path", str(out), "--log_samples", *more]
     offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_DATASETS_CACHE": str(tasks / "cache")}

@@ -6,12 +6,12 @@ import pytest
 
 from sglang_speed.config import SpeedConfig
 from sglang_speed.errors import ConfigError
-from sglang_speed.evaluation.client import Client
-from sglang_speed.evaluation.command import chat_of
-from sglang_speed.evaluation.measure import Answers
-from sglang_speed.evaluation.subjects import full_depth_of, running
-from sglang_speed.evaluation.tasks.base import assistant, user
-from sglang_speed.evaluation.tasks.recall import NUM_FACTS, Recall
+from sglang_speed.lab.evaluation.client import Client
+from sglang_speed.lab.evaluation.command import chat_of
+from sglang_speed.lab.evaluation.measure import Answers
+from sglang_speed.lab.evaluation.subjects import full_depth_of, running
+from sglang_speed.lab.evaluation.tasks.base import assistant, user
+from sglang_speed.lab.evaluation.tasks.recall import NUM_FACTS, Recall
 from tests.conftest import SPEED
 from tests.e2e.asking import Asker, long_prompt, require_close
 from tests.e2e.reference_answers import LOGPROB_ATOL

@@ -44,7 +44,7 @@ def test_what_train_makes_of_prompts_is_served_as_the_reference_says(tmp_path: P
     questions = [f"Question {number}?" for number in range(NUM_CHATS)]
     chats = [{"messages": [{"role": "user", "content": question}]} for question in questions]
     (tmp_path / "prompts.jsonl").write_text("".join(f"{json.dumps(chat)}\n" for chat in chats), encoding="utf-8")
-    command = [sys.executable, "-m", "sglang_speed.cli", "train", str(source), str(tmp_path / "trained")]
+    command = [sys.executable, "-m", "sglang_speed.lab.cli", "train", str(source), str(tmp_path / "trained")]
     command += [
         "--data",
         str(tmp_path / "prompts.jsonl"),

@@ -11,10 +11,10 @@ import pytest
 from sglang_speed.checkpoints.adapter import PROVENANCE_NAME
 from sglang_speed.checkpoints.convert import convert
 from sglang_speed.errors import ConfigError
-from sglang_speed.evaluation.command import Asked, chat_of, compared, require_context, suite_of
-from sglang_speed.evaluation.measure import Answers
-from sglang_speed.evaluation.subjects import Subject, split_name, subjects_of
-from sglang_speed.evaluation.tasks import LENGTHS, TASKS
+from sglang_speed.lab.evaluation.command import Asked, chat_of, compared, require_context, suite_of
+from sglang_speed.lab.evaluation.measure import Answers
+from sglang_speed.lab.evaluation.subjects import Subject, split_name, subjects_of
+from sglang_speed.lab.evaluation.tasks import LENGTHS, TASKS
 
 
 @pytest.fixture(scope="module")

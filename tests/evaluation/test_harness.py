@@ -15,7 +15,7 @@ pytest.importorskip("lm_eval", reason="the extra `eval` is not installed")
 @pytest.fixture
 def fitting() -> Any:
     """`_fitting` of a model with room for five tokens; no server is asked."""
-    from sglang_speed.evaluation.harness import SpeedCompletions
+    from sglang_speed.lab.evaluation.harness import SpeedCompletions
 
     model = object.__new__(SpeedCompletions)
     model.max_length = 5

@@ -12,12 +12,12 @@ import pytest
 
 from sglang_speed.config import SpeedConfig
 from sglang_speed.errors import ConfigError
-from sglang_speed.evaluation.measure import Measured
-from sglang_speed.evaluation.plots import by_cutoff, draw
-from sglang_speed.evaluation.references import Reference, ReferenceFile
-from sglang_speed.evaluation.report import COLUMNS, cell, in_order, terminal_table
-from sglang_speed.evaluation.results import Results, read_results
-from sglang_speed.evaluation.subjects import FULL_DEPTH, Subject
+from sglang_speed.lab.evaluation.measure import Measured
+from sglang_speed.lab.evaluation.plots import by_cutoff, draw
+from sglang_speed.lab.evaluation.references import Reference, ReferenceFile
+from sglang_speed.lab.evaluation.report import COLUMNS, cell, in_order, terminal_table
+from sglang_speed.lab.evaluation.results import Results, read_results
+from sglang_speed.lab.evaluation.subjects import FULL_DEPTH, Subject
 
 FULL = Subject(FULL_DEPTH, "/models/base", None, "weights")
 SUITE = {"seed": 0, "num_samples": 4, "full_depth": FULL.digest}

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from sglang_speed.evaluation import run
-from sglang_speed.evaluation.client import Client, Score
-from sglang_speed.evaluation.references import ReferenceFile
-from sglang_speed.evaluation.results import Results
-from sglang_speed.evaluation.run import Evaluation, Suite
-from sglang_speed.evaluation.subjects import FULL_DEPTH, Subject
+from sglang_speed.lab.evaluation import run
+from sglang_speed.lab.evaluation.client import Client, Score
+from sglang_speed.lab.evaluation.references import ReferenceFile
+from sglang_speed.lab.evaluation.results import Results
+from sglang_speed.lab.evaluation.run import Evaluation, Suite
+from sglang_speed.lab.evaluation.subjects import FULL_DEPTH, Subject
 
 
 class Changing(Client):

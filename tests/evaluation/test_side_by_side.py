@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from sglang_speed.config import SpeedConfig
-from sglang_speed.method import SpeedPolicy
+from sglang_speed.policies import SpeedPolicy
 from sglang_speed.reference.generation import score
 from tests.conftest import SPEED
 from tests.e2e.reference_answers import LOGPROB_ATOL, Reference
@@ -33,7 +33,7 @@ def evaluated(tiny_speed: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 def run_eval(*arguments: str) -> str:
-    command = [sys.executable, "-m", "sglang_speed.cli", "eval", *arguments]
+    command = [sys.executable, "-m", "sglang_speed.lab.cli", "eval", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=3600, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

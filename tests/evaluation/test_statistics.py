@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sglang_speed.evaluation.statistics import difference, ratio, sums
+from sglang_speed.lab.evaluation.statistics import difference, ratio, sums
 
 VALUES = st.lists(st.floats(-100, 100), min_size=2, max_size=30)
 

@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sglang_speed.errors import ConfigError
-from sglang_speed.evaluation.prompts import KINDS, chats
-from sglang_speed.evaluation.tasks import TASKS, Item, Task
-from sglang_speed.evaluation.tasks.catalogue import CATALOGUE
-from sglang_speed.evaluation.tasks.needle import DEPTHS, Needle, needle
-from sglang_speed.evaluation.tasks.recall import NUM_FACTS
-from sglang_speed.evaluation.tasks.rules import RULES, num_sentences
-from sglang_speed.evaluation.tasks.tools import fits, named_tool, parse_call
+from sglang_speed.lab.evaluation.prompts import KINDS, chats
+from sglang_speed.lab.evaluation.tasks import TASKS, Item, Task
+from sglang_speed.lab.evaluation.tasks.catalogue import CATALOGUE
+from sglang_speed.lab.evaluation.tasks.needle import DEPTHS, Needle, needle
+from sglang_speed.lab.evaluation.tasks.recall import NUM_FACTS
+from sglang_speed.lab.evaluation.tasks.rules import RULES, num_sentences
+from sglang_speed.lab.evaluation.tasks.tools import fits, named_tool, parse_call
 
 NUM_ITEMS = 48
 ALL = [task() for task in TASKS.values()]

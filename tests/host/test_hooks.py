@@ -15,12 +15,13 @@ from sglang.srt.plugins import load_plugins
 from sglang_speed import TESTED_SGLANG
 from sglang_speed.config import ARCHITECTURE, MODEL_TYPE
 from sglang_speed.errors import HostMismatch
-from sglang_speed.platforms.cpu_hooks import HOOKS as CPU_HOOKS
-from sglang_speed.serving import host
-from sglang_speed.serving.hook import Hook
-from sglang_speed.serving.hooks import SERVING_HOOKS, declared_hooks
+from sglang_speed.guard.hooks import HOOKS as GUARD_HOOKS
+from sglang_speed.host import check as host
+from sglang_speed.host.hook import Hook
+from sglang_speed.platforms.cpu.hooks import HOOKS as CPU_HOOKS
+from sglang_speed.serving.hooks import HOOKS as SERVING_HOOKS
 
-ALL_HOOKS = SERVING_HOOKS + CPU_HOOKS
+ALL_HOOKS = SERVING_HOOKS + GUARD_HOOKS + CPU_HOOKS
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -45,7 +46,7 @@ def test_no_target_is_hooked_twice() -> None:
 
 
 def test_all_hooks_are_in_place_after_sglang_loaded_its_plugins() -> None:
-    host.require_host()
+    host.require_host("serving")
 
 
 def test_a_target_with_other_parameters_is_a_host_mismatch() -> None:
@@ -63,7 +64,7 @@ def test_a_target_that_is_gone_is_a_host_mismatch() -> None:
 def test_a_hook_that_was_not_installed_stops_the_model() -> None:
     absent = dataclasses.replace(SERVING_HOOKS[0], function=lambda args: None)
     with pytest.raises(HostMismatch, match=r"1 of its .* not in place: .*ServerArgs\.__post_init__"):
-        host.require_host((*declared_hooks(), absent))
+        host.require_in_place((*SERVING_HOOKS, absent))
 
 
 def test_a_module_that_still_calls_the_unhooked_function_stops_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,19 +73,19 @@ def test_a_module_that_still_calls_the_unhooked_function_stops_the_model(monkeyp
     unhooked = schedule_batch.alloc_for_decode.__wrapped__
     monkeypatch.setattr(schedule_batch, "alloc_for_decode", unhooked)
     with pytest.raises(HostMismatch, match="alloc_for_decode"):
-        host.require_host()
+        host.require_host("serving")
 
 
 def test_another_version_of_sglang_is_a_host_mismatch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host, "version", lambda name: "0.5.18")
     with pytest.raises(HostMismatch, match=rf"sglang=={TESTED_SGLANG} .* 0\.5\.18 is installed: install"):
-        host.require_host()
+        host.require_host("serving")
 
 
 PLAIN_CONFIG = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "num_hidden_layers": 2}
 MISMATCHES = {
     "another version": 'host.version = lambda name: "0.5.18"',
-    "a hook that does not fit": "hooks.SERVING_HOOKS += (dataclasses.replace(hooks.SERVING_HOOKS[0], target='os.x'),)",
+    "a hook that does not fit": "hooks.HOOKS += (dataclasses.replace(hooks.HOOKS[0], target='os.x'),)",
     "a module that is gone": "sys.modules['sglang_speed.serving.memory'] = None",
 }
 
@@ -98,7 +99,7 @@ def test_where_the_plugin_does_not_fit_only_speed_models_are_refused(mismatch: s
         (tmp_path / name / "config.json").write_text(json.dumps(config))
     program = textwrap.dedent(f"""
         import dataclasses, sys
-        from sglang_speed.serving import host
+        from sglang_speed.host import check as host
         {"from sglang_speed.serving import hooks" if "hooks." in MISMATCHES[mismatch] else ""}
         {MISMATCHES[mismatch]}
         from sglang.srt.plugins import load_plugins

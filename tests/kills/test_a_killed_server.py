@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from sglang_speed import local_server
+from sglang_speed.lab.common import local_server
 from tests.conftest import DEEP_TOKENS
 from tests.kills.faults import LOSES_A_SLOT, write_plugin
 from tests.kills.processes import Client, Victim, victim

@@ -8,7 +8,7 @@ import torch
 from sglang_speed.config import SpeedConfig
 from sglang_speed.errors import IntegrityError
 from sglang_speed.kv_pool.deep_band import Admission, DeepBand
-from sglang_speed.method.policy import SpeedPolicy
+from sglang_speed.policies import SpeedPolicy
 from tests.kv_pool.simple_allocator import SimpleAllocator
 
 POLICY = SpeedPolicy(SpeedConfig(8, 6, anchor_tokens=2, tail_tokens=3))

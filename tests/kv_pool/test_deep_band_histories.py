@@ -20,7 +20,7 @@ from hypothesis.stateful import (
 
 from sglang_speed.config import SpeedConfig
 from sglang_speed.kv_pool.deep_band import Admission, DeepBand
-from sglang_speed.method.policy import SpeedPolicy
+from sglang_speed.policies import SpeedPolicy
 from tests.kv_pool.simple_allocator import SimpleAllocator
 
 NUM_ROWS, WIDTH = 8, 20

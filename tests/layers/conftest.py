@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from sglang_speed.layers.model import load_model
-from sglang_speed.layers.request import Request
+from sglang_speed.lab.cutoff.model import load_model
+from sglang_speed.lab.cutoff.request import Request
 from sglang_speed.reference.modeling import SpeedLlamaForCausalLM
 from tests.one_thread import one_thread  # noqa: F401
 from tests.tiny_models import CHAT_TEMPLATE, ids_of, make_tiny_llama

@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from sglang_speed.layers.advice import Advice, advise
-from sglang_speed.layers.statistics import Estimate, per_token
+from sglang_speed.lab.cutoff.advice import Advice, advise
+from sglang_speed.lab.cutoff.statistics import Estimate, per_token
 
 
 def divergences(by_cutoff: dict[int, float], error: float = 0.0) -> dict[int, Estimate]:

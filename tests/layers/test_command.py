@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from sglang_speed.checkpoints.adapter import PROVENANCE_NAME
 from sglang_speed.checkpoints.convert import convert
-from sglang_speed.cli import app
 from sglang_speed.errors import ConfigError
+from sglang_speed.lab.cli import app
 from tests.layers.conftest import NUM_LAYERS, write_chats
 
 

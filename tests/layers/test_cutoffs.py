@@ -10,9 +10,9 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 
 from sglang_speed.checkpoints.convert import convert
-from sglang_speed.layers.cutoffs import MEASURES, NO_CONTEXT, cutoff_sums
-from sglang_speed.layers.model import load_model
-from sglang_speed.layers.request import Request
+from sglang_speed.lab.cutoff.cutoffs import MEASURES, NO_CONTEXT, cutoff_sums
+from sglang_speed.lab.cutoff.model import load_model
+from sglang_speed.lab.cutoff.request import Request
 from sglang_speed.reference.modeling import SpeedLlamaForCausalLM
 from tests.layers.conftest import NUM_LAYERS
 

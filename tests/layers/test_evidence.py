@@ -8,12 +8,21 @@ import pytest
 import torch
 
 from sglang_speed.config import SpeedConfig
-from sglang_speed.layers.cutoffs import MEASURES
-from sglang_speed.layers.evidence import LONG, LONG_GAP, LOOKUPS, REQUIREMENTS, TOOLS, evidence_of, kinds_of, lacking
-from sglang_speed.layers.report import sentences
-from sglang_speed.layers.request import Request
-from sglang_speed.layers.results import Measured, results_of
-from sglang_speed.method import SpeedPolicy
+from sglang_speed.lab.cutoff.cutoffs import MEASURES
+from sglang_speed.lab.cutoff.evidence import (
+    LONG,
+    LONG_GAP,
+    LOOKUPS,
+    REQUIREMENTS,
+    TOOLS,
+    evidence_of,
+    kinds_of,
+    lacking,
+)
+from sglang_speed.lab.cutoff.report import sentences
+from sglang_speed.lab.cutoff.request import Request
+from sglang_speed.lab.cutoff.results import Measured, results_of
+from sglang_speed.policies import SpeedPolicy
 
 POLICY = SpeedPolicy(SpeedConfig(4, 4, anchor_tokens=1, tail_tokens=3))
 PROMPT = tuple(range(20))  # the anchor is 0, the tail 17 to 19

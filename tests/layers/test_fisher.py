@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from sglang_speed.layers.fisher import KINDS, gate_gradients, importance_sums, open_gates, rows_by_kind
-from sglang_speed.layers.request import Request
+from sglang_speed.lab.cutoff.fisher import KINDS, gate_gradients, importance_sums, open_gates, rows_by_kind
+from sglang_speed.lab.cutoff.request import Request
 from sglang_speed.method import DeepTokens
 from sglang_speed.reference import SpeedLlamaConfig
 from sglang_speed.reference.modeling import SpeedLlamaForCausalLM

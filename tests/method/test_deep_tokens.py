@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sglang_speed.config import SpeedConfig
-from sglang_speed.method import DeepTokens, SpeedPolicy
+from sglang_speed.method import DeepTokens
+from sglang_speed.policies import SpeedPolicy
 
 
 @dataclass(frozen=True)

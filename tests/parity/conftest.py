@@ -12,8 +12,8 @@ from unittest import mock
 import pytest
 from sglang.srt.platforms import current_platform
 
+from sglang_speed.host.check import require_host
 from sglang_speed.platforms.cpu import CpuPlatform
-from sglang_speed.serving.host import require_host
 from tests.one_thread import one_thread  # noqa: F401
 from tests.parity.expected import SHAPE, Bands, Expected
 from tests.tiny_models import make_tiny_llama
@@ -40,7 +40,7 @@ def imports_are_no_garbage() -> Iterator[None]:
 @pytest.fixture(scope="session", autouse=True)
 def host_is_checked_once() -> Iterator[None]:
     """Every model asks whether all hooks are in place, which takes a third of a second; in one process they stay."""
-    require_host()
+    require_host("serving")
     with mock.patch("sglang_speed.models.speed_llama.require_host"):
         yield
 

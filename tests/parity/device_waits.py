@@ -22,8 +22,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
-from sglang_speed.attention.cpu import CpuAttnBackend
-from sglang_speed.serving.state import active_pool
+from sglang_speed.platforms.cpu.attention import CpuAttnBackend
+from sglang_speed.served import active_pool
 from tests.scheduler_harness import SchedulerHarness
 
 WAITING_OPERATORS = {

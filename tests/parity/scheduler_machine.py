@@ -18,7 +18,7 @@ from sglang.srt.managers import io_struct
 from sglang.srt.managers import scheduler as scheduler_module
 from sglang.srt.mem_cache.base_prefix_cache import EvictParams
 
-from sglang_speed.serving.state import active_pool
+from sglang_speed.served import active_pool
 from tests.parity.expected import Ask, Bands, Expected, prompt, tokens
 from tests.parity.held_loop import HeldLoop, held_loop
 from tests.parity.shadow import Limits, Sent, Shadow

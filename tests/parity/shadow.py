@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sglang_speed.serving.state import active_pool
+from sglang_speed.served import active_pool
 from tests.parity.expected import Ask, Bands, Expected
 from tests.scheduler_harness import Answer, SchedulerHarness
 

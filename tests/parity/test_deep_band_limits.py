@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sglang_speed.errors import ConfigError
-from sglang_speed.serving.state import active_pool
+from sglang_speed.served import active_pool
 from tests.parity.conftest import Checkpoints
 from tests.parity.expected import Ask, Bands, Expected, prompt, submit, tokens
 from tests.scheduler_harness import SchedulerHarness, running_scheduler

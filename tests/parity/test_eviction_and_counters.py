@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from sglang_speed.served import active_pool, served
 from sglang_speed.serving.metrics import count_retractions, counts_by_band
-from sglang_speed.serving.state import active_pool, served
 from tests.parity.conftest import Checkpoints
 from tests.parity.expected import Ask, Bands, Expected, prompt, submit, tokens
 from tests.scheduler_harness import running_scheduler

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import torch
 
+from sglang_speed.served import served
 from sglang_speed.serving.metrics import speed_state
-from sglang_speed.serving.state import served
 from tests.parity.expected import NUM_LAYERS, SHAPE, Ask, Bands, prompt, tokens
 from tests.parity.rounded_reference import DTYPES, RoundedExpected, Rounding
 from tests.scheduler_harness import running_scheduler

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from sglang_speed.platforms import cpu_hooks
-from sglang_speed.serving.state import active_pool
+from sglang_speed.platforms.cpu import hooks as cpu_hooks
+from sglang_speed.served import active_pool
 from tests.parity.expected import Ask, Expected, prompt
 from tests.scheduler_harness import running_scheduler
 

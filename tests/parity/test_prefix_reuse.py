@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sglang_speed.serving.state import active_pool
+from sglang_speed.served import active_pool
 from tests.parity.conftest import Checkpoints
 from tests.parity.expected import Ask, Bands, Expected, is_in_chunks, prompt, tokens
 from tests.scheduler_harness import SchedulerHarness, running_scheduler

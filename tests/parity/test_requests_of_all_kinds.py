@@ -8,7 +8,7 @@ import pytest
 from sglang.srt.managers import io_struct
 from sglang.srt.managers.embed_types import PositionalEmbeds
 
-from sglang_speed.serving.state import active_pool
+from sglang_speed.served import active_pool
 from tests.parity.expected import Ask, Bands, Expected, prompt, tokens
 from tests.scheduler_harness import running_scheduler
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sglang_speed.serving.state import active_pool, served
+from sglang_speed.served import active_pool, served
 from tests.parity.conftest import Checkpoints
 from tests.parity.expected import NUM_LAYERS, Ask, Bands, Expected, prompt, require_close, submit, tokens
 from tests.scheduler_harness import Answer, running_scheduler

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sglang_speed.platforms.cpu_hooks import HOOKS, allocate_token_bitmask, apply_vocab_mask, without_nccl
-from sglang_speed.serving.hook import Hook
-from sglang_speed.serving.host import check_target
+from sglang_speed.host.check import check_target
+from sglang_speed.host.hook import Hook
+from sglang_speed.platforms.cpu.hooks import HOOKS, allocate_token_bitmask, apply_vocab_mask, without_nccl
 
 
 @pytest.mark.parametrize("hook", HOOKS, ids=lambda hook: hook.target.rsplit(".", 1)[1])

@@ -11,8 +11,8 @@ from sglang.srt.mem_cache.allocator.token import TokenToKVPoolAllocator
 from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool
 
 from sglang_speed.platforms.cpu import MEM_FRACTION_STATIC
-from sglang_speed.platforms.cpu_hooks import KV_BUDGET_BYTES, bound_kv_bytes
-from sglang_speed.platforms.cpu_memory import CpuKVPool, build_allocator
+from sglang_speed.platforms.cpu.hooks import KV_BUDGET_BYTES, bound_kv_bytes
+from sglang_speed.platforms.cpu.memory import CpuKVPool, build_allocator
 
 NUM_PAGES = 24
 

@@ -114,9 +114,9 @@ def test_registering_twice_is_registering_once() -> None:
 
 
 def test_importing_the_configuration_imports_no_modeling_code_and_no_server() -> None:
-    code = "import sys, sglang_speed.reference.configuration; print(*sys.modules)"
+    code = "import sys, sglang_speed.models.hf_config; print(*sys.modules)"
     modules = run_python(code).split()
-    assert "sglang_speed.reference.configuration" in modules
+    assert "sglang_speed.models.hf_config" in modules
     assert not [name for name in modules if "modeling_llama" in name or name.split(".")[0] == "sglang"]
 
 

@@ -151,7 +151,7 @@ def test_at_full_depth_nothing_diverges_from_the_teacher(
 
 def test_rows_of_a_turn_are_its_anchors_its_tail_and_what_it_says() -> None:
     from sglang_speed.config import SpeedConfig
-    from sglang_speed.method import SpeedPolicy
+    from sglang_speed.policies import SpeedPolicy
 
     policy = SpeedPolicy(SpeedConfig(4, 3, anchor_tokens=1, tail_tokens=2))
     ids = list(range(100, 112))

@@ -10,7 +10,7 @@ import pytest
 from transformers import LlamaConfig
 
 from sglang_speed.checkpoints import default_model
-from sglang_speed.reference.configuration import SpeedLlamaConfig
+from sglang_speed.models.hf_config import SpeedLlamaConfig
 from sglang_speed.serving.arguments import complete, leave_out_prefill_graphs
 from sglang_speed.serving.settings import Settings
 

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from sglang_speed.checkpoints.weights import find_weight_files
 from sglang_speed.config import SpeedConfig
-from sglang_speed.training.command import train_checkpoint
-from sglang_speed.training.record import Record
-from sglang_speed.training.settings import Settings
+from sglang_speed.lab.training.command import train_checkpoint
+from sglang_speed.lab.training.record import Record
+from sglang_speed.lab.training.settings import Settings
 from tests.training.chats import assistant, user, write_chats
 
 SPEED = SpeedConfig(4, 2, 1, 2)

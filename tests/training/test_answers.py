@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from sglang_speed.errors import ConfigError
-from sglang_speed.training.answers import Sampling, answer_all, fill, is_open, read_answered
-from sglang_speed.training.conversations import Chat, ChatFormat, Message, read_conversations
+from sglang_speed.lab.training.answers import Sampling, answer_all, fill, is_open, read_answered
+from sglang_speed.lab.training.conversations import Chat, ChatFormat, Message, read_conversations
 from tests.tiny_models import EOS_ID
 from tests.training.chats import TEMPLATE, assistant, chat_format_of, user
 from tests.training.stub_server import StubServer, stub_server

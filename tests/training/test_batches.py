@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from sglang_speed.config import SpeedConfig
-from sglang_speed.method import SpeedPolicy
+from sglang_speed.lab.training.batches import TrainingExamples, join
+from sglang_speed.lab.training.conversations import Chat, ChatFormat, Conversation
+from sglang_speed.lab.training.states import StateFolder
+from sglang_speed.policies import SpeedPolicy
 from sglang_speed.reference import training
 from sglang_speed.reference.modeling import IGNORED_LABEL
 from sglang_speed.reference.training import SpeedLlamaForTraining
-from sglang_speed.training.batches import TrainingExamples, join
-from sglang_speed.training.conversations import Chat, ChatFormat, Conversation
-from sglang_speed.training.states import StateFolder
 from tests.training.chats import assistant, user
 from tests.training.models import for_training
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from sglang_speed.training import command, machine
+from sglang_speed.lab.training import command, machine
 from tests.training.conftest import MakeModel
 from tests.training.runs import settings_of
 

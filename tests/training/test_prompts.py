@@ -16,14 +16,14 @@ import pytest
 
 import sglang_speed
 from sglang_speed.errors import ConfigError
-from sglang_speed.evaluation.tasks.catalogue import CATALOGUE
-from sglang_speed.training.prompts import KINDS, Messages, generate_prompts, labelled_prompts, write_prompts
-from sglang_speed.training.prompts.draw import Draw
-from sglang_speed.training.prompts.facts import passage
-from sglang_speed.training.prompts.reading import follow_ups
-from sglang_speed.training.prompts.searching import hidden, hide
-from sglang_speed.training.prompts.subjects import SUBJECTS
-from sglang_speed.training.prompts.tools import FUNCTIONS
+from sglang_speed.lab.evaluation.tasks.catalogue import CATALOGUE
+from sglang_speed.lab.training.prompts import KINDS, Messages, generate_prompts, labelled_prompts, write_prompts
+from sglang_speed.lab.training.prompts.draw import Draw
+from sglang_speed.lab.training.prompts.facts import passage
+from sglang_speed.lab.training.prompts.reading import follow_ups
+from sglang_speed.lab.training.prompts.searching import hidden, hide
+from sglang_speed.lab.training.prompts.subjects import SUBJECTS
+from sglang_speed.lab.training.prompts.tools import FUNCTIONS
 
 NUM = 2000
 PACKAGE = Path(sglang_speed.__file__).parent
@@ -50,7 +50,7 @@ def test_seeds_share_no_prompt() -> None:
 
 def test_another_process_gives_the_same_prompts_without_torch_and_sglang() -> None:
     program = (
-        "import json, sys; from sglang_speed.training.prompts import generate_prompts as g;"
+        "import json, sys; from sglang_speed.lab.training.prompts import generate_prompts as g;"
         "print(json.dumps(list(g(40, 9)))); assert not {'torch', 'sglang', 'transformers'} & set(sys.modules)"
     )
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -16,13 +16,13 @@ from transformers import LlamaForCausalLM
 from sglang_speed.checkpoints.adapter import PROVENANCE_NAME, Training, training_of
 from sglang_speed.checkpoints.weights import INDEX_NAME, read_weights
 from sglang_speed.config import SpeedConfig
+from sglang_speed.lab.training import command
+from sglang_speed.lab.training.batches import TrainingExamples, join
+from sglang_speed.lab.training.conversations import ChatFormat, read_conversations
+from sglang_speed.lab.training.run import BatchesOfLikeLength, train
+from sglang_speed.lab.training.settings import Objective
 from sglang_speed.reference.modeling import SpeedLlamaForCausalLM
 from sglang_speed.reference.training import SpeedLlamaForTraining
-from sglang_speed.training import command
-from sglang_speed.training.batches import TrainingExamples, join
-from sglang_speed.training.conversations import ChatFormat, read_conversations
-from sglang_speed.training.run import BatchesOfLikeLength, train
-from sglang_speed.training.settings import Objective
 from tests.training.conftest import MakeModel
 from tests.training.models import for_training
 from tests.training.runs import NUM_HELD_OUT, SPEED, answered_chats, run, settings_of, weights_of

@@ -7,8 +7,8 @@ from random import Random
 import pytest
 
 from sglang_speed.errors import ConfigError
-from sglang_speed.training.conversations import Conversation
-from sglang_speed.training.spans import with_span, with_spans
+from sglang_speed.lab.training.conversations import Conversation
+from sglang_speed.lab.training.spans import with_span, with_spans
 
 
 def conversation(prompt_len: int) -> Conversation:

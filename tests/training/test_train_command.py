@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 import torch
 
-from sglang_speed.cli import main
 from sglang_speed.config import SpeedConfig
-from sglang_speed.local_server import ServerFailed
-from sglang_speed.training import command
-from sglang_speed.training.answers import Sampling
-from sglang_speed.training.conversations import read_chats
+from sglang_speed.lab.cli import main
+from sglang_speed.lab.common.local_server import ServerFailed
+from sglang_speed.lab.training import command
+from sglang_speed.lab.training.answers import Sampling
+from sglang_speed.lab.training.conversations import read_chats
 from tests.training.chats import assistant, user, write_chats
 from tests.training.conftest import MakeModel
 from tests.training.runs import answered_chats, run, settings_of, weights_of

@@ -1,0 +1,50 @@
+"""Every change to SGLang that the guard makes, in one list: what is wrong upstream, and when the change can go."""
+
+from __future__ import annotations
+
+from sglang.srt.plugins.hook_registry import HookType
+
+from sglang_speed.guard import dead_ends, parameters, stop_patterns
+from sglang_speed.host.hook import Hook
+
+_MANAGERS = "sglang.srt.managers"
+
+HOOKS = (
+    Hook(
+        target=f"{_MANAGERS}.tokenizer_manager.TokenizerManager.generate_request",
+        parameters=("self", "obj", "request"),
+        kind=HookType.BEFORE,
+        function=parameters.check_parameters,
+        reason="SGLang computes with sampling parameters before it looks at their types, and makes any number `n` of "
+        "requests in one go (io_struct.py, _handle_parallel_sampling)",
+        remove_when="SGLang validates sampling parameters on arrival and bounds `n`",
+    ),
+    Hook(
+        target=f"{_MANAGERS}.tokenizer_manager.TokenizerManager._create_tokenized_object",
+        parameters=("self", "obj", "input_text", "input_ids", "input_embeds", "mm_inputs", "token_type_ids"),
+        kind=HookType.AROUND,
+        function=parameters.create_harmless,
+        reason="values that SGLang lets through raise in the scheduler and end it: token ids (VocabParallelEmbedding), "
+        "top_k, logit_bias (SamplingBatchInfo.from_schedule_batch), logprob_start_len (logprob_result_processor.py), "
+        "top_logprobs_num (logprob_processor.py), input_embeds (ModelRunner: .bfloat16()), a schema that is no text "
+        "(base_grammar_backend.py)",
+        remove_when="SGLang's own validation refuses these values",
+    ),
+    Hook(
+        target=f"{_MANAGERS}.schedule_batch.Req._check_str_based_finish",
+        parameters=("self", "new_accepted_len"),
+        kind=HookType.AROUND,
+        function=stop_patterns.end_long_search,
+        reason="it searches for stop_regex in the scheduler, without a bound on the time",
+        remove_when="SGLang bounds the time of a search",
+    ),
+    Hook(
+        target="sglang.srt.sampling.sampling_batch_info.SamplingBatchInfo.apply_logits_bias",
+        parameters=("self", "logits"),
+        kind=HookType.AFTER,
+        function=dead_ends.leave_a_choice,
+        reason="a grammar with a dead end, or one that ends before min_new_tokens, forbids every token, and "
+        "torch.multinomial raises on NaN (sampler.py, sampling_from_probs_torch)",
+        remove_when="SGLang aborts a request that has no token left",
+    ),
+)

@@ -1,0 +1,149 @@
+"""`sglang-speed bench`: from what the user typed to a table, a results file, pictures and a page."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from sglang_speed.checkpoints.convert import read_source_config
+from sglang_speed.errors import ConfigError
+from sglang_speed.lab.bench.ceilings import Rates
+from sglang_speed.lab.bench.facts import REHEARSAL, described_rates
+from sglang_speed.lab.bench.models import Model, model_of, random_model
+from sglang_speed.lab.bench.plots import draw
+from sglang_speed.lab.bench.profiles import PROFILES, Profile
+from sglang_speed.lab.bench.rates import measure_rates
+from sglang_speed.lab.bench.report import html_report, terminal_table
+from sglang_speed.lab.bench.results import Sample, missed
+from sglang_speed.lab.bench.run import Comparison, Finished, Starting
+from sglang_speed.lab.bench.scenarios import SCENARIOS
+from sglang_speed.lab.bench.servers import refuse_own_flags
+from sglang_speed.lab.common.local_server import exit_on_sigterm
+from sglang_speed.lab.common.outputs import Outputs
+
+NARROWEST_TABLE = 126
+
+console = Console()
+if not console.is_terminal:
+    console.width = max(console.width, NARROWEST_TABLE)
+
+
+def bench(
+    model: Path | None,
+    full_depth: Path | None,
+    profile: str,
+    scenarios: Sequence[str],
+    lengths: Sequence[int],
+    outputs: Outputs,
+    flags: Sequence[str],
+) -> None:
+    """Compare, print the table, write what was asked for.
+
+    model None: a random model of the profile's shape. lengths: prompt lengths in place of the profile's.
+    Raises ConfigError for a wrong name or a model that does not fit, before a server is started.
+    """
+    sizes = with_lengths(PROFILES[profile], lengths) if lengths else PROFILES[profile]
+    names = check_names(scenarios)
+    refuse_own_flags(flags)
+    if full_depth is not None and model is None:
+        raise ConfigError("--full-depth needs --model: it is the plain Llama of the SPEED checkpoint named there")
+    outputs.require_writable()
+    exit_on_sigterm()
+    with tempfile.TemporaryDirectory(prefix="sglang-speed-bench-") as directory:
+        compared = prepare(model, full_depth, sizes, Path(directory) / "models")
+        rates = measure_rates(sizes.device, sizes.copy_bytes, sizes.matrix_size)
+        print_ceilings(compared, rates)
+        if sizes.is_rehearsal:
+            console.print(f"[bold yellow]{REHEARSAL}[/]")
+        names_of_both = {"model": "random" if model is None else model.absolute().name, "profile": profile}
+        comparison = Comparison(compared, sizes, rates, names_of_both, flags)
+        measure(comparison, names, outputs.make_logs(), outputs)
+    finish(comparison, outputs)
+
+
+def check_names(scenarios: Sequence[str]) -> list[str]:
+    """All scenarios where none is named."""
+    for name in scenarios:
+        if name not in SCENARIOS:
+            raise ConfigError(f"--scenario {name} is not one of {', '.join(SCENARIOS)}: choose some of these")
+    return list(dict.fromkeys(scenarios)) or list(SCENARIOS)
+
+
+def with_lengths(profile: Profile, lengths: Sequence[int]) -> Profile:
+    """The profile with other prompt lengths, and a pool that holds the longest as often as a batch needs it."""
+    ordered = tuple(sorted(set(lengths)))
+    if ordered[0] < 64:
+        raise ConfigError(f"--length {ordered[0]} is below 64: shorter prompts measure the scheduler only")
+    most = max(profile.batch_sizes)
+    pool = replace(profile.long_pool, tokens=most * (ordered[-1] + 4 * profile.decode_tokens + 64))
+    return replace(
+        profile, prompt_lens=ordered, prompt_repeats=(max(most, profile.repeats),) * len(ordered), long_pool=pool
+    )
+
+
+def prepare(model: Path | None, full_depth: Path | None, profile: Profile, directory: Path) -> Model:
+    """The checkpoints. Raises ConfigError where the model is too short for the profile's prompts."""
+    if model is None:
+        return random_model(profile, directory)
+    context_len = read_source_config(model).get("max_position_embeddings", 2048)
+    needed = profile.longest_request
+    if needed > context_len:
+        raise ConfigError(
+            f"{model} has a context of {context_len} tokens and the profile asks for {needed}: name shorter prompts, "
+            f"e.g. --length {context_len // 4} --length {context_len // 2}"
+        )
+    return model_of(model, full_depth, directory)
+
+
+def print_ceilings(model: Model, rates: Rates) -> None:
+    """What is possible, before anything is measured."""
+    config = model.speed
+    console.print(
+        f"prompts in {config.prefill_layers} of {config.num_layers} layers: at most "
+        f"{config.num_layers / config.prefill_layers:.2f}x in prefill and in prompt tokens per byte; this machine: "
+        f"{described_rates(asdict(rates))}"
+    )
+
+
+def measure(comparison: Comparison, names: Sequence[str], logs: Path, outputs: Outputs) -> None:
+    """Run the scenarios under a progress bar; the results file is written after each, so that a run that is cut
+    short leaves what it measured."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("", total=len(names))
+        for event in comparison.run(names, logs):
+            match event:
+                case Starting(sides):
+                    progress.update(task, description="starting servers")
+                    progress.console.print(f"starting {', '.join(sides)}; their logs are in {logs}", soft_wrap=True)
+                case Sample(figure):
+                    progress.update(task, description=f"{figure.scenario}: {figure.name}")
+                case Finished():
+                    progress.advance(task)
+                    outputs.write_json(comparison.to_dict())
+
+
+def finish(comparison: Comparison, outputs: Outputs) -> None:
+    """Print the table and what missed its target; write files."""
+    results = comparison.to_dict()
+    console.print(terminal_table(results))
+    for words in missed(results["scenarios"]):
+        console.print(f"[red]below its target[/] {words}", highlight=False)
+    outputs.write_json(results)
+    with tempfile.TemporaryDirectory() as folder:
+        pictures = draw(results, outputs.plots or Path(folder))
+        if outputs.html is not None:
+            outputs.html.write_text(html_report(results, pictures), encoding="utf-8")
+    if outputs.named:
+        console.print(f"written: {', '.join(map(str, outputs.named))}", soft_wrap=True)

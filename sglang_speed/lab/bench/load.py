@@ -1,0 +1,172 @@
+"""Requests and what came back: SGLang's own load generator, `sglang.bench_serving`, one request at a time.
+
+Owns when a request is sent. The stream, its times and its counts are measured by bench_serving.
+"""
+
+from __future__ import annotations
+
+import random
+import warnings
+from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from sglang_speed.lab.bench.servers import Server
+from sglang_speed.lab.common.local_server import ServerFailed
+
+# fields that bench_serving's request function reads from its command line
+_COMMAND_LINE = {
+    "temperature": 0.0,
+    "top_p": 1.0,
+    "disable_ignore_eos": False,
+    "disable_stream": False,
+    "return_logprob": False,
+    "return_routed_experts": False,
+    "logprob_start_len": -1,
+    "top_logprobs_num": 0,
+    "token_ids_logprob": None,
+    "cache_report": True,
+    "header": None,
+}
+
+
+_GREEDY = {"temperature": 0.0, "ignore_eos": True, "skip_special_tokens": False}
+
+
+class RequestFailed(ServerFailed):
+    """A request of the benchmark was not answered in full; the text carries the server's words."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """Requests of a server: those that decode, and those in its queue. One in prefill is neither."""
+
+    running: int
+    waiting: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    """sent, times: when the request was sent, and when each token came; seconds of one clock for all answers.
+
+    Tokens that came in one piece share its time evenly. ids: what was generated.
+    """
+
+    sent: float
+    times: tuple[float, ...]
+    prompt_len: int
+    cached_len: int
+    ids: tuple[int, ...]
+
+    @property
+    def ttft(self) -> float:
+        return self.times[0] - self.sent
+
+    @property
+    def tpot(self) -> float:
+        """Seconds per token after the first."""
+        return (self.times[-1] - self.times[0]) / (len(self.times) - 1)
+
+
+class Client:
+    """Asks one server. tokenizer: turns its text back into tokens, as a chat client does."""
+
+    def __init__(self, server: Server, tokenizer: Any) -> None:
+        with warnings.catch_warnings(action="ignore"):  # what SGLang cannot use on this machine
+            from sglang.benchmark import serving
+
+        serving.set_global_args(Namespace(**_COMMAND_LINE))
+        self._serving = serving
+        self._tokenizer = tokenizer
+        self.server = server
+
+    async def ask(self, prompt: Sequence[int], max_new_tokens: int) -> Answer:
+        """Greedy, to the last of `max_new_tokens`. Raises RequestFailed for anything else."""
+        request = self._serving.RequestFuncInput(
+            prompt=list(prompt),
+            api_url=f"{self.server.url}/generate",
+            prompt_len=len(prompt),
+            output_len=max_new_tokens,
+            model="default",
+            lora_name=None,
+            image_data=None,
+            extra_request_body={"sampling_params": {**_GREEDY, "max_new_tokens": max_new_tokens}},
+        )
+        output = await self._serving.async_request_sglang_generate(request)
+        # an error in the stream, or an answer without text, leaves bench_serving's times at zero
+        is_timed = output.ttft > 0 and (max_new_tokens == 1 or len(output.itl) > 0)
+        if not output.success or not is_timed or output.output_len != max_new_tokens:
+            self.server.process.require_alive()
+            raise RequestFailed(
+                f"{self.server.url} answered {len(prompt)} tokens with {output.output_len} of {max_new_tokens}: "
+                f"{output.error or 'it ended early'}; its log is {self.server.process.log_path}"
+            )
+        ids = self._tokenizer.encode(output.generated_text, add_special_tokens=False)
+        times = tuple(accumulate(output.itl, initial=output.start_time + output.ttft))
+        return Answer(output.start_time, times, len(prompt), output.cached_tokens, tuple(ids))
+
+    def flush(self) -> None:
+        """Empty the radix tree."""
+        requests.post(f"{self.server.url}/flush_cache?timeout=60", timeout=90).raise_for_status()
+
+    def load(self) -> Load:
+        """What the scheduler last said, which it does after each step."""
+        answer = requests.get(f"{self.server.url}/v1/loads?include=core", timeout=90).json()
+        running, waiting = (
+            sum(load[f"num_{kind}_reqs"] for load in answer["loads"]) for kind in ("running", "waiting")
+        )
+        return Load(running, waiting)
+
+    def hold_up_steps(self, seconds: float) -> None:
+        """Let the scheduler sleep before each step; 0 ends it."""
+        slower = {"forward_sleep_time": seconds}
+        requests.post(f"{self.server.url}/slow_down", json=slower, timeout=90).raise_for_status()
+
+    def kv_bytes_held(self, bytes_per_layer: int) -> int:
+        """Bytes of KV that hold something: running requests, the radix tree and the deep band."""
+        metrics = read_metrics(requests.get(f"{self.server.url}/metrics", timeout=90).text)
+        config = self.server.contender.config
+        shallow = metrics["sglang:kv_used_tokens"] + metrics["sglang:kv_evictable_tokens"]
+        deep = metrics.get("sglang_speed:deep_tokens_used", 0.0)
+        return int((shallow * config.prefill_layers + deep * config.num_deep_layers) * bytes_per_layer)
+
+
+def read_metrics(text: str) -> dict[str, float]:
+    """Sum over the labels of each metric of a Prometheus page."""
+    from prometheus_client.parser import text_string_to_metric_families
+
+    sums: dict[str, float] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            sums[sample.name] = sums.get(sample.name, 0.0) + sample.value
+    return sums
+
+
+class Prompts:
+    """Random token ids that are the same for every side: `prompt("long", 3, 8192)` always has the same tokens, and
+    shares only the first with any other prompt. vocab_size: ids that the model knows."""
+
+    def __init__(self, tokenizer: Any, vocab_size: int) -> None:
+        special = set(tokenizer.all_special_ids)
+        self._ids = [token for token in range(min(len(tokenizer), vocab_size)) if token not in special]
+        first = tokenizer.bos_token_id
+        self._first = self._ids[0] if first is None else first
+
+    def prompt(self, name: str, index: int, length: int) -> list[int]:
+        """BoS, then `length - 1` random tokens."""
+        return [self._first, *self.tokens(name, index, length - 1)]
+
+    def tokens(self, name: str, index: int, length: int) -> list[int]:
+        # the length is part of the seed: with the same one, a short prompt would be the beginning of a long one
+        return random.Random(f"{name} {index} {length}").choices(self._ids, k=length)
+
+
+def load_tokenizer(path: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(path)

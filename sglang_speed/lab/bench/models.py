@@ -1,0 +1,182 @@
+"""The checkpoints of a comparison: stock, SPEED, and `Lc = L`, with the same weights or the same shape.
+
+Owns what it writes into the working directory. The user's checkpoints are read only.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from sglang_speed.checkpoints.convert import (
+    fill_checkpoint,
+    fill_full_depth,
+    plain_model_config,
+    read_source_config,
+    speed_model_config,
+)
+from sglang_speed.checkpoints.describe import model_shape
+from sglang_speed.config import SpeedConfig, is_speed_model
+from sglang_speed.errors import ConfigError
+from sglang_speed.lab.bench.profiles import Profile
+from sglang_speed.method.cost import ModelShape
+
+BOS_ID, EOS_ID = 0, 1
+LONGEST_CONTEXT = 2**17 + 2**14
+TINY = ModelShape(64, 128, 4, 2, 16, 512)
+TINY_LAYERS, TINY_PREFILL_LAYERS = 4, 3
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One side of a comparison. path: its checkpoint."""
+
+    name: str
+    path: Path
+    config: SpeedConfig
+
+
+@dataclass(frozen=True)
+class Model:
+    """What is compared: three checkpoints of one shape."""
+
+    shape: ModelShape
+    contenders: Mapping[str, Contender]
+    has_weights: bool = True
+
+    @property
+    def speed(self) -> SpeedConfig:
+        return self.contenders["speed"].config
+
+
+def model_of(speed: Path, full_depth: Path | None, directory: Path) -> Model:
+    """The user's model. full_depth: the plain Llama; None takes the weights of the SPEED checkpoint.
+
+    Raises ConfigError where `speed` is no SPEED checkpoint, has no deep band, or differs from `full_depth` in shape.
+    """
+    config = read_source_config(speed)
+    if not is_speed_model(config) or SpeedConfig.from_model_config(config).is_stock:
+        raise ConfigError(
+            f"{speed} is not a SPEED checkpoint with a deep band: there would be nothing to compare; make one with "
+            "`sglang-speed convert SOURCE DESTINATION --prefill-layers N`"
+        )
+    ours = SpeedConfig.from_model_config(config)
+    if full_depth is None:
+        full_depth = directory / "stock"
+        full_depth.mkdir(parents=True)
+        fill_full_depth(speed, full_depth)
+    _require_same_shape(speed, full_depth)
+    equal = _at_full_depth(ours)
+    (directory / "equal").mkdir(parents=True)
+    fill_checkpoint(full_depth, directory / "equal", equal)
+    contenders = (
+        Contender("stock", full_depth, equal),
+        Contender("speed", speed, ours),
+        Contender("equal", directory / "equal", equal),
+    )
+    return Model(model_shape(config), {one.name: one for one in contenders})
+
+
+def random_model(profile: Profile, directory: Path) -> Model:
+    """A random Llama of the profile's shape."""
+    config = SpeedConfig(profile.num_layers, profile.prefill_layers)
+    return make_random(profile.shape, config, directory, has_weights=profile.load_format != "dummy")
+
+
+def tiny_model(directory: Path) -> Model:
+    """A model that costs next to nothing, so that a decode step is what the scheduler takes for it."""
+    return make_random(TINY, SpeedConfig(TINY_LAYERS, TINY_PREFILL_LAYERS), directory, has_weights=True)
+
+
+def make_random(shape: ModelShape, config: SpeedConfig, directory: Path, *, has_weights: bool) -> Model:
+    """Three checkpoints with the same random bfloat16 weights, or with none, for `--load-format dummy`."""
+    equal = _at_full_depth(config)
+    contenders = {
+        name: Contender(name, directory / name, depth)
+        for name, depth in (("stock", equal), ("speed", config), ("equal", equal))
+    }
+    stock = contenders["stock"].path
+    stock.mkdir(parents=True)
+    plain = llama_config(shape, config.num_layers)
+    if has_weights:
+        _draw_weights(plain, stock)
+    _write_tokenizer(shape.vocab_size, stock)
+    _write_config(plain_model_config(plain), stock)
+    for name in ("speed", "equal"):
+        one = contenders[name]
+        one.path.mkdir()
+        if has_weights:
+            fill_checkpoint(stock, one.path, one.config)
+        else:
+            _write_tokenizer(shape.vocab_size, one.path)
+            _write_config(speed_model_config(plain, one.config), one.path)
+    return Model(shape, contenders, has_weights)
+
+
+def _at_full_depth(config: SpeedConfig) -> SpeedConfig:
+    return replace(config, prefill_layers=config.num_layers)
+
+
+def _require_same_shape(speed: Path, full_depth: Path) -> None:
+    ours, theirs = read_source_config(speed), read_source_config(full_depth)
+    if is_speed_model(theirs):
+        raise ConfigError(f"{full_depth} is a SPEED checkpoint: --full-depth is the plain Llama; leave it out")
+    for name, one, other in (
+        ("num_hidden_layers", ours["num_hidden_layers"], theirs["num_hidden_layers"]),
+        ("the shape", model_shape(ours), model_shape(theirs)),
+    ):
+        if one != other:
+            raise ConfigError(
+                f"{name} of {speed} is {one} and of {full_depth} {other}: both sides must be the same model; leave "
+                "--full-depth out to take the weights of --model"
+            )
+
+
+def llama_config(
+    shape: ModelShape, num_layers: int, dtype: str = "bfloat16", context_len: int = LONGEST_CONTEXT
+) -> dict[str, Any]:
+    """config.json of a Llama of this shape, architecture and model type left out."""
+    return {
+        "dtype": dtype,
+        "hidden_act": "silu",
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 500000.0,
+        "num_hidden_layers": num_layers,
+        "max_position_embeddings": context_len,
+        "tie_word_embeddings": False,
+        "attention_bias": False,
+        "mlp_bias": False,
+        "bos_token_id": BOS_ID,
+        "eos_token_id": EOS_ID,
+        "num_attention_heads": shape.num_heads,
+        "num_key_value_heads": shape.num_kv_heads,
+        **{name: getattr(shape, name) for name in ("hidden_size", "intermediate_size", "head_dim", "vocab_size")},
+    }
+
+
+def _draw_weights(config: Mapping[str, Any], directory: Path) -> None:
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    torch.manual_seed(0)
+    LlamaForCausalLM(LlamaConfig(**config)).to(torch.bfloat16).save_pretrained(directory)
+
+
+def _write_tokenizer(vocab_size: int, directory: Path) -> None:
+    """A word for every token, so that each token that a server generates is text at once, and text its tokens."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = ["<bos>", "<eos>", *(f"w{number}" for number in range(2, vocab_size))]
+    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="<eos>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<bos>", eos_token="<eos>").save_pretrained(directory)
+
+
+def _write_config(config: Mapping[str, Any], directory: Path) -> None:
+    (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

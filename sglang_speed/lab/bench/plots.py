@@ -1,0 +1,159 @@
+"""The pictures of a comparison, drawn from the results file.
+
+Owns colours, titles and axes. Reads the JSON only, so that a committed result can be drawn again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Page
+from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
+
+from sglang_speed.lab.bench.facts import MIB, REHEARSAL, described_depth, is_rehearsal, kv_bytes, model_name
+
+Series = Mapping[str, Sequence[tuple[float, float]]]
+"""Side -> points."""
+
+COLOURS = {"stock": "#8c8c8c", "speed": "#1b6ca8"}
+NAMES = {"stock": "stock SGLang", "speed": "SPEED"}
+WIDTH, HEIGHT, DPI = 5.2, 3.8, 130
+HEAD_ROOM = 1.15
+"""Times the highest value: what is drawn there is not cut, and leaves room for a legend."""
+TITLE_SIZE, SUBTITLE_SIZE = 10.5, 8.5
+
+
+def draw(results: Mapping[str, Any], folder: Path) -> list[Path]:
+    """Write a PNG for every plot whose figures were measured; returns their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn = []
+    for name, (needed, title, drawer) in PLOTS.items():
+        found = {key: value for key, value in results["series"].items() if key.startswith(needed)}
+        if found:
+            page = drawer(found, results)
+            page.suptitle(f"{title}\n{note(results)}", fontsize=TITLE_SIZE)
+            path = folder / f"{name}.png"
+            page.savefig(path, dpi=DPI)
+            drawn.append(path)
+    return drawn
+
+
+def note(results: Mapping[str, Any]) -> str:
+    """Below each title: what was measured, or that it means nothing."""
+    return REHEARSAL if is_rehearsal(results) else f"{model_name(results)}, {described_depth(results)}"
+
+
+def by_context(found: Mapping[str, Series], results: Mapping[str, Any]) -> Page:
+    """TTFT or TPOT against context length, every sample a dot, medians joined, and where the ceiling would be."""
+    (name, series), *_ = found.items()
+    kind = name.split()[0]
+    factor, unit = (1, "seconds") if kind == "TTFT" else (1000, "milliseconds")
+    page, (axes,) = make_page(1)
+    scaled = {side: [(x, y * factor) for x, y in points] for side, points in series.items()}
+    for side, points in scaled.items():
+        _dots_and_medians(axes, points, side)
+    ceilings = _ceilings(results, kind)
+    if len(ceilings) > 1:
+        stock = dict(_medians(scaled["stock"]))
+        lengths = sorted(set(ceilings) & set(stock))
+        at_best = [stock[length] / ceilings[length] for length in lengths]
+        axes.plot(lengths, at_best, ":", color=COLOURS["speed"], label="SPEED at its ceiling")
+    axes.set(xlabel="prompt, tokens", ylabel=f"{kind}, {unit}", xlim=(0, None))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    leave_head_room(axes, scaled)
+    axes.legend(frameon=False, loc="upper left")
+    return page
+
+
+def by_turn(found: Mapping[str, Series], results: Mapping[str, Any]) -> Page:
+    """Hit rate above, TTFT below, a column for each working set."""
+    working_sets = sorted({name.rsplit(", ", 1)[1] for name in found}, key=float)
+    page, grid = make_page(2, len(working_sets))
+    for column, working_set in enumerate(working_sets):
+        upper, lower = grid[column], grid[column + len(working_sets)]
+        for axes, kind in ((upper, "hit rate"), (lower, "TTFT")):
+            series = results["series"][f"{kind} by turn, {working_set}"]
+            for side, points in series.items():
+                axes.plot(*zip(*points, strict=True), "o-", color=COLOURS[side], label=NAMES[side])
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            leave_head_room(axes, series)
+        upper.set(ylim=(-0.05, HEAD_ROOM), title=f"conversations: {working_set}x what stock's pool holds")
+        upper.title.set_fontsize(SUBTITLE_SIZE)
+        upper.yaxis.set_major_formatter(PercentFormatter(1))
+        lower.set_xlabel("turn")
+    grid[0].set_ylabel("prompt tokens found in the tree")
+    grid[len(working_sets)].set_ylabel("mean TTFT, seconds")
+    grid[len(working_sets)].legend(frameon=False, loc="lower left")
+    return page
+
+
+def over_time(found: Mapping[str, Series], results: Mapping[str, Any]) -> Page:
+    """KV bytes that hold something, against the bytes that both sides have."""
+    page, grid = make_page(1, len(found))
+    budget = kv_bytes(results, results["configuration"]["sizes"]["cache_pool"]["tokens"]) / MIB
+    for axes, (name, series) in zip(grid, sorted(found.items()), strict=True):
+        for side, points in series.items():
+            seconds, held = zip(*points, strict=True)
+            axes.plot(seconds, [each / MIB for each in held], color=COLOURS[side], label=NAMES[side])
+        axes.axhline(budget, color="black", linewidth=0.8, linestyle="--", label="what both have")
+        axes.set(xlabel="seconds", ylim=(0, budget * HEAD_ROOM))
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+        axes.set_title(f"conversations: {name.rsplit(', ', 1)[1]}x what stock's pool holds", fontsize=SUBTITLE_SIZE)
+    grid[0].set_ylabel("KV in use, MiB")
+    grid[0].legend(frameon=False, loc="lower right")
+    return page
+
+
+Drawer = Callable[[Mapping[str, Series], Mapping[str, Any]], Page]
+PLOTS: dict[str, tuple[str, str, Drawer]] = {
+    "ttft": ("TTFT by context", "Time to first token of cold prompts", by_context),
+    "tpot": ("TPOT by context", "Time per output token after a prompt, one request", by_context),
+    "turns": ("hit rate by turn", "A chat, turn by turn", by_turn),
+    "kv": ("KV held", "KV in use while users chat", over_time),
+}
+"""File name -> the series it needs (by the beginning of their names), the title, and who draws it."""
+
+
+def make_page(rows: int, columns: int = 1) -> tuple[Page, list[Axes]]:
+    """An empty page and its axes, row by row, in the style of all pictures."""
+    page = Page(figsize=(WIDTH * columns, HEIGHT * (1 + 0.7 * (rows - 1))), layout="constrained")
+    axes = page.subplots(rows, columns, squeeze=False)
+    for one in axes.flat:
+        one.spines[["top", "right"]].set_visible(False)
+        one.grid(alpha=0.25)
+    return page, list(axes.flat)
+
+
+def leave_head_room(axes: Axes, series: Series) -> None:
+    """From zero to above the highest value, so that no curve is cut."""
+    highest = max(value for points in series.values() for _, value in points)
+    axes.set_ylim(0, highest * HEAD_ROOM or 1)
+
+
+def _dots_and_medians(axes: Axes, points: Sequence[tuple[float, float]], side: str) -> None:
+    axes.plot(*zip(*points, strict=True), ".", color=COLOURS[side], alpha=0.4)
+    axes.plot(*zip(*_medians(points), strict=True), "o-", color=COLOURS[side], label=NAMES[side])
+
+
+def _medians(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    return [(x, median(value for at, value in points if at == x)) for x in sorted({x for x, _ in points})]
+
+
+def _ceilings(results: Mapping[str, Any], kind: str) -> dict[float, float]:
+    """Ceiling by context length, of the figures whose name begins with the kind."""
+    scenario = {"TTFT": "prefill", "TPOT": "decode"}[kind]
+    figures = results["scenarios"].get(scenario, {}).get("figures", [])
+    found = {}
+    for figure in figures:
+        length = next(int(word) for word in figure["figure"].split() if word.isdigit())
+        if kind == "TTFT" or figure["figure"].endswith("batch 1"):
+            found[float(length)] = figure["ceiling"]
+    return found

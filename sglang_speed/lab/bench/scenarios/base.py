@@ -1,0 +1,65 @@
+"""What a scenario is, and what it works with."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from sglang_speed.lab.bench.ceilings import Rates, extend_of, step_floor, ttft_floor
+from sglang_speed.lab.bench.load import Client, Prompts
+from sglang_speed.lab.bench.models import Model
+from sglang_speed.lab.bench.profiles import Pool, Profile
+from sglang_speed.lab.bench.results import Point, Sample
+
+Measured = Sample | Point
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Running servers, one client each, and what is known of the model and the machine."""
+
+    model: Model
+    profile: Profile
+    rates: Rates
+    clients: Mapping[str, Client]
+    prompts: Prompts
+
+    @property
+    def bytes_per_layer(self) -> int:
+        return self.model.shape.kv_bytes_per_layer
+
+    def ttft_floor(self, side: str, prompt_len: int, cached_len: int = 0) -> float:
+        """Seconds that no server of this machine beats."""
+        config = self.model.contenders[side].config
+        return ttft_floor(self.model.shape, config, extend_of(config, prompt_len, cached_len), self.rates)
+
+    def step_floor(self, side: str, context_len: int, batch_size: int) -> float:
+        """The like for a decode step."""
+        config = self.model.contenders[side].config
+        return step_floor(self.model.shape, config, context_len, batch_size, self.rates)
+
+
+class Scenario(ABC):
+    """One question about both sides.
+
+    name: what the user types. sides: which servers it needs. is_tiny: it asks a model that costs nothing.
+    """
+
+    name: ClassVar[str]
+    sides: ClassVar[tuple[str, ...]] = ("stock", "speed")
+    is_tiny: ClassVar[bool] = False
+
+    @abstractmethod
+    def pool(self, profile: Profile) -> Pool:
+        """The KV memory of its servers."""
+
+    @abstractmethod
+    def run(self, setting: Setting) -> AsyncIterator[Measured]:
+        """Ask, and hand over what was measured as it comes."""
+
+
+def alternating(sides: Sequence[str], repeat: int) -> list[str]:
+    """Who goes first changes with every repeat, so that a drift of the machine meets both alike."""
+    return list(sides) if repeat % 2 == 0 else list(reversed(sides))

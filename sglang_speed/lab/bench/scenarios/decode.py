@@ -1,0 +1,84 @@
+"""TPOT behind long prompts, from one request to several."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from statistics import median
+
+from sglang_speed.lab.bench.load import Answer, Client, RequestFailed
+from sglang_speed.lab.bench.profiles import Pool, Profile
+from sglang_speed.lab.bench.results import Figure, Point, Sample
+from sglang_speed.lab.bench.scenarios.base import Measured, Scenario, Setting, alternating
+
+TARGET_SHARE = 0.90
+
+
+class Decode(Scenario):
+    name = "decode"
+
+    def pool(self, profile: Profile) -> Pool:
+        return profile.long_pool
+
+    async def run(self, setting: Setting) -> AsyncIterator[Measured]:
+        """Prompts are put into the tree first, so that a batch starts at once; each has its own KV."""
+        profile = setting.profile
+        prompts = [
+            setting.prompts.prompt("long", index, profile.context_len) for index in range(max(profile.batch_sizes))
+        ]
+        for prompt in prompts:
+            for side in self.sides:
+                await setting.clients[side].ask(prompt, 1)
+        for side in self.sides:  # warms up
+            await decode_step(setting.clients[side], prompts[:1], profile.decode_tokens)
+        for batch_size in profile.batch_sizes:
+            figure = self.figure(setting, profile.context_len, batch_size)
+            for repeat in range(profile.repeats):
+                for side in alternating(self.sides, repeat):
+                    step = await decode_step(setting.clients[side], prompts[:batch_size], profile.decode_tokens)
+                    yield Sample(figure, side, step)
+        async for point in self.shorter_contexts(setting):
+            yield point
+
+    async def shorter_contexts(self, setting: Setting) -> AsyncIterator[Measured]:
+        """Batch 1 at every length of the prefill scenario, for the plot."""
+        profile = setting.profile
+        for length in profile.prompt_lens:
+            prompt = setting.prompts.prompt("long", 0, length)
+            for side in self.sides:
+                await setting.clients[side].ask(prompt, 1)
+                step = await decode_step(setting.clients[side], [prompt], profile.decode_tokens)
+                yield Point("TPOT by context", side, length, step)
+
+    def figure(self, setting: Setting, context_len: int, batch_size: int) -> Figure:
+        stock, speed = (setting.step_floor(side, context_len, batch_size) for side in self.sides)
+        is_largest = batch_size == max(setting.profile.batch_sizes)
+        target = TARGET_SHARE * stock / speed if is_largest else None
+        name = f"TPOT after {context_len} tokens, batch {batch_size}"
+        return Figure(self.name, name, "s", stock / speed, target, is_headline=is_largest)
+
+
+async def ask_all(client: Client, prompts: list[list[int]], num_tokens: int) -> list[Answer]:
+    """Ask for all of them at once."""
+    return await asyncio.gather(*(client.ask(prompt, num_tokens) for prompt in prompts))
+
+
+async def decode_step(client: Client, prompts: list[list[int]], num_tokens: int) -> float:
+    """Seconds of a decode step in which all requests take part."""
+    return shared_step(await ask_all(client, prompts, num_tokens))
+
+
+def shared_step(answers: Sequence[Answer]) -> float:
+    """Median over requests of the seconds per token, between the last first token and the first last one.
+
+    Before and after, the batch is smaller, or prefills some of its requests. Raises RequestFailed where fewer than
+    two tokens of a request came in between.
+    """
+    begin, end = max(one.times[0] for one in answers), min(one.times[-1] for one in answers)
+    steps = []
+    for answer in answers:
+        inside = [at for at in answer.times if begin <= at <= end]
+        if len(inside) < 2:
+            raise RequestFailed(f"{len(answers)} requests did not decode together: too few tokens were asked for")
+        steps.append((inside[-1] - inside[0]) / (len(inside) - 1))
+    return median(steps)

@@ -1,0 +1,52 @@
+"""TTFT of prompts that share nothing with the radix tree, at several lengths."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from sglang_speed.lab.bench.load import Answer, RequestFailed
+from sglang_speed.lab.bench.profiles import Pool, Profile
+from sglang_speed.lab.bench.results import Figure, Point, Sample
+from sglang_speed.lab.bench.scenarios.base import Measured, Scenario, Setting, alternating
+
+MOST_SHARED = 1
+"""Tokens that all prompts share: BoS."""
+TARGET_SHARE = 0.96
+"""1.28 of four thirds."""
+
+
+class Prefill(Scenario):
+    name = "prefill"
+
+    def pool(self, profile: Profile) -> Pool:
+        return profile.long_pool
+
+    async def run(self, setting: Setting) -> AsyncIterator[Measured]:
+        """The shortest prompts first. The longest ones stay in the tree, where the decode scenario finds them."""
+        profile = setting.profile
+        for side in self.sides:
+            await setting.clients[side].ask(setting.prompts.prompt("warm up", 0, profile.prompt_lens[0]), 2)
+        for length, repeats in zip(profile.prompt_lens, profile.prompt_repeats, strict=True):
+            figure = self.figure(setting, length)
+            for repeat in range(repeats):
+                prompt = setting.prompts.prompt("long", repeat, length)
+                for side in alternating(self.sides, repeat):
+                    answer = require_cold(await setting.clients[side].ask(prompt, 1))
+                    yield Sample(figure, side, answer.ttft)
+                    yield Point("TTFT by context", side, length, answer.ttft)
+
+    def figure(self, setting: Setting, length: int) -> Figure:
+        is_longest = length == setting.profile.context_len
+        ceiling = setting.ttft_floor("stock", length) / setting.ttft_floor("speed", length)
+        target = TARGET_SHARE * ceiling if is_longest else None
+        return Figure(self.name, f"TTFT, {length} tokens", "s", ceiling, target, is_headline=is_longest)
+
+
+def require_cold(answer: Answer) -> Answer:
+    """Raises RequestFailed for a prompt that the radix tree knew: its TTFT would be that of a part."""
+    if answer.cached_len > MOST_SHARED:
+        raise RequestFailed(
+            f"{answer.cached_len} of {answer.prompt_len} tokens of a cold prompt were cached: it was asked before; "
+            "flush the server's cache, or start the server anew"
+        )
+    return answer

@@ -1,0 +1,145 @@
+"""The servers of a comparison: the same flags and the same bytes of KV for every side, checked after the start.
+
+Owns the server processes. Both sides run with this package installed; a plain Llama is served by SGLang's own model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sglang_speed.errors import ConfigError
+from sglang_speed.kv_pool.capacity import DEEP_TOKENS_VARIABLE, split_kv_bytes
+from sglang_speed.lab.bench.models import Contender, Model
+from sglang_speed.lab.bench.profiles import Pool, Profile
+from sglang_speed.lab.common.local_server import LocalServer, start_server
+from sglang_speed.method.cost import ModelShape
+
+MEMORY_TOLERANCE = 0.01
+OWN_FLAGS = frozenset(
+    {
+        "--model",
+        "--model-path",
+        "--tokenizer-path",
+        "--load-format",
+        "--dtype",
+        "--kv-cache-dtype",
+        "--host",
+        "--port",
+        "--nccl-port",
+        "--page-size",
+        "--max-total-tokens",
+        "--max-running-requests",
+        "--disable-radix-cache",
+        "--skip-tokenizer-init",
+        "--random-seed",
+    }
+)
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running side. prompt_tokens: what its main pool holds. kv_bytes: of all its pools."""
+
+    contender: Contender
+    process: LocalServer
+    prompt_tokens: int
+    kv_bytes: int
+
+    @property
+    def url(self) -> str:
+        return self.process.url
+
+
+@contextmanager
+def running(
+    model: Model, names: Sequence[str], pool: Pool, profile: Profile, logs: Path, flags: Sequence[str]
+) -> Iterator[dict[str, Server]]:
+    """Start the named sides; on a GPU one after another, since each looks at the memory that is free.
+
+    Raises ConfigError where a side got more KV memory than it should have, ServerFailed where one does not start.
+    """
+    logs.mkdir(parents=True, exist_ok=True)
+    processes: dict[str, LocalServer] = {}
+    try:
+        for name in names:
+            processes[name] = _start(model, model.contenders[name], pool, profile, logs / f"{name}.log", flags)
+            if profile.device != "cpu":
+                processes[name].wait()
+        for process in processes.values():
+            process.wait()
+        servers = {name: _describe(model.shape, model.contenders[name], process) for name, process in processes.items()}
+        _require_same_memory(servers, pool.tokens * model.speed.num_layers * model.shape.kv_bytes_per_layer)
+        yield servers
+    finally:
+        for process in processes.values():
+            process.ask_to_stop()
+        for process in processes.values():
+            process.stop()
+
+
+def prompt_tokens(shape: ModelShape, contender: Contender, pool: Pool) -> int:
+    """Tokens that the main pool holds when the deep band's bytes are taken off."""
+    budget = pool.tokens * contender.config.num_layers * shape.kv_bytes_per_layer
+    return split_kv_bytes(contender.config, budget, shape.kv_bytes_per_layer, 1, pool.deep_tokens).prompt_tokens
+
+
+def server_flags(model: Model, contender: Contender, pool: Pool, profile: Profile) -> list[str]:
+    """What every side gets; only the number of tokens differs, which makes the bytes the same."""
+    flags = {
+        "--max-total-tokens": prompt_tokens(model.shape, contender, pool),
+        "--max-running-requests": pool.running,
+        "--load-format": "auto" if model.has_weights else "dummy",
+        "--dtype": "bfloat16",
+        "--random-seed": 0,
+    }
+    return [*(str(part) for flag in flags.items() for part in flag), "--enable-metrics", *profile.flags]
+
+
+def server_environment(side: str, pool: Pool, profile: Profile) -> dict[str, str]:
+    """Variables of a side beside this process's own."""
+    if side != "stock":
+        return {DEEP_TOKENS_VARIABLE: str(pool.deep_tokens)}
+    # without our hooks; on a CPU SGLang cannot serve without them
+    return {} if profile.device == "cpu" else {"SGLANG_PLUGINS": "none"}
+
+
+def _start(
+    model: Model, contender: Contender, pool: Pool, profile: Profile, log: Path, flags: Sequence[str]
+) -> LocalServer:
+    given = [*server_flags(model, contender, pool, profile), *flags]
+    return start_server(contender.path, log, given, server_environment(contender.name, pool, profile))
+
+
+def _describe(shape: ModelShape, contender: Contender, process: LocalServer) -> Server:
+    import requests
+
+    info: dict[str, Any] = requests.get(f"{process.url}/server_info", timeout=90).json()
+    tokens: int = info["max_total_num_tokens"]
+    speed: Mapping[str, int] = info["internal_states"][0].get("speed", {})
+    config = contender.config
+    in_layers = tokens * config.prefill_layers + speed.get("deep_tokens_capacity", 0) * config.num_deep_layers
+    return Server(contender, process, tokens, in_layers * shape.kv_bytes_per_layer)
+
+
+def refuse_own_flags(flags: Sequence[str]) -> None:
+    """Raise ConfigError for a flag of the user's that the comparison stands on."""
+    for flag in flags:
+        if flag.split("=")[0] in OWN_FLAGS:
+            raise ConfigError(
+                f"{flag} cannot be given to the servers of a comparison, which stands on the one that bench gives (the "
+                "same KV bytes, the same weights, a radix tree): leave it out"
+            )
+
+
+def _require_same_memory(servers: Mapping[str, Server], budget: int) -> None:
+    """budget: bytes of KV that every side should have."""
+    for name, server in servers.items():
+        if abs(server.kv_bytes - budget) > MEMORY_TOLERANCE * budget:
+            raise ConfigError(
+                f"{name} has {server.kv_bytes} bytes of KV and should have {budget}: the comparison would not be fair; "
+                f"its log says why, e.g. too little memory: {server.process.log_path}"
+            )

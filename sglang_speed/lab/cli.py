@@ -1,0 +1,220 @@
+"""The command `sglang-speed`.
+
+Owns argument parsing and what is printed. Heavy imports stay inside the commands, so that `--help` is quick.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sglang_speed import TESTED_SGLANG, __version__
+from sglang_speed.config import DEFAULT_ANCHOR_TOKENS, DEFAULT_TAIL_TOKENS, SpeedConfig
+from sglang_speed.errors import ConfigError
+from sglang_speed.lab import measuring
+from sglang_speed.lab.common.extras import require_extra
+from sglang_speed.lab.common.local_server import ServerFailed
+
+app = typer.Typer(
+    name="sglang-speed",
+    help="SPEED for SGLang: prompt tokens pass the lower layers only, generated tokens pass all.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def main() -> None:
+    """Run the command; what stops it is one line on stderr.
+
+    Exit status 2 for a user's mistake, 1 for a server that failed or a file that cannot be read or written, 130 for
+    Ctrl-C.
+    """
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except (ConfigError, ServerFailed, OSError) as error:
+        print(f"sglang-speed: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, ConfigError) else 1)
+
+
+def _print_version(is_wanted: bool) -> None:
+    if is_wanted:
+        print(f"sglang-speed {__version__}, tested with SGLang {TESTED_SGLANG}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Options of the command itself."""
+
+
+@app.command()
+def convert(
+    source: Annotated[str, typer.Argument(help="Llama or SPEED checkpoint directory, or `speed-llama`.")],
+    destination: Annotated[Path, typer.Argument(help="Directory to make; must be absent or empty.")],
+    prefill_layers: Annotated[int, typer.Option(help="Layers that prompt tokens pass; 3/4 of all is usual.")],
+    anchor_tokens: Annotated[int, typer.Option(help="First prompt tokens that pass all layers.")] = (
+        DEFAULT_ANCHOR_TOKENS
+    ),
+    tail_tokens: Annotated[int, typer.Option(help="Last prompt tokens that pass all layers.")] = DEFAULT_TAIL_TOKENS,
+    copy: Annotated[bool, typer.Option("--copy", help="Copy the weights instead of linking them.")] = False,
+) -> None:
+    """Make a checkpoint that SGLang can serve with depth bands."""
+    from sglang_speed.checkpoints.adapter import UNTRAINED_COST, UNTRAINED_NEXT, Training
+    from sglang_speed.checkpoints.convert import convert as make_checkpoint
+    from sglang_speed.checkpoints.default_model import resolve_model
+
+    made = make_checkpoint(
+        Path(resolve_model(source)),
+        destination,
+        prefill_layers=prefill_layers,
+        anchor_tokens=anchor_tokens,
+        tail_tokens=tail_tokens,
+        copy=copy,
+    )
+    depth = f"{made.speed.prefill_layers} of {made.speed.num_layers} prefill layers"
+    print(f"{made.path}: {depth}, weights by {made.placement}")
+    if made.training is Training.UNTRAINED:
+        print(UNTRAINED_COST, UNTRAINED_NEXT, sep="\n")
+
+
+@app.command()
+def inspect(
+    checkpoint: Annotated[str, typer.Argument(help="SPEED checkpoint directory, or `speed-llama`.")],
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Show a checkpoint's bands, what a token costs, and what can be gained at most."""
+    from sglang_speed.checkpoints.default_model import resolve_model
+    from sglang_speed.checkpoints.describe import describe, description_table
+
+    description = describe(Path(resolve_model(checkpoint)))
+    if json:
+        from json import dumps
+
+        print(dumps(description.to_dict(), indent=2))
+        return
+    from rich.console import Console
+
+    Console().print(description_table(description))
+
+
+@app.command(name="default-model")
+def default_model(
+    verify: Annotated[bool, typer.Option("--verify", help="Compare every byte with its checksum first.")] = False,
+    full_depth: Annotated[
+        Path | None, typer.Option(help="Write the model that it was made from to this directory, as a plain Llama.")
+    ] = None,
+) -> None:
+    """Build the default model `speed-llama` if it is not in the cache, and print its directory."""
+    from sglang_speed.checkpoints.default_model import default_model as build
+    from sglang_speed.checkpoints.default_model import write_full_depth
+
+    print(build(every_byte=verify) if full_depth is None else write_full_depth(full_depth))
+
+
+app.command()(measuring.bench)
+app.command()(measuring.layers)
+app.command(name="eval")(measuring.eval_)
+
+
+@app.command()
+def prompts(
+    out: Annotated[Path, typer.Argument(help="JSONL file to write.")],
+    num: Annotated[int, typer.Option(help="How many conversations.", min=1)],
+    seed: Annotated[int, typer.Option(help="The same seed gives the same prompts.")] = 0,
+    own_questions: Annotated[
+        int, typer.Option(help="How many chats after them in which the model writes the user's turns too.", min=0)
+    ] = 0,
+) -> None:
+    """Write chats for a model to answer, made offline, to train on its own answers."""
+    require_extra("train", "faker")
+    from sglang_speed.lab.training.prompts import write_prompts
+
+    write_prompts(out, num, seed, own_questions)
+    chats = f"{num} chat{'s' * (num != 1)}"
+    own = f", then {own_questions} of which the model writes the questions too" if own_questions else ""
+    print(f"{out}: {chats} of seed {seed}{own}")
+
+
+@app.command()
+def train(
+    source: Annotated[str, typer.Argument(help="Llama checkpoint directory, or an untrained SPEED one.")],
+    destination: Annotated[Path, typer.Argument(help="Directory to make; must be absent or empty.")],
+    data: Annotated[
+        Path, typer.Option(help="Chats as JSON lines; to distil, prompts are enough (`sglang-speed prompts`).")
+    ],
+    prefill_layers: Annotated[int, typer.Option(help="Layers that prompt tokens pass; 3/4 of all is usual.")],
+    anchor_tokens: Annotated[int, typer.Option(help="First prompt tokens that pass all layers.")] = (
+        DEFAULT_ANCHOR_TOKENS
+    ),
+    tail_tokens: Annotated[
+        list[int] | None,
+        typer.Option(help="Last prompt tokens that pass all layers; several times: all are trained, the first served."),
+    ] = None,
+    objective: Annotated[str, typer.Option(help="distil: what full depth says; sft: the answers given.")] = "distil",
+    first_layer: Annotated[
+        int | None, typer.Option(help="Lowest layer that is trained; left out: the cutoff, the deep band alone.")
+    ] = None,
+    lora_rank: Annotated[int, typer.Option(help="Rank of LoRA's factors; 0: train the weights themselves.")] = 64,
+    learning_rate: Annotated[float | None, typer.Option(help="Left out: 5e-4 with LoRA, 5e-5 without.")] = None,
+    epochs: Annotated[float, typer.Option(help="How often each chat is seen.")] = 3,
+    batch_size: Annotated[int, typer.Option(help="Chats a step and device.")] = 8,
+    accumulate: Annotated[int, typer.Option(help="Steps of which the gradients are added up.")] = 1,
+    max_tokens: Annotated[int, typer.Option(help="Longest chat that is accepted.")] = 4096,
+    span_tokens: Annotated[
+        int, typer.Option(help="Also learn what full depth says of a span of each prompt; 0: of none.")
+    ] = 0,
+    answer_tokens: Annotated[int, typer.Option(help="Longest answer that the model writes.")] = 256,
+    temperature: Annotated[float, typer.Option(help="With which it writes them.")] = 0.8,
+    held_out: Annotated[float, typer.Option(help="Share of the chats to measure the loss on.")] = 0.05,
+    seed: Annotated[int, typer.Option(help="Of every random choice but the answers'.")] = 0,
+    work: Annotated[Path | None, typer.Option(help="Folder to go on from; left out: DESTINATION.work.")] = None,
+    url: Annotated[str | None, typer.Option(help="Server with the source at full depth, to write answers.")] = None,
+    log_to: Annotated[str, typer.Option(help="none, tensorboard, or another reporter of transformers.")] = "none",
+    flags: Annotated[list[str] | None, typer.Argument(help="Flags for the answering server, after `--`.")] = None,
+) -> None:
+    """Train a checkpoint for its cutoff; the same command again goes on where it was cut short."""
+    require_extra("train", "accelerate", "peft")
+    from sglang_speed.checkpoints.atomic import absolute
+    from sglang_speed.checkpoints.convert import read_source_config
+    from sglang_speed.checkpoints.default_model import resolve_model
+    from sglang_speed.lab.training.answers import Sampling
+    from sglang_speed.lab.training.checks import refuse_several_processes
+    from sglang_speed.lab.training.command import finish, train_checkpoint
+    from sglang_speed.lab.training.settings import Objective, Settings, choose
+
+    refuse_several_processes()
+    directory, destination = Path(resolve_model(source)), absolute(destination)
+    tails = tuple(dict.fromkeys(tail_tokens or (DEFAULT_TAIL_TOKENS,)))
+    settings = Settings(
+        speed=SpeedConfig(read_source_config(directory)["num_hidden_layers"], prefill_layers, anchor_tokens, tails[0]),
+        objective=choose(Objective, "objective", objective),
+        first_layer=first_layer,
+        tails=tails,
+        lora_rank=lora_rank,
+        learning_rate=learning_rate,
+        epochs=epochs,
+        batch_size=batch_size,
+        accumulate=accumulate,
+        span_tokens=span_tokens,
+        held_out=held_out,
+        max_tokens=max_tokens,
+        seed=seed,
+        log_to=log_to,
+        sampling=Sampling(temperature, answer_tokens),
+    )
+    folder = work or destination.with_name(f"{destination.name}.work")
+    finish(train_checkpoint(directory, destination, data, settings, folder, url, flags or ()), destination)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""Which cutoff to take, and why: two rules over measured figures. Whether they may be asked is in `evidence.py`.
+
+Both hold for each kind of request by itself and for all together: the mean over all hides what a cutoff breaks.
+
+Untrained: the lowest cutoff from which on every measured one diverges from full depth by less than a tolerance, two
+standard errors included. The default tolerance separates what was measured on SmolLM2-135M (one anchor, a tail of 16,
+four kinds of text): 24 of 30 layers diverge by 0.001 to 0.074 nats per token and keep 90 to 99% of the greedy tokens;
+22 by 0.158 to 0.493 and 82 to 90% on three of the four. The first can be served without training, the second needs it.
+
+Trained: three quarters of the layers, because that is the cutoff for which a result with training is published (SPEED,
+arXiv 2605.06105: Llama-3.1-8B at 24 of 32 layers, 51.2 against 51.4 at full depth), unless something speaks against
+it: a model that loses half or more of what the left-out prompt tokens tell it has that much to learn again. The scale
+is the divergence where nobody sees them (NO_CONTEXT). The half is a judgement, not a measurement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from sglang_speed.lab.cutoff.cutoffs import NO_CONTEXT
+from sglang_speed.lab.cutoff.statistics import Estimate
+
+DEFAULT_MAX_KL = 0.1
+MOST_LOST = 0.5
+
+Divergence = Mapping[int, Estimate]
+"""By cutoff, NO_CONTEXT and all layers among them."""
+
+
+@dataclass(frozen=True)
+class Advice:
+    """Prefill layers. untrained: usable as it is; all layers where nothing below is. trained: a lower cutoff to train
+    for, or None where the rule gives none. Both are None where too little was measured to ask.
+    """
+
+    untrained: int | None
+    trained: int | None
+
+
+def advise(divergences: Collection[Divergence], num_layers: int, max_kl: float) -> Advice:
+    """divergences: of all requests and of each kind, for the same cutoffs."""
+    measured = sorted(next(iter(divergences)), reverse=True)
+    untrained = num_layers
+    for cutoff in measured:
+        if cutoff == NO_CONTEXT or any(each[cutoff].upper > max_kl for each in divergences):
+            break
+        untrained = cutoff
+    candidates = (cutoff for cutoff in measured if three_quarters(num_layers) <= cutoff < untrained)
+    trainable = [cutoff for cutoff in candidates if not any(_is_lost(each, cutoff) for each in divergences)]
+    return Advice(untrained, min(trainable, default=None))
+
+
+def three_quarters(num_layers: int) -> int:
+    """Of the layers, rounded down."""
+    return max(1, num_layers * 3 // 4)
+
+
+def _is_lost(divergence: Divergence, cutoff: int) -> bool:
+    return divergence[cutoff].value > MOST_LOST * divergence[NO_CONTEXT].value

@@ -1,0 +1,147 @@
+"""`sglang-speed layers`: from what the user typed to a table, a recommendation, a results file and a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from sglang_speed.checkpoints.adapter import require_untrained
+from sglang_speed.config import SpeedConfig
+from sglang_speed.errors import ConfigError
+from sglang_speed.lab.common.outputs import replace_json, require_folder
+from sglang_speed.lab.common.provenance import provenance
+from sglang_speed.lab.cutoff.cutoffs import NO_CONTEXT, cutoff_sums
+from sglang_speed.lab.cutoff.evidence import TOOLS
+from sglang_speed.lab.cutoff.fisher import importance_sums
+from sglang_speed.lab.cutoff.model import load_model
+from sglang_speed.lab.cutoff.report import BUILT_IN, kinds_table, layers_table, sentences
+from sglang_speed.lab.cutoff.request import Request
+from sglang_speed.lab.cutoff.results import Measured, results_of
+from sglang_speed.lab.cutoff.texts import Limits, answered, built_in_prompts, requests_in_chats
+from sglang_speed.lab.training.conversations import ChatFormat
+from sglang_speed.reference.modeling import SpeedLlamaForCausalLM
+
+NARROWEST_TABLE = 110
+RESPONSE_LEN = 64
+
+console = Console()
+if not console.is_terminal:
+    console.width = max(console.width, NARROWEST_TABLE)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the user asked for. data: a JSONL file of chats; None: what the model says to built-in prompts.
+
+    anchor_tokens, tail_tokens: None for the checkpoint's. cutoffs: none named means the upper half of the layers.
+    """
+
+    data: Path | None
+    limits: Limits
+    anchor_tokens: int | None
+    tail_tokens: int | None
+    cutoffs: Sequence[int]
+    max_kl: float
+    json: Path | None
+    plot: Path | None
+
+    def __post_init__(self) -> None:
+        if not self.max_kl > 0:
+            raise ConfigError(
+                f"--max-kl {self.max_kl:g} is not above 0: it is the divergence from full depth, in nats per token, "
+                "that is accepted without training; 0.1 is the default"
+            )
+        for path in (self.json, self.plot):
+            if path is not None:
+                require_folder(path.parent, path)
+
+
+def layers(checkpoint: Path, wanted: Wanted) -> None:
+    """Measure, print, write what was asked for; ConfigError before anything long is started."""
+    require_untrained(checkpoint, "measured")
+    model = load_model(checkpoint, wanted.anchor_tokens, wanted.tail_tokens)
+    cutoffs = check_cutoffs(wanted.cutoffs, model.config.num_hidden_layers)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
+        requests = find_requests(model, checkpoint, wanted, progress)
+        measured = measure(model, requests, cutoffs, wanted.limits.seed, progress)
+    results = {
+        **provenance(),
+        "model": checkpoint.name,
+        "texts": {
+            "source": BUILT_IN if wanted.data is None else wanted.data.name,
+            "samples": wanted.limits.num,
+            "seed": wanted.limits.seed,
+            "max_tokens": wanted.limits.max_tokens,
+        },
+        **results_of(measured, model.policy.config, wanted.max_kl),
+    }
+    show(results, wanted)
+
+
+def check_cutoffs(cutoffs: Sequence[int], num_layers: int) -> list[int]:
+    """In order, with the two that everything is compared with: no context, and full depth."""
+    for cutoff in cutoffs:
+        SpeedConfig(num_layers, cutoff)
+    named = cutoffs or range(max(1, num_layers // 2), num_layers)
+    return sorted({NO_CONTEXT, *named, num_layers})
+
+
+def find_requests(
+    model: SpeedLlamaForCausalLM, checkpoint: Path, wanted: Wanted, progress: Progress
+) -> Sequence[Request]:
+    """From the user's chats, or sampled from the model."""
+    chat_format = ChatFormat.of_checkpoint(checkpoint)
+    if wanted.data is not None:
+        return requests_in_chats(wanted.data, chat_format, model.policy, wanted.limits)
+    prompts = built_in_prompts(chat_format, model.policy, wanted.limits, RESPONSE_LEN)
+    task = progress.add_task("the model answers", total=len(prompts))
+    said: list[Request] = []
+    # what a small model draws at temperature 1 seldom copies a value or calls a tool
+    for is_greedy in (False, True):
+        said += answered(
+            model,
+            [prompt.token_ids for prompt in prompts if prompt.wants_exactness is is_greedy],
+            sorted(chat_format.stop_ids),
+            RESPONSE_LEN,
+            wanted.limits.seed,
+            advance=lambda count: progress.advance(task, count),
+            is_greedy=is_greedy,
+        )
+    with_tools = {prompt.token_ids for prompt in prompts if TOOLS in prompt.kinds}
+    return [replace(one, uses_tools=one.token_ids[: one.prompt_len] in with_tools) for one in said]
+
+
+def measure(
+    model: SpeedLlamaForCausalLM, requests: Sequence[Request], cutoffs: Sequence[int], seed: int, progress: Progress
+) -> Measured:
+    """Importance and cutoffs of every request."""
+    generator = torch.Generator(model.device).manual_seed(seed)
+    importance, by_cutoff = [], []
+    for request in progress.track(requests, description="layers and cutoffs"):
+        importance.append(importance_sums(model, request, generator))
+        by_cutoff.append(cutoff_sums(model, request, cutoffs))
+    return Measured(requests, cutoffs, torch.stack(importance), torch.stack(by_cutoff))
+
+
+def show(results: dict[str, Any], wanted: Wanted) -> None:
+    """Print the table and the sentences; write files."""
+    console.print(layers_table(results))
+    console.print(kinds_table(results))
+    for sentence in sentences(results):
+        console.print(sentence, highlight=False)
+    if wanted.json is not None:
+        replace_json(wanted.json, results)
+    if wanted.plot is not None:
+        from sglang_speed.lab.cutoff.plots import draw
+
+        draw(results, wanted.plot)
+    written = [str(path) for path in (wanted.json, wanted.plot) if path is not None]
+    if written:
+        console.print(f"written: {', '.join(written)}", soft_wrap=True)

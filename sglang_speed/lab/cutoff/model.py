@@ -1,0 +1,54 @@
+"""The checkpoint as a reference model at full depth, which can also run the deep band of any cutoff.
+
+Owns loading, device and dtype. The weights are never changed and get no gradients.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sglang_speed.checkpoints.convert import read_source_config, speed_model_config
+from sglang_speed.checkpoints.weights import read_weights, require_layers
+from sglang_speed.config import SpeedConfig
+from sglang_speed.lab.training.progress import silence_libraries
+from sglang_speed.reference import SpeedLlamaConfig
+from sglang_speed.reference.modeling import SpeedLlamaForCausalLM
+
+
+def load_model(
+    checkpoint: Path, anchor_tokens: int | None = None, tail_tokens: int | None = None
+) -> SpeedLlamaForCausalLM:
+    """A Llama or SPEED checkpoint with every layer in the shallow band; `policy` has the anchors and the tail.
+
+    anchor_tokens, tail_tokens: None for those of a SPEED checkpoint, or the defaults. On a GPU in bfloat16, otherwise
+    in float32. Raises ConfigError for a checkpoint that cannot be served.
+    """
+    silence_libraries()
+    config = read_source_config(checkpoint)
+    require_layers(read_weights(checkpoint), config, checkpoint)
+    speed = visibility_of(checkpoint, config["num_hidden_layers"], anchor_tokens, tail_tokens)
+    device, dtype = ("cuda", torch.bfloat16) if torch.cuda.is_available() else ("cpu", torch.float32)
+    model: SpeedLlamaForCausalLM = SpeedLlamaForCausalLM.from_pretrained(
+        checkpoint, config=SpeedLlamaConfig.from_dict(speed_model_config(config, speed)), dtype=dtype
+    )
+    return model.to(device).requires_grad_(False).eval()
+
+
+def visibility_of(checkpoint: Path, num_layers: int, anchor_tokens: int | None, tail_tokens: int | None) -> SpeedConfig:
+    """Anchors and tail as the user names them, else as the checkpoint does, else the defaults; all layers shallow."""
+    own = SpeedConfig.from_checkpoint(checkpoint) or SpeedConfig(num_layers, num_layers)
+    return SpeedConfig(
+        num_layers,
+        num_layers,
+        own.anchor_tokens if anchor_tokens is None else anchor_tokens,
+        own.tail_tokens if tail_tokens is None else tail_tokens,
+    )
+
+
+def final_logits(model: SpeedLlamaForCausalLM, hidden: Tensor) -> Tensor:
+    """Logits of what left the last layer, at least in float32: [..., vocab]. hidden: [..., hidden_size]."""
+    logits: Tensor = model.lm_head(model.model.norm(hidden))
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))

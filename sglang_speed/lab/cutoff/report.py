@@ -1,0 +1,121 @@
+"""The figures as tables and a few sentences for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rich.table import Table
+
+from sglang_speed.lab.cutoff.advice import MOST_LOST, three_quarters
+from sglang_speed.lab.cutoff.cutoffs import NO_CONTEXT
+from sglang_speed.lab.cutoff.evidence import KIND_WORDS, lacking
+
+BUILT_IN = "answers of the model to built-in prompts"
+HEADINGS = ("prefill layers", "ceiling", "loss", "KL", "±", "worst tenth", "same token", "prompt importance above")
+CAPTION = (
+    "per answer token, in nats; ceiling: the most that prefill and prompt KV can gain; KL: from full depth, ± its "
+    "standard error; worst tenth: one answer in ten has a higher KL; 0 layers: nobody sees the prompt between anchors "
+    "and tail"
+)
+KINDS_CAPTION = "KL by kind of request, ± its standard error; a request can be of several kinds"
+
+
+def layers_table(results: Mapping[str, Any]) -> Table:
+    """A line for every cutoff, the recommended ones marked."""
+    table = Table(caption=CAPTION)
+    for heading in (*HEADINGS, ""):
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=not heading)
+    for figures in results["cutoffs"]:
+        mark = mark_of(figures["prefill_layers"], results["recommendation"])
+        table.add_row(*_cells(figures), mark, style="bold" if mark else "")
+        if figures["prefill_layers"] == NO_CONTEXT:
+            table.add_section()
+    return table
+
+
+def kinds_table(results: Mapping[str, Any]) -> Table:
+    """The divergence of each kind of request at every cutoff; a column for each kind that was found."""
+    table = Table("prefill layers", caption=KINDS_CAPTION)
+    for kind in results["cutoffs"][0]["divergence_by_kind"]:
+        table.add_column(f"{KIND_WORDS[kind]} ({results['evidence'][kind]['found']})", justify="right")
+    for figures in results["cutoffs"]:
+        estimates = figures["divergence_by_kind"].values()
+        cells = [f"{one['value']:.4f} ± {one['error']:.4f}" for one in estimates]
+        table.add_row(str(figures["prefill_layers"]), *cells)
+    return table
+
+
+def mark_of(cutoff: int, recommendation: Mapping[str, Any]) -> str:
+    """Words for a recommended cutoff, nothing for another."""
+    marks = {recommendation["untrained"]: "without training", recommendation["trained"]: "with training"}
+    return marks.get(cutoff, "")
+
+
+def sentences(results: Mapping[str, Any]) -> Iterator[str]:
+    """What the recommendation is, by which rule, and what it does not say; or what it lacks."""
+    missing = lacking(results["evidence"])
+    if missing:
+        yield f"no recommendation: {results['texts']['source']}: {', '.join(missing)}. {_fix(results['texts'])}"
+        return
+    yield _without_training(results)
+    yield _with_training(results)
+
+
+def _without_training(results: Mapping[str, Any]) -> str:
+    num_layers, recommendation = results["num_layers"], results["recommendation"]
+    untrained, max_kl = recommendation["untrained"], recommendation["max_kl"]
+    rule = f"the KL of every kind of request, two standard errors included, at {max_kl:g} or below"
+    if untrained == num_layers:
+        return f"without training: none; no cutoff below {num_layers} layers keeps {rule}"
+    return f"without training: {_gain(untrained, num_layers)}; the lowest cutoff that keeps {rule} on these texts"
+
+
+def _with_training(results: Mapping[str, Any]) -> str:
+    num_layers, recommendation = results["num_layers"], results["recommendation"]
+    untrained, trained = recommendation["untrained"], recommendation["trained"]
+    lowest = three_quarters(num_layers)
+    if untrained <= lowest:
+        return f"with training: none; what a cutoff below 3/4 of the layers ({lowest}) needs is not known"
+    if trained is None:
+        return (
+            f"with training: none; no cutoff measured from 3/4 of the layers ({lowest}) to {untrained - 1} keeps the "
+            f"KL of every kind of request at {MOST_LOST:g} times that of prompts that nobody sees, or below"
+        )
+    return (
+        f"with training: {_gain(trained, num_layers)}; the lowest cutoff from 3/4 of the layers ({lowest}) on at "
+        f"which the KL of every kind of request is at most {MOST_LOST:g} times that of prompts that nobody sees. That "
+        "training makes up for the rest is published for 3/4 of another model (Llama-3.1-8B), and not known for this "
+        "one: train, then judge with `sglang-speed eval`"
+    )
+
+
+def _fix(texts: Mapping[str, Any]) -> str:
+    """What to do about missing evidence."""
+    if texts["source"] == BUILT_IN:
+        return (
+            f"Raise --samples ({texts['samples']}) or --max-tokens ({texts['max_tokens']}), or give chats that have "
+            "them with --data"
+        )
+    return (
+        f"Give more such chats with --data, raise --samples ({texts['samples']}) or --max-tokens "
+        f"({texts['max_tokens']}) where they were left out, or leave --data out"
+    )
+
+
+def _gain(cutoff: int, num_layers: int) -> str:
+    return f"{cutoff} of {num_layers} layers, at most {num_layers / cutoff:.2f}x"
+
+
+def _cells(figures: Mapping[str, Any]) -> tuple[str, ...]:
+    ceiling, divergence = figures["ceiling"], figures["divergence"]
+    return (
+        str(figures["prefill_layers"]),
+        "" if ceiling is None else f"{ceiling:.2f}x",
+        f"{figures['loss']['value']:.3f}",
+        f"{divergence['value']:.4f}",
+        f"{divergence['error']:.4f}",
+        f"{figures['divergence_of_worst_tenth']:.4f}",
+        f"{figures['agreement']['value']:.1%}",
+        f"{figures['prompt_importance_above']:.1%}",
+    )

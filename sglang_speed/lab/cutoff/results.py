@@ -1,0 +1,119 @@
+"""All figures of a checkpoint, as one JSON-serializable value: what the table, the picture and the file show.
+
+Owns the names in that file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sglang_speed.config import SpeedConfig
+from sglang_speed.lab.cutoff.advice import Advice, advise
+from sglang_speed.lab.cutoff.cutoffs import MEASURES, NO_CONTEXT
+from sglang_speed.lab.cutoff.evidence import KINDS as REQUEST_KINDS
+from sglang_speed.lab.cutoff.evidence import evidence_of, kinds_of, lacking
+from sglang_speed.lab.cutoff.fisher import KINDS
+from sglang_speed.lab.cutoff.request import Request
+from sglang_speed.lab.cutoff.statistics import Estimate, per_token
+from sglang_speed.method.cost import prefill_ceiling
+from sglang_speed.policies import SpeedPolicy
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Sums over the response tokens of each request.
+
+    importance: [num_requests, 2, num_layers]. by_cutoff: [num_requests, num_cutoffs, 3], in the order of MEASURES.
+    cutoffs: ascending, NO_CONTEXT first, all layers last.
+    """
+
+    requests: Sequence[Request]
+    cutoffs: Sequence[int]
+    importance: Tensor
+    by_cutoff: Tensor
+
+    @property
+    def num_tokens(self) -> Tensor:
+        """Response tokens of each request."""
+        return torch.tensor([request.response_len for request in self.requests])
+
+    def importance_of(self, kind: str) -> list[Estimate]:
+        """Of every layer, for one of KINDS."""
+        return [per_token(sums, self.num_tokens) for sums in self.importance[:, KINDS.index(kind)].T]
+
+    def measure_of(self, name: str) -> dict[int, Estimate]:
+        """One of MEASURES for every cutoff."""
+        by_cutoff = self.by_cutoff[..., MEASURES.index(name)].T
+        return {cutoff: per_token(sums, self.num_tokens) for cutoff, sums in zip(self.cutoffs, by_cutoff, strict=True)}
+
+    def of_kind(self, kind: str, speed: SpeedConfig) -> Measured | None:
+        """The same for the requests of one kind (`evidence.py`); None where there is none."""
+        policy = SpeedPolicy(speed)
+        chosen = [index for index, one in enumerate(self.requests) if kind in kinds_of(one, policy)]
+        if not chosen:
+            return None
+        requests = [self.requests[index] for index in chosen]
+        return Measured(requests, self.cutoffs, self.importance[chosen], self.by_cutoff[chosen])
+
+    def worst_tenth(self) -> dict[int, float]:
+        """Divergence per token that one response in ten exceeds, for every cutoff."""
+        per_response = self.by_cutoff[..., MEASURES.index("divergence")].double() / self.num_tokens[:, None]
+        return dict(zip(self.cutoffs, per_response.quantile(0.9, dim=0).tolist(), strict=True))
+
+
+def results_of(measured: Measured, speed: SpeedConfig, max_kl: float) -> dict[str, Any]:
+    """Importance, figures by cutoff and the recommendation, which is None where evidence is lacking.
+
+    speed: names layers, anchors and tail.
+    """
+    importance = {kind: measured.importance_of(kind) for kind in KINDS}
+    parts = {kind: measured.of_kind(kind, speed) for kind in REQUEST_KINDS}
+    by_kind = {kind: part.measure_of("divergence") for kind, part in parts.items() if part is not None}
+    evidence = evidence_of(measured.requests, SpeedPolicy(speed))
+    divergences = [measured.measure_of("divergence"), *by_kind.values()]
+    advice = Advice(None, None) if lacking(evidence) else advise(divergences, speed.num_layers, max_kl)
+    return {
+        "num_layers": speed.num_layers,
+        "visibility": {"anchor_tokens": speed.anchor_tokens, "tail_tokens": speed.tail_tokens},
+        "requests": _requests(measured),
+        "importance": {kind: list(map(asdict, each)) for kind, each in importance.items()},
+        "evidence": evidence,
+        "cutoffs": _by_cutoff(measured, speed, [each.value for each in importance["prompt"]], by_kind),
+        "recommendation": {"max_kl": max_kl, **asdict(advice)},
+    }
+
+
+def _requests(measured: Measured) -> dict[str, Any]:
+    lengths = [request.prompt_len for request in measured.requests]
+    return {
+        "num": len(lengths),
+        "prompt_len": {"least": min(lengths), "median": median(lengths), "most": max(lengths)},
+        "response_tokens": int(measured.num_tokens.sum()),
+    }
+
+
+def _by_cutoff(
+    measured: Measured,
+    speed: SpeedConfig,
+    prompt_importance: Sequence[float],
+    by_kind: Mapping[str, Mapping[int, Estimate]],
+) -> list[Mapping[str, Any]]:
+    estimates = {name: measured.measure_of(name) for name in MEASURES}
+    worst_tenth = measured.worst_tenth()
+    return [
+        {
+            "prefill_layers": cutoff,
+            "ceiling": None if cutoff == NO_CONTEXT else prefill_ceiling(SpeedConfig(speed.num_layers, cutoff)),
+            **{name: asdict(estimates[name][cutoff]) for name in MEASURES},
+            "divergence_by_kind": {kind: asdict(divergence[cutoff]) for kind, divergence in by_kind.items()},
+            "divergence_of_worst_tenth": worst_tenth[cutoff],
+            "prompt_importance_above": sum(prompt_importance[cutoff:]) / max(sum(prompt_importance), 1e-30),
+        }
+        for cutoff in measured.cutoffs
+    ]

@@ -1,0 +1,247 @@
+"""Where the measured requests come from: the user's chats, or what the model itself says.
+
+Owns which requests are taken: those with prompt tokens that a cutoff leaves out, none above a length, and first what
+a recommendation needs of each kind (`evidence.py`).
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from transformers import GenerationConfig, LlamaForCausalLM
+
+from sglang_speed.errors import ConfigError
+from sglang_speed.lab.cutoff.evidence import KINDS, LONG, LONG_GAP, LOOKUPS, NEEDED_OF_KIND, TOOLS, kinds_of
+from sglang_speed.lab.cutoff.request import Request
+from sglang_speed.lab.training.conversations import (
+    Chat,
+    ChatFormat,
+    Conversation,
+    Message,
+    read_chats,
+    read_conversations,
+)
+from sglang_speed.policies import DepthPolicy
+from sglang_speed.reference.modeling import SpeedLlamaForCausalLM
+
+BATCH_SIZE = 8
+MOST_TRIES = 8
+FEWEST = 2
+# not every answer to a built-in prompt that asks for something in a text copies it from there
+BUILT_IN_QUOTAS = {LONG: NEEDED_OF_KIND, LOOKUPS: 2 * NEEDED_OF_KIND, TOOLS: NEEDED_OF_KIND}
+BUILT_IN_LOOKUPS = ("needles", "lookups")
+TOOL_ROLES = ("tool", "function", "ipython")
+
+Candidate = TypeVar("Candidate")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Which requests are taken. num: at most so many. max_tokens: of prompt and response. seed: of every draw."""
+
+    num: int
+    max_tokens: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        for flag, value, least in (("--samples", self.num, FEWEST), ("--max-tokens", self.max_tokens, 64)):
+            if value < least:
+                raise ConfigError(f"{flag} {value} is below {least}: less says nothing about a model; raise it")
+
+
+def requests_in_chats(path: Path, chat_format: ChatFormat, policy: DepthPolicy, limits: Limits) -> list[Request]:
+    """A random choice of the assistant turns of a JSONL file, with as many of each kind as a recommendation needs where
+    the file has them; ConfigError where fewer than two can be used.
+    """
+    both = zip(read_conversations(path, chat_format), read_chats(path), strict=True)
+    found = [one for conversation, chat in both for one in requests_of(conversation, tool_turns(chat, chat_format))]
+    usable = [one for one in found if len(one.token_ids) <= limits.max_tokens and has_gap(one.prompt_len, policy)]
+    if len(usable) < FEWEST:
+        raise ConfigError(
+            f"{path} has {len(usable)} of {FEWEST} answers that an error needs, out of {len(found)}, with at most "
+            f"{limits.max_tokens} tokens and a prompt longer than the anchors and the tail: give more, or longer "
+            "prompts, or raise --max-tokens"
+        )
+    random.Random(limits.seed).shuffle(usable)
+    return choose(usable, lambda one: kinds_of(one, policy), limits.num, dict.fromkeys(KINDS, NEEDED_OF_KIND))
+
+
+def requests_of(conversation: Conversation, with_tools: Collection[int] = ()) -> Iterator[Request]:
+    """Each assistant turn with all that stands before it; a turn at the very start has no prompt and is left out.
+
+    with_tools: which turns are offered or call tools.
+    """
+    for index, turn in enumerate(conversation.turns):
+        if turn.start > 0 and len(turn) > 0:
+            yield Request(conversation.token_ids[: turn.stop], turn.start, index in with_tools)
+
+
+def tool_turns(chat: Chat, chat_format: ChatFormat) -> set[int]:
+    """Which assistant turns are offered tools that the chat template shows, are a call, or come after one."""
+    turns = [index for index, message in enumerate(chat.messages) if message["role"] == "assistant"]
+    if chat.tools and turns:
+        shown, hidden = (
+            chat_format.render(one, turns[0], answer_follows=True) for one in (chat, replace(chat, tools=None))
+        )
+        if shown != hidden:
+            return set(range(len(turns)))
+    first = next((index for index, message in enumerate(chat.messages) if _is_of_a_tool(message)), len(chat.messages))
+    return {turn for turn, index in enumerate(turns) if index >= first}
+
+
+def _is_of_a_tool(message: Message) -> bool:
+    """Whether a message is a call, as JSON in its text too, or what a tool returned."""
+    said = (message.get("content") or "") if message["role"] == "assistant" else ""
+    is_call = re.search(r'"name"\s*:', said) and re.search(r'"(arguments|parameters)"\s*:', said)
+    return bool(is_call or message.get("tool_calls") or message["role"] in TOOL_ROLES)
+
+
+def choose(
+    candidates: Iterable[Candidate],
+    kinds: Callable[[Candidate], Collection[str]],
+    num: int,
+    quotas: Mapping[str, int],
+) -> list[Candidate]:
+    """The first `num` candidates, save that places are kept for as many of each kind as `quotas` say."""
+    missing = Counter(quotas)
+    taken: list[Candidate] = []
+    passed: list[Candidate] = []
+    for candidate in candidates:
+        if len(taken) == num:
+            break
+        fills = [kind for kind in kinds(candidate) if missing[kind] > 0]
+        if fills or len(taken) + missing.total() < num:
+            missing.subtract(fills)
+            taken.append(candidate)
+        else:
+            passed.append(candidate)
+    return taken + passed[: num - len(taken)]
+
+
+def has_gap(prompt_len: int, policy: DepthPolicy) -> bool:
+    """Whether a prompt has tokens that a cutoff leaves out of the deep band; all cutoffs are one without them."""
+    return policy.deep_tokens(prompt_len).gap > 0
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A generated prompt that waits for its answer. kinds: what it asks for, of the kinds in `evidence.py`."""
+
+    token_ids: tuple[int, ...]
+    kinds: frozenset[str]
+
+    @property
+    def wants_exactness(self) -> bool:
+        """Whether one answer is right: a value of the text, or a call."""
+        return bool(self.kinds & {LOOKUPS, TOOLS})
+
+
+def built_in_prompts(chat_format: ChatFormat, policy: DepthPolicy, limits: Limits, response_len: int) -> list[Prompt]:
+    """Generated prompts of many kinds, up to their first answer."""
+    from sglang_speed.lab.training.prompts import labelled_prompts  # Faker is in an extra
+
+    found = (
+        _prompt(name, _prompt_ids(messages, chat_format), policy)
+        for name, messages in labelled_prompts(MOST_TRIES * limits.num, limits.seed)
+    )
+    most = limits.max_tokens - response_len
+    usable = (one for one in found if len(one.token_ids) <= most and has_gap(len(one.token_ids), policy))
+    prompts = choose(usable, lambda one: one.kinds, limits.num, BUILT_IN_QUOTAS)
+    if len(prompts) < FEWEST:
+        raise ConfigError(
+            f"{len(prompts)} of {FEWEST} built-in prompts that an error needs have at most "
+            f"{most} tokens and more than the anchors and the tail: raise --max-tokens or "
+            "lower --tail-tokens"
+        )
+    return prompts
+
+
+def _prompt(name: str, token_ids: Sequence[int], policy: DepthPolicy) -> Prompt:
+    """name: of the kind of prompt that was generated."""
+    belongs = {
+        LONG: policy.deep_tokens(len(token_ids)).gap >= LONG_GAP,
+        LOOKUPS: name in BUILT_IN_LOOKUPS,
+        TOOLS: name == "tools",
+    }
+    return Prompt(tuple(token_ids), frozenset(kind for kind, does in belongs.items() if does))
+
+
+def _prompt_ids(messages: Sequence[Message], chat_format: ChatFormat) -> list[int]:
+    """The prompt of the first assistant turn that has no answer yet."""
+    unanswered = next(index for index, message in enumerate(messages) if message.get("content") is None)
+    return chat_format.prompt_ids(Chat(list(messages[:unanswered])))
+
+
+def answered(
+    model: SpeedLlamaForCausalLM,
+    prompts: Sequence[Sequence[int]],
+    stop_ids: Sequence[int],
+    response_len: int,
+    seed: int,
+    advance: Callable[[int], Any] = lambda count: None,
+    is_greedy: bool = False,
+) -> list[Request]:
+    """What the model says at full depth to each prompt, at temperature 1: drawn from its own distribution.
+
+    advance: told how many requests are finished. is_greedy: its most likely answer instead.
+    """
+    torch.manual_seed(seed)
+    speaker = full_depth(model)
+    requests = []
+    for batch in batches_of_like_length(prompts):
+        requests += [
+            Request((*prompt, *said), len(prompt))
+            for prompt, said in _say(speaker, batch, stop_ids, response_len, is_greedy)
+        ]
+        advance(len(batch))
+    return requests
+
+
+def full_depth(model: SpeedLlamaForCausalLM) -> LlamaForCausalLM:
+    """transformers' own Llama with the same weights, because the reference does not generate in batches."""
+    with torch.device("meta"):
+        plain = LlamaForCausalLM(model.config)
+    plain.model, plain.lm_head = model.model, model.lm_head
+    return plain.eval()
+
+
+def batches_of_like_length(prompts: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
+    """Little padding in each batch."""
+    by_length = sorted(prompts, key=len)
+    for start in range(0, len(by_length), BATCH_SIZE):
+        yield by_length[start : start + BATCH_SIZE]
+
+
+def _say(
+    speaker: LlamaForCausalLM,
+    prompts: Sequence[Sequence[int]],
+    stop_ids: Sequence[int],
+    response_len: int,
+    is_greedy: bool,
+) -> Iterator[tuple[Sequence[int], list[int]]]:
+    """Each prompt with its response, which ends with a stop token or after `response_len` tokens."""
+    longest = max(map(len, prompts))
+    padded = [[stop_ids[0]] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
+    visible = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+    draws = {"do_sample": False} if is_greedy else {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
+    sampling = GenerationConfig(
+        **draws,
+        max_new_tokens=response_len,
+        eos_token_id=list(stop_ids),
+        pad_token_id=stop_ids[0],
+    )
+    ids = speaker.generate(
+        torch.tensor(padded, device=speaker.device),
+        attention_mask=torch.tensor(visible, device=speaker.device),
+        generation_config=sampling,
+    )
+    for prompt, said in zip(prompts, ids[:, longest:].tolist(), strict=True):
+        ends = [place + 1 for place, token in enumerate(said) if token in stop_ids]
+        yield prompt, said[: min(ends, default=len(said))]

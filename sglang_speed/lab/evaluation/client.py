@@ -1,0 +1,90 @@
+"""Asks one server through SGLang's native /generate, several requests at a time.
+
+Owns the requests and what they return, in token ids. What is asked is the tasks' business, and a stock Llama and a
+SPEED model are asked alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import requests
+
+from sglang_speed.errors import ConfigError
+from sglang_speed.lab.common.local_server import ServerFailed
+
+CONCURRENCY = 16
+TIMEOUT_SECONDS = 1800
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a server says of given tokens: the log-probability of each, and the token that it ranks first there."""
+
+    logprobs: tuple[float, ...]
+    best: tuple[int, ...]
+
+
+class Client:
+    """One server. concurrency: requests that run at the same time."""
+
+    def __init__(self, url: str, concurrency: int = CONCURRENCY) -> None:
+        self.url = url.rstrip("/")
+        self.concurrency = concurrency
+
+    def info(self) -> dict[str, Any]:
+        """/server_info. Raises ConfigError where nothing that speaks SGLang's API is there."""
+        try:
+            answer = requests.get(f"{self.url}/server_info", timeout=60)
+            answer.raise_for_status()
+            info: dict[str, Any] = answer.json()
+        except (requests.RequestException, ValueError) as error:
+            raise ConfigError(
+                f"{self.url} does not answer as a SGLang server ({error}): start one, e.g. `python -m "
+                "sglang.launch_server --model speed-llama`, and name its address, e.g. http://127.0.0.1:30000"
+            ) from error
+        return info
+
+    def generate(self, prompt: Sequence[int], max_new_tokens: int, **sampling: Any) -> list[int]:
+        """Generated token ids, the end token included. Greedy unless `sampling` says otherwise."""
+        params = {"temperature": 0, "max_new_tokens": max_new_tokens, **sampling}
+        answer = self._ask({"input_ids": list(prompt), "sampling_params": params})
+        output: list[int] = answer["output_ids"]
+        return output
+
+    def score(self, context: Sequence[int], response: Sequence[int], tail_tokens: int) -> Score:
+        """Score a response as if this server had generated it after the context.
+
+        Everything from `logprob_start_len` on is decode-phase, so it has to be the position from which the context's
+        tail is when the response is generated: started later, the tail would be shorter than the one served.
+        """
+        ids = [*context, *response]
+        start = max(0, len(context) - tail_tokens)
+        scored = {"return_logprob": True, "logprob_start_len": start, "top_logprobs_num": 1}
+        answer = self._ask({"input_ids": ids, "sampling_params": {"temperature": 0, "max_new_tokens": 0}, **scored})
+        meta = answer["meta_info"]
+        own, best = meta["input_token_logprobs"], meta["input_top_logprobs"]
+        # not by their ids: SGLang gives the last one of a vocabulary as 0 (logprob_result_processor.py)
+        assert len(own) == len(best) == len(ids) - start, f"{len(own)} scores of {len(ids)} tokens from {start} on"
+        last = len(response)
+        return Score(tuple(entry[0] for entry in own[-last:]), tuple(entries[0][1] for entries in best[-last:]))
+
+    def each(self, ask: Callable[[Item], Answer], items: Iterable[Item]) -> Iterator[Answer]:
+        """`ask(item)` for every item, several at a time, in the order of the items."""
+        with ThreadPoolExecutor(self.concurrency) as pool:
+            yield from pool.map(ask, items)
+
+    def _ask(self, payload: Mapping[str, Any]) -> Any:
+        try:
+            answer = requests.post(f"{self.url}/generate", json=payload, timeout=TIMEOUT_SECONDS)
+        except requests.RequestException as error:
+            raise ServerFailed(f"{self.url} stopped answering: {error}") from error
+        if not answer.ok:
+            raise ServerFailed(f"{self.url} answered {answer.status_code}: {answer.text[:2000]}")
+        return answer.json()

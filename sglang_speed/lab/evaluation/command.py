@@ -1,0 +1,178 @@
+"""`sglang-speed eval`: from what the user typed to a table, a results file and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from sglang_speed.checkpoints.convert import read_source_config
+from sglang_speed.errors import ConfigError
+from sglang_speed.lab.common.local_server import exit_on_sigterm
+from sglang_speed.lab.common.outputs import Outputs
+from sglang_speed.lab.evaluation import NUM_SAMPLES
+from sglang_speed.lab.evaluation.chat import Chat
+from sglang_speed.lab.evaluation.client import Client
+from sglang_speed.lab.evaluation.measure import RESPONSES
+from sglang_speed.lab.evaluation.plots import draw
+from sglang_speed.lab.evaluation.references import ReferenceFile
+from sglang_speed.lab.evaluation.report import terminal_table
+from sglang_speed.lab.evaluation.results import Results
+from sglang_speed.lab.evaluation.run import Evaluation, Suite
+from sglang_speed.lab.evaluation.subjects import Subject, full_depth_of, is_url, running, subjects_of
+from sglang_speed.lab.evaluation.tasks import LENGTHS, TASKS
+
+NARROWEST_TABLE = 150
+TASK_NAMES = (RESPONSES, *TASKS)
+
+console = Console()
+if not console.is_terminal:
+    console.width = max(console.width, NARROWEST_TABLE)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the user typed."""
+
+    models: Sequence[str] = ()
+    full_depth: str | None = None
+    url: str | None = None
+    tails: Sequence[int] = ()
+    tasks: Sequence[str] = ()
+    num_samples: int = NUM_SAMPLES
+    seed: int = 0
+    lengths: Sequence[int] = ()
+
+
+def evaluate(asked: Asked, outputs: Outputs, flags: Sequence[str]) -> None:
+    """Evaluate, print the table, write what was asked for.
+
+    Raises ConfigError for whatever cannot be evaluated or compared, before a server is started.
+    """
+    suite = suite_of(asked)
+    full_depth, subjects = compared(asked)
+    chat = chat_of([full_depth, *subjects])
+    require_context(suite, chat, [full_depth, *subjects])
+    outputs.require_writable()
+    chosen = {
+        "full_depth": full_depth.digest,
+        "chat": chat.digest,
+        "num_samples": suite.num_samples,
+        "seed": suite.seed,
+        "lengths": list(suite.lengths),
+        "flags": list(flags),
+    }
+    results = Results(outputs.json, chosen)
+    logs = outputs.make_logs()
+    logs.mkdir(parents=True, exist_ok=True)
+    references = ReferenceFile((outputs.json or logs / "eval.json").with_suffix(".references.json"))
+    exit_on_sigterm()
+    console.print(f"logs and answers are in {logs}", soft_wrap=True)
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        Evaluation(full_depth, subjects, suite, chat, results, references, logs, flags, watch=watching(progress)).run()
+    finish(results, outputs)
+
+
+def suite_of(asked: Asked) -> Suite:
+    """All tasks where none is named."""
+    for name in asked.tasks:
+        if name not in TASK_NAMES:
+            raise ConfigError(f"--task {name} is not one of {', '.join(TASK_NAMES)}: choose some of these")
+    if asked.num_samples < 2:
+        raise ConfigError(
+            f"--samples {asked.num_samples} is below 2: an error needs several items; {NUM_SAMPLES} is the default"
+        )
+    tasks = tuple(dict.fromkeys(asked.tasks)) or TASK_NAMES
+    return Suite(tasks, asked.num_samples, asked.seed, tuple(sorted(set(asked.lengths))) or LENGTHS)
+
+
+def compared(asked: Asked) -> tuple[Subject, list[Subject]]:
+    """What is full depth, and what is compared with it, full depth itself left out.
+
+    Without --full-depth a single model that was not trained is compared with its own weights at full depth.
+    """
+    if (asked.url is None) == (not asked.models):
+        raise ConfigError("name either checkpoints or the --url of a running server: one of the two is evaluated")
+    if asked.full_depth is None and (asked.url is not None or len(asked.models) > 1):
+        raise ConfigError(
+            "--full-depth is missing: a server, or several models, are compared with one model at full depth; name its "
+            "checkpoint or URL"
+        )
+    if asked.url is not None and asked.tails:
+        raise ConfigError("--tail-tokens needs a checkpoint: a running server has the tail that it was started with")
+    if asked.url is not None:
+        subjects = [running(asked.url, "server")]
+    else:
+        subjects = [subject for model in asked.models for subject in subjects_of(model, asked.tails)]
+    first = subjects[0].source
+    full_depth = full_depth_of(first if asked.full_depth is None else asked.full_depth)
+    return full_depth, [subject for subject in subjects if subject.digest != full_depth.digest]
+
+
+def chat_of(subjects: Sequence[Subject]) -> Chat:
+    """The tokenizer of all of them. Raises ConfigError where they have different ones, or none is on this machine."""
+    chats = {path: Chat(path) for path in map(tokenizer_directory, subjects) if path is not None}
+    if not chats:
+        raise ConfigError(
+            f"no tokenizer of {', '.join(subject.source for subject in subjects)} is on this machine: prompts are made "
+            "here; name the checkpoint directory with --full-depth"
+        )
+    (first, chat), *others = chats.items()
+    for path, other in others:
+        if other.digest != chat.digest:
+            raise ConfigError(
+                f"{path} and {first} have different vocabularies or chat templates: the same token ids must mean the "
+                "same to both; compare a model with its own base"
+            )
+    return chat
+
+
+def require_context(suite: Suite, chat: Chat, subjects: Sequence[Subject]) -> None:
+    """Raise ConfigError where a checkpoint was made for shorter prompts; a running server refuses them itself."""
+    for answers in suite.answers(chat):
+        for path in {subject.source for subject in subjects if subject.url is None}:
+            limit = read_source_config(Path(path)).get("max_position_embeddings", 2048)
+            needed = answers.longest_prompt + answers.task.max_new_tokens
+            if needed > limit:
+                raise ConfigError(
+                    f"{answers.name} asks for {needed} tokens and {path} has a context of {limit}: choose a shorter "
+                    "--length, in words, or leave the task out with --task"
+                )
+
+
+def tokenizer_directory(subject: Subject) -> Path | None:
+    """None where it is not on this machine."""
+    if not is_url(subject.source):
+        return Path(subject.source)
+    info = Client(subject.source).info()
+    path = Path(info.get("tokenizer_path") or info["model_path"])
+    return path if path.is_dir() else None
+
+
+def watching(progress: Progress) -> Callable[[str, int], Callable[[], None]]:
+    """A bar for each measurement."""
+
+    def watch(what: str, num_items: int) -> Callable[[], None]:
+        task = progress.add_task(what, total=num_items)
+        return lambda: progress.advance(task)
+
+    return watch
+
+
+def finish(results: Results, outputs: Outputs) -> None:
+    console.print(terminal_table(results.data))
+    written = [path for path in (outputs.json,) if path is not None]
+    if outputs.plots is not None:
+        written += draw(results.data, outputs.plots)
+    if written:
+        console.print(f"written: {', '.join(map(str, written))}", soft_wrap=True)

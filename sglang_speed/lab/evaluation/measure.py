@@ -1,0 +1,98 @@
+"""A task, or the references, asked of one server: a value for each item and metric."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+from sglang_speed.lab.evaluation.chat import Chat, digest_of
+from sglang_speed.lab.evaluation.client import Client
+from sglang_speed.lab.evaluation.references import Reference, digest_of_references
+from sglang_speed.lab.evaluation.tasks.base import Item, Task, assistant, user
+
+RESPONSES = "responses"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """values: by metric, of one item. weight: what they are sums over, e.g. tokens. answers: what the model said."""
+
+    values: dict[str, float]
+    group: dict[str, Any]
+    weight: float = 1.0
+    answers: list[str] = field(default_factory=list)
+
+
+class Measurement(Protocol):
+    """digest: changes with anything that changes what is asked. drawn_together: neighbouring items that are not
+    independent."""
+
+    name: str
+    digest: str
+    drawn_together: int
+
+    def __len__(self) -> int: ...
+
+    def ask(self, client: Client, tail_tokens: int) -> Iterator[Measured]:
+        """One by one, in the order of the items. tail_tokens: of the model that is served."""
+
+
+class Answers:
+    """A task whose items are answered in the model's own words, greedily."""
+
+    def __init__(self, task: Task, chat: Chat, seed: int, num_items: int) -> None:
+        self.task, self.chat, self.name = task, chat, task.name
+        self.drawn_together = task.drawn_together
+        self.items = task.items(seed, num_items)
+        self.digest = digest_of([[asdict(item) for item in self.items], task.max_new_tokens, task.metrics])
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @property
+    def longest_prompt(self) -> int:
+        """Tokens of the longest first turn."""
+        return max(len(self.chat.prompt([*item.opening, user(item.turns[0])])) for item in self.items)
+
+    def ask(self, client: Client, tail_tokens: int) -> Iterator[Measured]:
+        return client.each(lambda item: self._ask(client, item), self.items)
+
+    def _ask(self, client: Client, item: Item) -> Measured:
+        """Turn by turn; each prompt has the model's answers to those before."""
+        messages, answers = list(item.opening), []
+        for turn in item.turns:
+            messages.append(user(turn))
+            answers.append(self.chat.text(client.generate(self.chat.prompt(messages), self.task.max_new_tokens)))
+            messages.append(assistant(answers[-1]))
+        return Measured(self.task.grade(item, answers), dict(item.group), answers=answers)
+
+
+class Responses:
+    """The full-depth model's responses, scored as if this model had given them."""
+
+    name = RESPONSES
+    drawn_together = 1
+
+    def __init__(self, references: Sequence[Reference]) -> None:
+        self.references = references
+        self.digest = digest_of_references(references)
+
+    def __len__(self) -> int:
+        return len(self.references)
+
+    def ask(self, client: Client, tail_tokens: int) -> Iterator[Measured]:
+        return client.each(lambda reference: self._score(client, reference, tail_tokens), self.references)
+
+    def _score(self, client: Client, reference: Reference, tail_tokens: int) -> Measured:
+        score = client.score(reference.context, reference.ids, tail_tokens)
+        same = sum(one == other for one, other in zip(score.best, reference.best, strict=True))
+        values = {"logprob": sum(score.logprobs), "agreement": float(same)}
+        return Measured(values, {"kind": reference.kind}, weight=len(reference.ids))
+
+    def baseline(self) -> dict[str, list[float]]:
+        """What the full-depth model said when the responses were drawn."""
+        return {
+            "logprob": [sum(reference.logprobs) for reference in self.references],
+            "agreement": [float(len(reference.ids)) for reference in self.references],
+        }

@@ -1,0 +1,135 @@
+"""Pictures of a results file: quality against the cutoff, and the needle's grid.
+
+Owns colours and axes. Reads the JSON only, so that a committed result can be drawn again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Page
+from matplotlib.ticker import PercentFormatter
+
+from sglang_speed.lab.evaluation.report import COLUMNS, Column, estimate_of, in_order
+
+WIDTH, HEIGHT, DPI = 3.6, 2.9, 130
+COLUMNS_OF_PANELS = 3
+DODGE = 0.08
+"""Layers between the points of two series at one cutoff."""
+LINE: dict[str, Any] = {"marker": "o", "markersize": 4, "capsize": 2, "linewidth": 1.2}
+Model = Mapping[str, Any]
+
+
+def draw(results: Mapping[str, Any], folder: Path) -> list[Path]:
+    """Write a PNG for every plot that has something to show; returns their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    pages = {"quality": by_cutoff(results), "needle": by_cell(results)}
+    drawn = []
+    for name, page in pages.items():
+        if page is not None:
+            page.savefig(folder / f"{name}.png", dpi=DPI)
+            drawn.append(folder / f"{name}.png")
+    return drawn
+
+
+def by_cutoff(results: Mapping[str, Any]) -> Page | None:
+    """A panel for each metric: a line for each series and tail over prefill layers, full depth as a line across."""
+    shown = [column for column in COLUMNS if any(column.task in model["tasks"] for model in results["models"])]
+    if not shown or not any(model["speed"] for model in results["models"]):
+        return None
+    columns = min(len(shown), COLUMNS_OF_PANELS)
+    rows = math.ceil(len(shown) / columns)
+    page = Page(figsize=(WIDTH * columns, HEIGHT * rows + 0.5), layout="constrained")
+    panels = list(page.subplots(rows, columns, squeeze=False).flat)
+    for axes, column in zip(panels, shown, strict=False):
+        _metric(axes, results, column)
+    for axes in panels[len(shown) :]:
+        axes.set_axis_off()
+    handles = {
+        label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    page.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, frameon=False)
+    return page
+
+
+def by_cell(results: Mapping[str, Any]) -> Page | None:
+    """A map for each model: the share of needles found, by length and depth."""
+    models = [model for model in in_order(results) if "needle" in model["tasks"]]
+    if not models:
+        return None
+    columns = min(len(models), COLUMNS_OF_PANELS)
+    rows = math.ceil(len(models) / columns)
+    page = Page(figsize=(WIDTH * columns, HEIGHT * rows), layout="constrained")
+    panels = list(page.subplots(rows, columns, squeeze=False).flat)
+    for axes, model in zip(panels, models, strict=False):
+        _grid(axes, model)
+    for axes in panels[len(models) :]:
+        axes.set_axis_off()
+    return page
+
+
+def _metric(axes: Axes, results: Mapping[str, Any], column: Column) -> None:
+    """Perplexity as its ratio to full depth: that is what items have in common."""
+    for index, (name, points) in enumerate(series(results, column).items()):
+        if not points:
+            continue
+        layers, values, errors = zip(*sorted(points), strict=True)
+        places = [layer + DODGE * index for layer in layers]
+        axes.errorbar(places, values, yerr=errors, color=f"C{index}", label=name, **LINE)
+    for model in results["models"]:
+        estimate = estimate_of(model, column.task, column.metric)
+        if model["speed"] is None and estimate is not None:
+            value = estimate.get("ratio", estimate["value"])
+            axes.axhline(value, color="black", linestyle="--", linewidth=0.8, label=model["label"])
+    is_perplexity = column.metric == "perplexity"
+    axes.set_title("perplexity / full depth's" if is_perplexity else column.heading, fontsize=9)
+    axes.set_xlabel("layers that prompts pass", fontsize=8)
+    cutoffs = sorted({model["speed"]["prefill_layers"] for model in results["models"] if model["speed"]})
+    axes.set(xticks=cutoffs, xlim=(cutoffs[0] - 1, cutoffs[-1] + 1))
+    if not is_perplexity:
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)
+
+
+def series(results: Mapping[str, Any], column: Column) -> dict[str, list[tuple[int, float, float]]]:
+    """By name and tail: (prefill layers, value, standard error of the difference to full depth), where it was measured.
+    Every column has the same keys in the same order, which are the colours."""
+    found: dict[str, list[tuple[int, float, float]]] = {}
+    for model in sorted(in_order(results), key=lambda model: str(model["name"])):
+        if model["speed"] is not None:
+            points = found.setdefault(f"{model['name']}, tail {model['speed']['tail_tokens']}", [])
+            estimate = estimate_of(model, column.task, column.metric)
+            if estimate is not None:
+                points.append((model["speed"]["prefill_layers"], *value_and_error(estimate)))
+    return found
+
+
+def value_and_error(estimate: Mapping[str, Any]) -> tuple[float, float]:
+    """The error is nan, which draws none, where it is not known."""
+    error = estimate.get("ratio_stderr", estimate.get("difference_stderr"))
+    return estimate.get("ratio", estimate["value"]), math.nan if error is None else error
+
+
+def _grid(axes: Axes, model: Model) -> None:
+    cells = {(cell["words"], cell["depth"]): cell["found"] for cell in model["tasks"]["needle"]["groups"]}
+    lengths, depths = (sorted({key[axis] for key in cells}) for axis in (0, 1))
+    shares = [[cells.get((length, depth), math.nan) for length in lengths] for depth in depths]
+    axes.imshow(shares, vmin=0, vmax=1, cmap="RdYlGn", aspect="auto")
+    for row, shares_of_depth in enumerate(shares):
+        for column, share in enumerate(shares_of_depth):
+            text = "" if math.isnan(share) else f"{share:.0%}"
+            axes.text(column, row, text, ha="center", va="center", fontsize=7)
+    axes.set_xticks(range(len(lengths)), [str(length) for length in lengths], fontsize=7)
+    axes.set_yticks(range(len(depths)), [f"{depth:.0%}" for depth in depths], fontsize=7)
+    axes.set_xlabel("words", fontsize=8)
+    axes.set_ylabel("depth of the needle", fontsize=8)
+    axes.set_title(model["label"], fontsize=9)

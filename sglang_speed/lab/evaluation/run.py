@@ -1,0 +1,124 @@
+"""A whole evaluation: full depth first, then every model, each with the measurements that its results lack.
+
+Owns the order of events. Servers are started one after the other, and only for what is not in the results yet.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sglang_speed.lab.evaluation.chat import Chat, digest_of
+from sglang_speed.lab.evaluation.client import Client
+from sglang_speed.lab.evaluation.measure import RESPONSES, Answers, Measured, Measurement, Responses
+from sglang_speed.lab.evaluation.references import Reference, ReferenceFile, draw_references, prompts
+from sglang_speed.lab.evaluation.results import Results
+from sglang_speed.lab.evaluation.subjects import Subject, serving
+from sglang_speed.lab.evaluation.tasks import TASKS
+from sglang_speed.lab.evaluation.tasks.needle import Needle
+
+
+@dataclass(frozen=True)
+class Suite:
+    """What every model is asked. tasks: names, `responses` among them. lengths: of the needle's texts, in words."""
+
+    tasks: tuple[str, ...]
+    num_samples: int
+    seed: int
+    lengths: tuple[int, ...]
+
+    def answers(self, chat: Chat) -> list[Answers]:
+        """All but the responses."""
+        made = [Needle(self.lengths) if name == Needle.name else TASKS[name]() for name in self.tasks if name in TASKS]
+        return [Answers(task, chat, self.seed, self.num_samples) for task in made]
+
+
+Watch = Callable[[str, int], Callable[[], None]]
+"""Given what begins and its number of items, a function to call after each item."""
+
+
+@dataclass
+class Evaluation:
+    """logs: a folder for the logs of servers and for answers. watch: shows what is going on."""
+
+    full_depth: Subject
+    subjects: Sequence[Subject]
+    suite: Suite
+    chat: Chat
+    results: Results
+    references: ReferenceFile
+    logs: Path
+    flags: Sequence[str]
+    watch: Watch
+
+    def run(self) -> None:
+        """Evaluate whatever is not in the results. Raises ServerFailed, ConfigError."""
+        kept = self.references.read(self._made_for()) if RESPONSES in self.suite.tasks else []
+        if kept and self.full_depth.url is not None:
+            kept = None  # a running server may have other weights by now
+        if kept is not None:
+            self._evaluate(self.full_depth, self._measurements(kept))
+        else:
+            with serving(self.full_depth, self.logs, self.flags) as client:
+                kept = self._draw(client)
+                self._ask(client, self.full_depth, self._measurements(kept))
+        for subject in self.subjects:
+            self._evaluate(subject, self._measurements(kept))
+
+    def _measurements(self, references: Sequence[Reference]) -> list[Measurement]:
+        responses = [Responses(references)] if references else []
+        return [*responses, *self.suite.answers(self.chat)]
+
+    def _evaluate(self, subject: Subject, measurements: Sequence[Measurement]) -> None:
+        if any(not self.results.has(subject, one) for one in measurements):
+            with serving(subject, self.logs, self.flags) as client:
+                self._ask(client, subject, measurements)
+
+    def _ask(self, client: Client, subject: Subject, measurements: Sequence[Measurement]) -> None:
+        for one in measurements:
+            if not self.results.has(subject, one):
+                begin = time.perf_counter()
+                found = self._watched(f"{subject.label}: {one.name}", len(one), one.ask(client, subject.tail_tokens))
+                self.results.add(subject, one, found, self._baseline(subject, one), time.perf_counter() - begin)
+                write_answers(self.logs / f"{subject.file_name}-{one.name}.jsonl", found)
+
+    def _baseline(self, subject: Subject, measurement: Measurement) -> Mapping[str, Sequence[float]]:
+        """The same items at full depth. Responses are compared with what was said of them when they were drawn, even
+        at full depth: what is left there is the rounding of two runs."""
+        if isinstance(measurement, Responses):
+            return measurement.baseline()
+        return {} if subject == self.full_depth else self.results.values(self.full_depth, measurement.name)
+
+    def _draw(self, client: Client) -> list[Reference]:
+        asked = prompts(self.chat, self.suite.seed, self.suite.num_samples)
+        drawn = draw_references(client, asked)
+        references = self._watched(f"{self.full_depth.label}: drawing responses", len(asked), drawn)
+        self.references.write(self._made_for(), references)
+        return references
+
+    def _made_for(self) -> dict[str, str]:
+        asked = prompts(self.chat, self.suite.seed, self.suite.num_samples)
+        return {
+            "model": self.full_depth.digest,
+            "tokenizer": self.chat.digest,
+            "prompts": digest_of([(prompt.ids, prompt.seed) for prompt in asked]),
+        }
+
+    def _watched(self, what: str, num_items: int, found: Iterator[Any]) -> list[Any]:
+        advance = self.watch(what, num_items)
+        made = []
+        for one in found:
+            made.append(one)
+            advance()
+        return made
+
+
+def write_answers(path: Path, found: Sequence[Measured]) -> None:
+    """What the model said, and how it was graded, for whoever wants to read it."""
+    lines = [json.dumps({**one.group, **one.values, "answers": one.answers}) for one in found if one.answers]
+    if lines:
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -1,0 +1,174 @@
+"""What is evaluated: a checkpoint served here, at a tail of one's choice, or a server that runs already.
+
+Owns the servers it starts and the temporary checkpoints they are started on. The user's checkpoints are read only.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from sglang_speed.checkpoints.adapter import require_untrained
+from sglang_speed.checkpoints.convert import convert, fill_full_depth, plain_model_config, read_source_config
+from sglang_speed.checkpoints.default_model import resolve_model
+from sglang_speed.checkpoints.manifest import file_sha256
+from sglang_speed.checkpoints.weights import find_weight_files
+from sglang_speed.config import SpeedConfig
+from sglang_speed.errors import ConfigError
+from sglang_speed.lab.common.local_server import start_server
+from sglang_speed.lab.evaluation.chat import digest_of
+from sglang_speed.lab.evaluation.client import Client
+
+FULL_DEPTH = "full depth"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """name: the series it belongs to in tables and plots. source: a checkpoint directory or a URL.
+    speed: None at full depth. weights: a digest of the weights and of the rest of the model."""
+
+    name: str
+    source: str
+    speed: SpeedConfig | None
+    weights: str
+
+    @property
+    def url(self) -> str | None:
+        return self.source if is_url(self.source) else None
+
+    @property
+    def label(self) -> str:
+        if self.speed is None:
+            return self.name
+        return f"{self.name}, {self.speed.prefill_layers} of {self.speed.num_layers}, tail {self.speed.tail_tokens}"
+
+    @property
+    def file_name(self) -> str:
+        """The label without what a shell would take for something else."""
+        return re.sub(r"[^\w.]+", "-", self.label)
+
+    @property
+    def tail_tokens(self) -> int:
+        return 1 if self.speed is None else self.speed.tail_tokens
+
+    @property
+    def digest(self) -> str:
+        """The same for the same weights at the same depth, wherever they lie."""
+        return digest_of([self.weights, None if self.speed is None else self.speed.to_dict()])
+
+
+def is_url(source: str) -> bool:
+    return source.startswith(("http://", "https://"))
+
+
+def subjects_of(model: str, tails: Sequence[int]) -> list[Subject]:
+    """A model as the user named it, `NAME=DIRECTORY` or `DIRECTORY`; a SPEED checkpoint once for each tail, or at its
+    own where none is named. Raises ConfigError for a directory that cannot be served."""
+    name, path = split_name(model)
+    weights, speed = _read(path)
+    if speed is None or speed.is_stock:
+        return [Subject(name, str(path), speed, weights)]
+    chosen = list(dict.fromkeys(tails)) or [speed.tail_tokens]
+    return [Subject(name, str(path), replace(speed, tail_tokens=tail), weights) for tail in chosen]
+
+
+def full_depth_of(source: str) -> Subject:
+    """A model at full depth: a running server, a plain Llama, or the weights of a SPEED checkpoint that was not trained
+    for its cutoff."""
+    if is_url(source):
+        return running(source, FULL_DEPTH, must_be_full_depth=True)
+    path = Path(resolve_model(source))
+    require_untrained(path, "compared with")
+    return Subject(FULL_DEPTH, str(path), None, _read(path)[0])
+
+
+def running(url: str, name: str, *, must_be_full_depth: bool = False) -> Subject:
+    """A server that runs already. Its weights are those of a name and a moment, so nobody knows them later."""
+    info = Client(url).info()
+    speed = served_speed(info)
+    if must_be_full_depth and speed is not None and not speed.is_stock:
+        raise ConfigError(
+            f"{url} serves prompts in {speed.prefill_layers} of {speed.num_layers} layers: --full-depth is the same "
+            "model in all layers; name a server or a checkpoint of the plain Llama"
+        )
+    return Subject(name, url.rstrip("/"), speed, digest_of([url, info.get("model_path")]))
+
+
+def split_name(model: str) -> tuple[str, Path]:
+    """`NAME=DIRECTORY` in its parts; a directory alone is named by its last part."""
+    name, equals, path = model.partition("=")
+    if not equals or Path(model).exists():
+        name, path = Path(model).name, model
+    if not name or not path:
+        raise ConfigError(f"{model} is neither a directory nor NAME=DIRECTORY: write e.g. trained=build/trained")
+    return name, Path(resolve_model(path))
+
+
+def served_speed(info: dict[str, Any]) -> SpeedConfig | None:
+    """The bands that a server says it has; None for stock SGLang."""
+    state = info["internal_states"][0].get("speed")
+    if state is None:
+        return None
+    return SpeedConfig(*(state[key] for key in ("num_layers", "prefill_layers", "anchor_tokens", "tail_tokens")))
+
+
+@contextmanager
+def serving(subject: Subject, logs: Path, flags: Sequence[str]) -> Iterator[Client]:
+    """A client of the subject's server, started for it unless it runs already. Raises ServerFailed where it does not
+    start, ConfigError where it serves other bands than asked for."""
+    if subject.url is not None:
+        yield Client(subject.url)
+        return
+    with TemporaryDirectory(prefix="sglang-speed-eval-") as directory:
+        path = _checkpoint(subject, Path(directory) / "model")
+        server = start_server(path, logs / f"{subject.file_name}.log", flags)
+        try:
+            server.wait()
+            client = Client(server.url)
+            found = served_speed(client.info())
+            assert found == subject.speed, f"{server.log_path} serves {found}, asked for was {subject.speed}"
+            yield client
+        finally:
+            server.stop()
+
+
+def _checkpoint(subject: Subject, directory: Path) -> Path:
+    """The user's own checkpoint where it is what is asked for, otherwise one with its weights linked."""
+    source = Path(subject.source)
+    own = SpeedConfig.from_checkpoint(source)
+    if own == subject.speed:
+        return source
+    if subject.speed is None:
+        directory.mkdir()
+        fill_full_depth(source, directory)
+        return directory
+    speed = subject.speed
+    return convert(
+        source,
+        directory,
+        prefill_layers=speed.prefill_layers,
+        anchor_tokens=speed.anchor_tokens,
+        tail_tokens=speed.tail_tokens,
+    ).path
+
+
+def _read(path: Path) -> tuple[str, SpeedConfig | None]:
+    """A digest of a checkpoint's weights and shape, and its bands.
+
+    By content, so that results go on on another machine, with weights that were built there again.
+    """
+    config = plain_model_config(read_source_config(path))
+    files = [(file.name, _sha256(file.resolve(), file.stat().st_mtime_ns)) for file in find_weight_files(path)]
+    return digest_of([config, files]), SpeedConfig.from_checkpoint(path)
+
+
+@cache
+def _sha256(path: Path, modified_ns: int) -> str:
+    """Read once in a run, however many tails a checkpoint is served at."""
+    return file_sha256(path)

@@ -1,0 +1,16 @@
+"""What a model is asked, one task per file; `base.py` has the contract.
+
+words.py, catalogue.py, rules.py   what items are made of: words and prose, tools, rules
+
+A new task is a file with a subclass of Task, and an entry here.
+"""
+
+from sglang_speed.lab.evaluation.tasks.base import Item, Task
+from sglang_speed.lab.evaluation.tasks.instructions import Instructions
+from sglang_speed.lab.evaluation.tasks.needle import LENGTHS, Needle
+from sglang_speed.lab.evaluation.tasks.recall import Recall
+from sglang_speed.lab.evaluation.tasks.tools import Tools
+
+TASKS: dict[str, type[Task]] = {task.name: task for task in (Needle, Tools, Instructions, Recall)}
+
+__all__ = ["LENGTHS", "TASKS", "Item", "Task"]

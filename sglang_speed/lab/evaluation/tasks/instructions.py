@@ -1,0 +1,39 @@
+"""Instruction following: a request with one rule that a program can check.
+
+An example of the same rule comes first, with another word where the rule has one, so that a small model can follow too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sglang_speed.lab.evaluation.tasks.base import Item, Task, assistant, user
+from sglang_speed.lab.evaluation.tasks.rules import RULES, words_of
+from sglang_speed.lab.evaluation.tasks.words import TOPICS
+
+REQUESTS = ("Write about {topic}.", "Tell me something about {topic}.", "What can you say about {topic}?")
+EXAMPLE = "Tell me something about a cup of tea."
+FEWEST_WORDS = 3
+
+
+class Instructions(Task):
+    name = "instructions"
+    metrics = ("followed",)
+    max_new_tokens = 64
+
+    def item(self, seed: int, index: int) -> Item:
+        random = self.random(seed, index)
+        rule = list(RULES.values())[index % len(RULES)]
+        shown, word = random.sample(rule.words, 2) if len(rule.words) > 1 else (rule.words[0], rule.words[0])
+        request = random.choice(REQUESTS).format(topic=random.choice(TOPICS))
+        opening = (user(f"{EXAMPLE} {rule.wording.format(word=shown)}"), assistant(rule.example.format(word=shown)))
+        wanted = {"rule": rule.name, "word": word}
+        return Item(opening, (f"{request} {rule.wording.format(word=word)}",), wanted, {"rule": rule.name})
+
+    def grade(self, item: Item, answers: Sequence[str]) -> dict[str, float]:
+        """Neither the example nor a word or two, however often they are said, follow a rule."""
+        rule, word = RULES[item.wanted["rule"]], item.wanted["word"]
+        said, shown = words_of(answers[-1]), words_of(rule.example.format(word=word))
+        is_copy = said == shown * (len(said) // len(shown))
+        is_answer = len(set(said)) >= FEWEST_WORDS and not is_copy
+        return {"followed": float(is_answer and rule.check(answers[-1], word))}

@@ -1,0 +1,145 @@
+"""Lets the model write what a chat leaves open: the answers of its assistant turns, and a user's questions.
+
+Owns the file of answered chats, which grows line by line, so that a run that was cut short goes on. The server is its
+caller's. A message with `"content": null` is open; a chat that ends with a user turn has an open answer after it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from sglang_speed.checkpoints.atomic import new_file
+from sglang_speed.errors import ConfigError
+from sglang_speed.lab.training.conversations import Chat, ChatFormat, Message, is_unwritten, read_chats
+
+REQUEST_SECONDS = 3600
+_MARK = "\x02question\x03"
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How open messages are written. max_tokens: of one message; concurrency: chats at once."""
+
+    temperature: float = 0.8
+    max_tokens: int = 256
+    concurrency: int = 32
+
+
+def answer_all(
+    chats: Sequence[Chat], path: Path, url: str, chat_format: ChatFormat, sampling: Sampling
+) -> Iterator[int]:
+    """Write each chat with its open messages filled to `path`, in order in the end; yields how many are there.
+
+    Chats that a run before has written are kept, so `chats` must be the same as then.
+    """
+    lines = _answered(path)
+    yield len(lines)
+    left = [number for number in range(len(chats)) if number not in lines]
+    pool = ThreadPoolExecutor(sampling.concurrency)
+    writing = {pool.submit(fill, chats[number], url, chat_format, sampling): number for number in left}
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            for done, future in enumerate(as_completed(writing), 1):
+                file.write(_line(writing[future], future.result()))
+                file.flush()
+                yield len(lines) + done
+        _put_in_order(path)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # a server that is stopped next ends what it still writes
+
+
+def _line(number: int, chat: Chat) -> str:
+    tools = {} if chat.tools is None else {"tools": chat.tools}
+    return json.dumps({"number": number, "messages": chat.messages, **tools}) + "\n"
+
+
+def _put_in_order(path: Path) -> None:
+    """So that the same chats are held out however long each answer took; later, kept states count on the order."""
+    lines = path.read_bytes().splitlines(keepends=True)
+    in_order = sorted(lines, key=lambda line: int(json.loads(line)["number"]))
+    if in_order != lines:
+        with new_file(path) as ordered:
+            ordered.write_bytes(b"".join(in_order))
+
+
+def fill(chat: Chat, url: str, chat_format: ChatFormat, sampling: Sampling) -> Chat:
+    """The chat with every open message written, in order."""
+    filled: list[Message] = []
+    for message in with_answer(chat.messages):
+        if is_unwritten(message):
+            before = replace(chat, messages=filled)
+            message = {**message, "content": _write(before, message["role"], url, chat_format, sampling)}
+        filled.append(message)
+    return replace(chat, messages=filled)
+
+
+def with_answer(messages: list[Message]) -> list[Message]:
+    """The messages, with an open answer after a user's last one."""
+    open_answer = {"role": "assistant", "content": None}
+    return messages if messages[-1]["role"] == "assistant" else [*messages, open_answer]
+
+
+def _write(before: Chat, role: str, url: str, chat_format: ChatFormat, sampling: Sampling) -> str:
+    import requests
+
+    prompt = chat_format.prompt_ids(before) if role == "assistant" else question_ids(before, role, chat_format)
+    sampling_params = {
+        "temperature": sampling.temperature,
+        "max_new_tokens": sampling.max_tokens,
+        "stop_token_ids": sorted(chat_format.stop_ids),
+    }
+    request: dict[str, Any] = {"input_ids": prompt, "sampling_params": sampling_params}
+    try:
+        response = requests.post(f"{url}/generate", json=request, timeout=REQUEST_SECONDS)
+        answer: dict[str, Any] = response.json() if response.ok else {}
+    except requests.RequestException as error:
+        raise ConfigError(f"{url} does not answer ({error}): give the address of a running SGLang server") from error
+    if "text" not in answer:
+        raise ConfigError(
+            f"{before.origin}: the server does not answer a prompt of {len(prompt)} tokens ({response.text[:300]!r}): "
+            "shorten or remove the chat"
+        )
+    return str(answer["text"]).strip()
+
+
+def question_ids(before: Chat, role: str, chat_format: ChatFormat) -> list[int]:
+    """The prompt after which the model writes a message of `role`: the chat template up to that message's text.
+
+    An instruction-tuned model that is shown only the head of a user's turn writes a question of the kind it was
+    tuned on (Magpie, arXiv 2406.08464).
+    """
+    marked = replace(before, messages=[*before.messages, {"role": role, "content": _MARK}])
+    head, mark, _ = chat_format.render(marked, len(marked.messages), answer_follows=False).partition(_MARK)
+    if not mark:
+        raise ConfigError(
+            f"{before.origin}: the chat template changes a message's text, so that no question can be written"
+        )
+    return chat_format.encode(head)
+
+
+def _answered(path: Path) -> set[int]:
+    """Numbers of the chats in the file; a line that a killed run left half written is cut off."""
+    if not path.exists():
+        return set()
+    lines = path.read_bytes()
+    whole_len = lines.rfind(b"\n") + 1
+    os.truncate(path, whole_len)
+    return {json.loads(line)["number"] for line in lines[:whole_len].splitlines()}
+
+
+def is_open(chat: Chat) -> bool:
+    """Whether the model has to write something in this chat."""
+    return any(map(is_unwritten, with_answer(chat.messages)))
+
+
+def read_answered(path: Path, num_chats: int) -> Iterator[Chat]:
+    """The answered chats; ConfigError where some are missing."""
+    if len(_answered(path)) != num_chats:
+        raise ConfigError(f"{path} has {len(_answered(path))} of {num_chats} answered chats: run the command again")
+    return read_chats(path)

@@ -1,0 +1,210 @@
+"""`sglang-speed train`: from chats to a checkpoint that SGLang serves.
+
+Owns the order of the steps and the working folder, in which each step leaves what the next one needs: answered.jsonl,
+states/, trainer/; and adapter/ with the factors of LoRA. A run that was cut short goes on there when the command is
+given again.
+"""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sglang_speed.checkpoints.adapter import require_untrained
+from sglang_speed.checkpoints.atomic import (
+    absolute,
+    apply_umask,
+    new_directory,
+    require_free,
+    require_writable,
+    writing_to,
+)
+from sglang_speed.checkpoints.card import write_card
+from sglang_speed.checkpoints.convert import fill_full_depth, fill_trained, read_source_config, speed_model_config
+from sglang_speed.checkpoints.weights import read_weights, require_layers
+from sglang_speed.errors import ConfigError
+from sglang_speed.lab.common.local_server import exit_on_sigterm, start_server
+from sglang_speed.lab.training.answers import answer_all, is_open, read_answered
+from sglang_speed.lab.training.batches import TrainingExamples
+from sglang_speed.lab.training.checks import checked_chats, num_held_out
+from sglang_speed.lab.training.conversations import Chat, ChatFormat, Conversation, read_chats, read_conversations
+from sglang_speed.lab.training.machine import answering_flags, has_fast_bfloat16
+from sglang_speed.lab.training.progress import console, count, show, silence_libraries
+from sglang_speed.lab.training.record import Record, claim_work, fingerprint, losses_of
+from sglang_speed.lab.training.run import train
+from sglang_speed.lab.training.settings import Objective, Settings
+from sglang_speed.lab.training.spans import with_spans
+from sglang_speed.lab.training.states import StateFolder
+from sglang_speed.policies import SpeedPolicy
+from sglang_speed.reference import SpeedLlamaConfig
+from sglang_speed.reference.training import SpeedLlamaForTraining
+from sglang_speed.reference.turn_attention import TURN_ATTENTION
+
+
+def train_checkpoint(
+    source: Path,
+    destination: Path,
+    data: Path,
+    settings: Settings,
+    work: Path,
+    url: str | None = None,
+    server_flags: Sequence[str] = (),
+) -> Record:
+    """Train and write the checkpoint to `destination`, which must be absent or empty.
+
+    url: of a server with the source at full depth, for open answers; None starts one where there are some.
+    Raises ConfigError before anything long begins, for data, settings or folders that do not fit.
+    """
+    exit_on_sigterm()
+    silence_libraries()
+    if settings.objective is Objective.DISTIL:
+        require_untrained(source, "the teacher")
+    require_layers(read_weights(source), read_source_config(source), source)
+    destination = absolute(destination)
+    require_free(destination)
+    chat_format = ChatFormat.of_checkpoint(source)
+    context_len = read_source_config(source).get("max_position_embeddings", settings.max_tokens)
+    chats = checked_chats(read_chats(data), chat_format, settings, context_len)
+    require_writable(destination)
+    claim_work(work, fingerprint(source, data, settings))
+    with writing_to(work, "make room there, and give the command again to go on"):
+        answered = _answer(chats, source, data, chat_format, settings, work, url, server_flags)
+        conversations = read_conversations(answered, chat_format, min(settings.max_tokens, context_len))
+        model = load_model(source, settings)
+        trainer = _train(model, conversations, settings, work)
+    record = Record.of_run(source, data, settings, conversations, losses_of(trainer))
+    _write(trainer, source, destination, settings, record, work)
+    return record
+
+
+def load_model(source: Path, settings: Settings) -> SpeedLlamaForTraining:
+    """The source's weights under the bands of `settings`, in the dtype to train in, on the GPU where there is one."""
+    config = SpeedLlamaConfig(**speed_model_config(read_source_config(source), settings.speed))
+    attention = TURN_ATTENTION if torch.cuda.is_available() else "sdpa"
+    model = SpeedLlamaForTraining.from_pretrained(source, config=config, dtype="auto", attn_implementation=attention)
+    if model.dtype is torch.float16 or not has_fast_bfloat16():
+        model.float()  # gradients in float16 need scaling; it is written in the source's dtype again
+    model.entry_layer = settings.lowest_layer
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    return model
+
+
+def _answer(
+    chats: list[Chat],
+    source: Path,
+    data: Path,
+    chat_format: ChatFormat,
+    settings: Settings,
+    work: Path,
+    url: str | None,
+    server_flags: Sequence[str],
+) -> Path:
+    """The file of chats without open messages: the data itself where there are none."""
+    if not any(map(is_open, chats)):
+        return data
+    answered = work / "answered.jsonl"
+    flags = [*answering_flags(settings.sampling.concurrency), *server_flags]
+    with _full_depth_server(source, work, url, flags) as address:
+        steps = answer_all(chats, answered, address, chat_format, settings.sampling)
+        show("Answering", steps, len(chats))
+    read_answered(answered, len(chats))
+    return answered
+
+
+@contextmanager
+def _full_depth_server(source: Path, work: Path, url: str | None, flags: Sequence[str]) -> Iterator[str]:
+    if url is not None:
+        yield url.rstrip("/")
+        return
+    with tempfile.TemporaryDirectory(dir=work, prefix="full-depth-") as directory:
+        fill_full_depth(source, Path(directory))
+        log = work / "server.log"
+        console.print(f"starting a server at full depth; its log is {log}", soft_wrap=True)
+        server = start_server(directory, log, flags)
+        try:
+            server.wait()
+            yield server.url
+        except ConfigError:
+            server.require_alive()
+            raise
+        finally:
+            server.stop()
+
+
+def _train(model: SpeedLlamaForTraining, conversations: list[Conversation], settings: Settings, work: Path) -> Any:
+    order = list(range(len(conversations)))
+    draw = random.Random(settings.seed)
+    draw.shuffle(order)
+    split = num_held_out(len(order), settings)
+    if settings.span_tokens:
+        conversations = with_spans(conversations, order[split:], settings.span_tokens, draw)
+    states = None
+    if settings.keeps_states:
+        longest = SpeedPolicy(settings.speed.with_tail(max(settings.all_tails)))
+        states = StateFolder(work / "states", longest)
+        show("Hidden states", states.capture_all(model.eval(), conversations), len(conversations))
+
+    def examples(numbers: list[int], tails: Sequence[int]) -> TrainingExamples:
+        return TrainingExamples(
+            conversations,
+            numbers,
+            settings.speed,
+            tails,
+            states,
+            entry_layer=settings.lowest_layer,
+            distil=settings.objective is Objective.DISTIL,
+        )
+
+    trained_on = examples(order[split:], settings.all_tails)
+    held_out = examples(order[:split], (settings.speed.tail_tokens,))
+    return train(model, trained_on, held_out, settings, work / "trainer")
+
+
+def _write(trainer: Any, source: Path, destination: Path, settings: Settings, record: Record, work: Path) -> None:
+    """The trained checkpoint, with LoRA's factors multiplied into the weights, in the source's dtype."""
+    model = trainer.model
+    if settings.lora_rank:
+        model.save_pretrained(work / "adapter")
+        apply_umask(work / "adapter")
+        model = model.merge_and_unload()
+    model = model.to(read_dtype(source))
+    with writing_to(destination), new_directory(destination) as directory:
+        fill_trained(source, directory, settings.speed, model.save_pretrained)
+        record.write(directory)
+        write_card(directory, record.source)
+
+
+def read_dtype(source: Path) -> torch.dtype:
+    """The dtype that a checkpoint's config names, or that most of its weights have."""
+    config = read_source_config(source)
+    name = config.get("dtype") or config.get("torch_dtype") or read_weights(source).dtype
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
+
+
+def finish(record: Record, destination: Path) -> None:
+    """Say what was made and how far it came."""
+    trained_on = count(record.num_chats - record.num_held_out, "chat")
+    tokens = count(record.num_said_tokens, "token")
+    if not record.num_held_out:
+        console.print(
+            f"{destination}: trained on {trained_on}, {tokens} said in all; none held out, so nothing says whether it "
+            "helped: give more chats, or raise --held-out",
+            soft_wrap=True,
+        )
+        return
+    console.print(
+        f"{destination}: trained on {trained_on}, {record.num_held_out} more held out; {tokens} said in all",
+        soft_wrap=True,
+    )
+    if record.first_loss is not None and record.last_loss is not None:
+        name = "KL to full depth" if record.settings["objective"] == Objective.DISTIL else "cross-entropy"
+        console.print(
+            f"{name}, nats per token of the chats held out: {record.first_loss:.4f} -> {record.last_loss:.4f}"
+        )

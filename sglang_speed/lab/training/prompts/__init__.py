@@ -1,0 +1,62 @@
+"""Chats without answers, for a model to answer: practice in short chat, reading, searching, tools, rules and recall.
+
+A conversation is a list of messages, one or more of them `{"role": "assistant", "content": None}`, to be answered by
+the model in order; the last message is such a one. An assistant message with text is part of the prompt.
+
+Everything is made offline from templates, Faker's names and prose that the installation carries, so the same seed gives
+the same prompts on the same versions of Python, Faker and the packages that prose.py names. Wording, word lists and
+seeds are separate from those of `lab.evaluation`, although the skills overlap: a model must not be judged on
+what it was trained on. Imports neither torch nor sglang.
+
+draw          chance, words, filled templates       messages     how a conversation is written down
+facts         invented passages, subjects           prose        real paragraphs
+records       tables in many formats                kinds        the table of kinds and shares
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from hashlib import blake2b
+from pathlib import Path
+
+from sglang_speed.checkpoints.atomic import writing_to
+from sglang_speed.lab.training.prompts.draw import Draw
+from sglang_speed.lab.training.prompts.kinds import KINDS, Kind
+from sglang_speed.lab.training.prompts.messages import Message, Messages
+
+__all__ = ["KINDS", "Kind", "Message", "Messages", "generate_prompts", "labelled_prompts", "write_prompts"]
+
+
+def generate_prompts(num: int, seed: int) -> Iterator[Messages]:
+    """Different conversations, one at a time; the first of a seed are the same for every `num`."""
+    return (messages for _, messages in labelled_prompts(num, seed))
+
+
+def labelled_prompts(num: int, seed: int) -> Iterator[tuple[str, Messages]]:
+    """The same, each with the name of its kind."""
+    draw = Draw(seed)
+    weights = [kind.percent for kind in KINDS]
+    seen: set[bytes] = set()
+    while len(seen) < num:
+        (kind,) = draw.random.choices(KINDS, weights)
+        messages = kind.make(draw)
+        digest = blake2b(json.dumps(messages).encode(), digest_size=12).digest()
+        if digest not in seen:
+            seen.add(digest)
+            yield kind.name, messages
+
+
+def write_prompts(path: Path, num: int, seed: int, own_questions: int = 0) -> None:
+    """Write them as JSON lines, `{"messages": [...]}`; ConfigError for a file that cannot be written.
+
+    own_questions: chats of one to three turns after them in which the model writes the user's turns too.
+    """
+    turns = Draw(seed).random.choices((1, 2, 3), weights=(6, 3, 1), k=own_questions)
+    with writing_to(path, "make its folder, or choose another file"), path.open("w", encoding="utf-8") as lines:
+        for messages in (*generate_prompts(num, seed), *map(_all_open, turns)):
+            lines.write(json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
+
+
+def _all_open(num_turns: int) -> Messages:
+    return [{"role": role, "content": None} for _ in range(num_turns) for role in ("user", "assistant")]

@@ -1,0 +1,120 @@
+"""What SGLang does only on an accelerator and the CPU platform needs otherwise.
+
+Owns the functions and their declarations. Must not apply them: the plugin does, and only on the CPU platform.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+import xgrammar
+from sglang.srt.plugins.hook_registry import HookType
+
+from sglang_speed.host.hook import Hook
+from sglang_speed.platforms.cpu import MEM_FRACTION_STATIC
+
+if TYPE_CHECKING:
+    from sglang.srt.mem_cache.kv_cache_configurator import KVCacheConfigurator
+
+KV_BUDGET_BYTES = 2 << 30
+KV_BUDGET_SHARE = 0.25
+
+
+def allocate_token_bitmask(vocab_size: int, batch_size: int) -> torch.Tensor:
+    """A bitmask that allows every token, in ordinary memory. Returns int32 [batch_size, ceil(vocab_size / 32)]."""
+    bitmask: torch.Tensor = xgrammar.allocate_token_bitmask(batch_size, vocab_size)
+    return bitmask
+
+
+def apply_vocab_mask(logits: torch.Tensor, vocab_mask: torch.Tensor) -> None:
+    """Set the logits of forbidden tokens to -inf, in place. logits: [batch_size, vocab_size]."""
+    xgrammar.apply_token_bitmask_inplace(logits, vocab_mask)
+
+
+def apply_vocab_mask_of_grammar(_grammar: object, logits: torch.Tensor, vocab_mask: torch.Tensor) -> None:
+    """The same as a method of a grammar object."""
+    apply_vocab_mask(logits, vocab_mask)
+
+
+def bound_kv_bytes(profiled_bytes: int, configurator: KVCacheConfigurator, pre_model_load_memory: float) -> int:
+    """Bytes of this rank's KV pool: as profiled, bounded where the user set neither tokens nor a share of memory."""
+    args = configurator.server_args
+    if args.max_total_tokens is not None or args.mem_fraction_static != MEM_FRACTION_STATIC:
+        return profiled_bytes
+    num_ranks: int = args.tp_size * args.pp_size
+    return min(KV_BUDGET_BYTES, int(profiled_bytes * KV_BUDGET_SHARE)) // num_ranks
+
+
+def without_nccl(*args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a process group that communicates by torch.distributed alone."""
+    return args, {**kwargs, "use_pynccl": False}
+
+
+def leave_threads_to_the_environment(*, tp_size: int, tp_rank: int, local_omp_cpuid: Any) -> None:
+    """Do nothing: `cpu.share_cores` has given each rank its number of threads."""
+
+
+HOOKS: tuple[Hook, ...] = (
+    Hook(
+        target="sglang.srt.constrained.xgrammar_backend._allocate_token_bitmask",
+        parameters=("vocab_size", "batch_size"),
+        kind=HookType.REPLACE,
+        function=allocate_token_bitmask,
+        reason="pinned memory needs a CUDA driver; one constrained request ends the server",
+        remove_when="SGLang asks the platform whether memory can be pinned",
+    ),
+    Hook(
+        target="sglang.srt.constrained.xgrammar_backend.XGrammarGrammar.apply_vocab_mask",
+        parameters=("self", "logits", "vocab_mask"),
+        kind=HookType.REPLACE,
+        function=apply_vocab_mask_of_grammar,
+        reason="raises for logits on a CPU",
+        remove_when="SGLang calls xgrammar's CPU kernel for logits on a CPU",
+    ),
+    Hook(
+        target="sglang.srt.constrained.xgrammar_backend.XGrammarGrammarBackend.apply_vocab_mask",
+        parameters=("logits", "vocab_mask"),
+        kind=HookType.REPLACE,
+        function=apply_vocab_mask,
+        reason="raises for logits on a CPU; the reasoning grammar calls it",
+        remove_when="SGLang calls xgrammar's CPU kernel for logits on a CPU",
+    ),
+    Hook(
+        target="sglang.srt.mem_cache.kv_cache_configurator.KVCacheConfigurator._profile_available_bytes",
+        parameters=("self", "pre_model_load_memory"),
+        kind=HookType.AFTER,
+        function=bound_kv_bytes,
+        reason="the memory of a CPU belongs to the whole machine; SGLang would take most of it",
+        remove_when="SGLang takes the KV pool's bytes from the platform or from a server argument",
+    ),
+    Hook(
+        target="sglang.srt.distributed.parallel_state.init_model_parallel_group",
+        parameters=(
+            "group_ranks",
+            "local_rank",
+            "backend",
+            "use_pynccl",
+            "use_custom_allreduce",
+            "use_message_queue_broadcaster",
+            "group_name",
+            "use_mscclpp_allreduce",
+            "use_torch_symm_mem_allreduce",
+            "recovered_rank",
+            "rank_offset",
+            "max_world_size",
+        ),
+        kind=HookType.BEFORE,
+        function=without_nccl,
+        reason="SGLang opens an NCCL communicator wherever the library loads, which it does without a GPU",
+        remove_when="SGLang asks the platform for its communicator class",
+    ),
+    Hook(
+        target="sglang.srt.distributed.bootstrap._init_cpu_threads_env",
+        parameters=("tp_size", "tp_rank", "local_omp_cpuid"),
+        kind=HookType.REPLACE,
+        function=leave_threads_to_the_environment,
+        reason="on Arm it calls kernels that the published wheels do not contain; elsewhere it only warns",
+        remove_when="SGLang looks for its CPU kernels before it calls them",
+    ),
+)

@@ -1,0 +1,61 @@
+"""Which SPEED model this process serves: the one place that knows.
+
+`speed_of` tells it from a configuration, in every process; `served` and `active_pool` from the pools that a scheduler
+process has built, for code to which no path of SGLang leads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sglang_speed.config import SpeedConfig
+
+if TYPE_CHECKING:
+    from sglang.srt.mem_cache.memory_pool import KVCache
+
+    from sglang_speed.kv_pool.request_pool import BandedReqToTokenPool
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A SPEED model and its memory.
+
+    kv_pool: the shallow band's pool, `prompt_tokens` large, on this rank; `num_ranks` ranks hold the like.
+    request_pool: the request table with the deep band; None where the checkpoint is the stock model.
+    """
+
+    config: SpeedConfig
+    kv_pool: KVCache
+    prompt_tokens: int
+    num_ranks: int
+    request_pool: BandedReqToTokenPool | None
+
+
+_served: list[ServedModel] = []
+
+
+def speed_of(hf_config: Any) -> SpeedConfig | None:
+    """The bands that a model's configuration names, None for any other model."""
+    speed = getattr(hf_config, "speed_config", None)
+    return speed if isinstance(speed, SpeedConfig) else None
+
+
+def serve(model: ServedModel) -> None:
+    """Called once in a scheduler process, when the pools are built."""
+    assert not _served, f"this process serves a model of {_served[0].config} already"
+    _served.append(model)
+
+
+def end_serving() -> None:
+    """For a process that outlives its scheduler, as tests do."""
+    _served.clear()
+
+
+def served() -> ServedModel | None:
+    return _served[0] if _served else None
+
+
+def active_pool() -> BandedReqToTokenPool | None:
+    """The request pool with a deep band, or None where the model at hand has none."""
+    return _served[0].request_pool if _served else None
