@@ -36,8 +36,7 @@ class AnchorEntry:
 class AnchorRegistry:
     """Entries by (namespace, first tokens).
 
-    num_slots: slots of all entries. num_evictable: of those that nobody reads. num_evicted: given up under pressure
-    since the start.
+    num_slots: slots of all entries. num_evictable: of those that nobody reads.
     """
 
     def __init__(self) -> None:
@@ -45,7 +44,6 @@ class AnchorRegistry:
         self._unused: OrderedDict[Hashable, AnchorEntry] = OrderedDict()  # least recently used first
         self.num_slots = 0
         self.num_evictable = 0
-        self.num_evicted = 0
 
     def __contains__(self, key: Hashable) -> bool:
         return key in self.entries
@@ -85,7 +83,6 @@ class AnchorRegistry:
             num_slots -= entry.num_slots
             self.num_slots -= entry.num_slots
             self.num_evictable -= entry.num_slots
-            self.num_evicted += entry.num_slots
         return evicted
 
     def clear(self) -> None:

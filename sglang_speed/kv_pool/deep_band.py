@@ -17,6 +17,8 @@ from torch import Tensor
 
 from sglang_speed.errors import IntegrityError, raise_violations
 from sglang_speed.kv_pool.anchors import AnchorEntry, AnchorRegistry
+from sglang_speed.kv_pool.counters import DeepBandCounters
+from sglang_speed.method.bands import DEEP
 from sglang_speed.method.deep_tokens import DeepTokens
 
 
@@ -80,9 +82,12 @@ class DeepBand:
 
     table: [num_rows, width], int32, on the device: slot of the j-th deep token of a row.
     gap: [num_rows], int64, on the device; `gap_cpu` is its copy. In decode the deep length is `n - gap`.
+    name: of the band, as in `method.bands`. counters: what happened in it.
     """
 
-    def __init__(self, allocator: SlotAllocator, num_rows: int, width: int, device: str) -> None:
+    def __init__(self, allocator: SlotAllocator, num_rows: int, width: int, device: str, name: str = DEEP) -> None:
+        self.name = name
+        self.counters = DeepBandCounters()
         self.allocator = allocator
         self.width = width
         self.table = torch.zeros((num_rows, width), dtype=torch.int32, device=device)
@@ -181,6 +186,7 @@ class DeepBand:
         if missing > 0:
             for slots in self.anchors.evict(missing):
                 self.allocator.free(slots)
+                self.counters.evicted_tokens += slots.numel()
         return self.allocator.available_size() >= num_slots
 
     def clear(self) -> None:

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 from sglang.srt.mem_cache.memory_pool import KVCache, ReqToTokenPool
 
 from sglang_speed.errors import IntegrityError, raise_violations
-from sglang_speed.kv_pool.counters import Counters
+from sglang_speed.kv_pool.counters import BandCounters
 from sglang_speed.kv_pool.deep_band import Admission, DeepBand
+from sglang_speed.method.bands import SHALLOW
 from sglang_speed.method.deep_tokens import DeepTokens
-from sglang_speed.policies import SpeedPolicy
+from sglang_speed.policies import DepthPolicy
 
 if TYPE_CHECKING:
     from sglang.srt.managers.schedule_batch import Req
@@ -29,13 +30,13 @@ def banded(pool: Any) -> BandedReqToTokenPool | None:
 class BandedReqToTokenPool(ReqToTokenPool):
     """A request table whose rows own deep slots. `attach` comes before the first request.
 
-    preempted: requests that the scheduling pass at hand has preempted.
+    preempted: requests that the scheduling pass at hand has preempted. counters: by the name of the band.
     """
 
     deep: DeepBand
-    policy: SpeedPolicy
+    policy: DepthPolicy
     deep_kv_pool: KVCache
-    counters: Counters
+    counters: dict[str, BandCounters]
     preempted: list[Req]
     _num_admitted: int
     _idle_checked_at: int
@@ -47,11 +48,11 @@ class BandedReqToTokenPool(ReqToTokenPool):
         adopted.__dict__.update(pool.__dict__)
         return adopted
 
-    def attach(self, deep: DeepBand, policy: SpeedPolicy, deep_kv_pool: KVCache) -> None:
+    def attach(self, deep: DeepBand, policy: DepthPolicy, deep_kv_pool: KVCache) -> None:
         self.deep = deep
         self.policy = policy
         self.deep_kv_pool = deep_kv_pool
-        self.counters = Counters()
+        self.counters = {SHALLOW: BandCounters(), deep.name: deep.counters}
         self.preempted = []
         self._num_admitted = 0
         self._idle_checked_at = -1
@@ -64,14 +65,12 @@ class BandedReqToTokenPool(ReqToTokenPool):
     def anchor_key_of(self, req: Req, deep: DeepTokens) -> Hashable | None:
         """What the anchors' deep KV depends on: the namespace and the anchor tokens.
 
-        None where anchors must not be shared: there are none, the decode phase begins among them, or the
-        embeddings do not come from the token ids.
+        None where anchors must not be shared: the policy says so, or the embeddings do not come from the token ids.
         """
-        num_anchors = self.policy.config.anchor_tokens
-        embedded = req.input_embeds is not None or req.positional_embed_overrides is not None
-        if num_anchors == 0 or deep.num_anchors < num_anchors or embedded:
+        if req.input_embeds is not None or req.positional_embed_overrides is not None:
             return None
-        return req.extra_key, tuple(req.origin_input_ids[:num_anchors])
+        tokens = self.policy.anchor_tokens(req.origin_input_ids, deep)
+        return None if tokens is None else (req.extra_key, tokens)
 
     def max_reusable_prefix(self, req: Req) -> int:
         """Longest prefix of a request that may come from the radix tree."""
@@ -110,11 +109,12 @@ class BandedReqToTokenPool(ReqToTokenPool):
 
     def _count(self, req: Req, deep: DeepTokens, key: Hashable | None, cached: bool) -> None:
         prompt_len = len(req.origin_input_ids)
-        self.counters.shallow_prompt_tokens += prompt_len
-        self.counters.shallow_reused_tokens += len(req.prefix_indices)
-        self.counters.deep_prompt_tokens += deep.num_before(prompt_len)
-        self.counters.deep_reused_tokens += deep.num_anchors if cached else 0
-        self.counters.deep_anchor_misses += int(key is not None and not cached)
+        shallow, mine = self.counters[SHALLOW], self.deep.counters
+        shallow.prompt_tokens += prompt_len
+        shallow.reused_tokens += len(req.prefix_indices)
+        mine.prompt_tokens += deep.num_before(prompt_len)
+        mine.reused_tokens += deep.num_anchors if cached else 0
+        mine.anchor_misses += int(key is not None and not cached)
 
     def check_integrity(self) -> None:
         """Raise IntegrityError with both sides of every sum that does not hold, in this table or the deep band."""

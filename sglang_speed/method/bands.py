@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from sglang_speed.config import SpeedConfig
 
+SHALLOW, DEEP = "shallow", "deep"
+
 
 @dataclass(frozen=True)
 class DepthBand:
@@ -22,7 +24,7 @@ class DepthBand:
 
 def depth_bands(config: SpeedConfig) -> tuple[DepthBand, ...]:
     """The bands from the bottom up: shallow, then deep unless the model is the stock one."""
-    shallow = DepthBand("shallow", 0, config.prefill_layers)
+    shallow = DepthBand(SHALLOW, 0, config.prefill_layers)
     if config.is_stock:
         return (shallow,)
-    return shallow, DepthBand("deep", config.prefill_layers, config.num_layers)
+    return shallow, DepthBand(DEEP, config.prefill_layers, config.num_layers)

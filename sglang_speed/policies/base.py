@@ -1,18 +1,27 @@
-"""Depth policies: which rows a band computes, stores and shows for a request.
+"""What the pools, the scheduler's side, the attention and the reference ask of a depth policy.
 
-A policy answers on the CPU and in counts, because the scheduler must know them before the forward; which
-rows they are may be decided later and on the device. SPEED knows both at once, from lengths alone.
+A policy answers on the CPU and in counts, because the scheduler must know them before the forward; which rows they are
+may be decided later and on the device. A deep band is always an ordinary causal sequence of its deep tokens. From the
+deep start on every token is in it, so that in decode its length is the request's less one number, the gap.
+
+Tried on paper for policies that are not here yet (docs/design/semantics.md says what they mean):
+
+pop       the same deep tokens; no anchors by default; a hit reaches the deep start. Beside the contract: filled KV in
+          the tree's own slots, so the deep table has the full length and points to them below the deep start.
+fastkv    `deep_tokens` has the count of the prompt's deep set at once and its indices late; anchors are computed for
+          each request, from states in the tree, so `anchor_tokens` is None; a hit reaches the window.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 from sglang_speed.method.deep_tokens import DeepTokens
 
 
 class DepthPolicy(ABC):
-    """How one method fills the deep band of a request."""
+    """How one method fills a deep band of a request."""
 
     @abstractmethod
     def deep_tokens(self, prompt_len: int, scored_from: int | None = None) -> DeepTokens:
@@ -21,6 +30,10 @@ class DepthPolicy(ABC):
         prompt_len: prompt tokens, at least 1.
         scored_from: first position whose input log-probabilities were asked for, None where they were not.
         """
+
+    @abstractmethod
+    def anchor_tokens(self, token_ids: Sequence[int], deep: DeepTokens) -> tuple[int, ...] | None:
+        """The tokens that the anchors' deep KV depends on, by which requests share it; None where they must not."""
 
     @abstractmethod
     def max_reusable_prefix(self, deep: DeepTokens, anchors_cached: bool) -> int:

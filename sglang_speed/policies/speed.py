@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sglang_speed.config import SpeedConfig
 from sglang_speed.method.deep_tokens import DeepTokens
 from sglang_speed.policies.base import DepthPolicy
@@ -19,6 +21,13 @@ class SpeedPolicy(DepthPolicy):
         if scored_from is not None:
             deep_start = min(deep_start, scored_from)
         return DeepTokens(num_anchors=min(self.config.anchor_tokens, deep_start), deep_start=deep_start)
+
+    def anchor_tokens(self, token_ids: Sequence[int], deep: DeepTokens) -> tuple[int, ...] | None:
+        """None where there are no anchors, or where the decode phase begins among them."""
+        num_anchors = self.config.anchor_tokens
+        if num_anchors == 0 or deep.num_anchors < num_anchors:
+            return None
+        return tuple(token_ids[:num_anchors])
 
     def max_reusable_prefix(self, deep: DeepTokens, anchors_cached: bool) -> int:
         """The tree holds shallow KV only, so a hit ends where the decode phase begins, and at 0 where the

@@ -18,7 +18,7 @@ from transformers.utils import ModelOutput
 
 from sglang_speed.method import DeepTokens, DepthBand, depth_bands
 from sglang_speed.models.hf_config import SpeedLlamaConfig
-from sglang_speed.policies import SpeedPolicy
+from sglang_speed.policies import policy_of
 
 IGNORED_LABEL = -100
 
@@ -48,7 +48,7 @@ class SpeedLlamaForCausalLM(LlamaForCausalLM):
 
     def __init__(self, config: SpeedLlamaConfig) -> None:
         super().__init__(config)
-        self.policy = SpeedPolicy(config.speed_config)
+        self.policy = policy_of(config.speed_config)
         self.bands = depth_bands(config.speed_config)
 
     def forward(

@@ -16,6 +16,7 @@ from sglang.srt.managers.schedule_policy import CLIP_MAX_NEW_TOKENS, AddReqResul
 from sglang_speed.kv_pool.capacity import DEEP_TOKENS_VARIABLE
 from sglang_speed.kv_pool.request_pool import BandedReqToTokenPool, banded
 from sglang_speed.served import active_pool
+from sglang_speed.serving.fields import DEEP_PROMISED
 
 logger = logging.getLogger(__name__)
 
@@ -65,12 +66,12 @@ def _deep_room(adder: PrefillAdder, pool: BandedReqToTokenPool) -> float:
     """Deep slots that are neither held, nor promised in this pass, nor expected by running requests."""
     running = adder.running_batch.reqs if adder.running_batch is not None else []
     expected = sum(adder._get_running_request_total_token_offset(req) for req in running)
-    return pool.deep.num_available - expected - getattr(adder, "deep_promised", 0)
+    return pool.deep.num_available - expected - DEEP_PROMISED.get(adder, 0)
 
 
 def _promise(adder: PrefillAdder, num_slots: int) -> None:
     """An adder lives for one scheduling pass, and so do its promises."""
-    adder.deep_promised = getattr(adder, "deep_promised", 0) + num_slots
+    DEEP_PROMISED.set(adder, DEEP_PROMISED.get(adder, 0) + num_slots)
 
 
 def add_within_deep_room(
@@ -160,14 +161,14 @@ def fit_to_deep_band(scheduler: Any, req: Req, is_retracted: bool = False) -> No
     limit, needed = pool.deep.max_request_len, pool.deep_tokens_of(req).num_before(len(req.origin_input_ids))
     room, params = limit - needed, req.sampling_params
     if room < min(1, params.max_new_tokens):
-        pool.counters.deep_refused_requests += 1
+        pool.deep.counters.refused_requests += 1
         req.set_finish_with_abort(
             f"sglang_speed: the request needs {needed} deep tokens for its prompt (anchors, tail and the span whose "
             f"log-probabilities it asks for), and the deep band holds {limit}; raise logprob_start_len, or start the "
             f"server with a larger {DEEP_TOKENS_VARIABLE}"
         )
     elif params.max_new_tokens > room:
-        pool.counters.deep_clipped_requests += 1
+        pool.deep.counters.clipped_requests += 1
         logger.warning(
             f"sglang_speed: max_new_tokens of {req.rid} is cut from {params.max_new_tokens} to {room}, which is what "
             f"the deep band can hold of one request; {DEEP_TOKENS_VARIABLE} raises it"

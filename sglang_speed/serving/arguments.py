@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from sglang_speed.served import speed_of
+from sglang_speed.serving.fields import SETTINGS
 from sglang_speed.serving.settings import Settings
 
 
 def complete(args: Any) -> None:
     """Hook before ServerArgs.__post_init__."""
-    args.speed_settings = Settings.from_environment()
+    SETTINGS.set(args, Settings.from_environment())
     _resolve_model_path(args)
 
 

@@ -11,12 +11,13 @@ from sglang.srt.model_executor.forward_batch_info import ForwardBatch
 from sglang_speed.attention.banded import BandedAttnBackend, DeepRunnerView
 from sglang_speed.attention.deep_batch import REQUEST_ROWS
 from sglang_speed.kv_pool.request_pool import banded
+from sglang_speed.serving.fields import REQUEST_ROWS_OF_BATCH
 
 
 def carry_request_rows(forward_batch: ForwardBatch, cls: type, batch: Any, model_runner: Any, **_: Any) -> None:
     """Hook after ForwardBatch.init_new: the request rows travel on the CPU as well."""
     if banded(model_runner.req_to_token_pool) is not None:
-        forward_batch.model_specific_states = {REQUEST_ROWS: batch.req_pool_indices_cpu}
+        REQUEST_ROWS_OF_BATCH.set(forward_batch, {REQUEST_ROWS: batch.req_pool_indices_cpu})
 
 
 def carry_rows_to_replay(view: Any, *, forward_batch: ForwardBatch, **_: Any) -> None:

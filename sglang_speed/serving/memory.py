@@ -25,8 +25,9 @@ from sglang_speed.errors import ConfigError
 from sglang_speed.kv_pool.capacity import DeepTables, cap_deep_tokens, deep_tokens_beside, split_kv_bytes
 from sglang_speed.kv_pool.deep_band import DeepBand
 from sglang_speed.kv_pool.request_pool import BandedReqToTokenPool
-from sglang_speed.policies import SpeedPolicy
+from sglang_speed.policies import policy_of
 from sglang_speed.served import ServedModel, serve, speed_of
+from sglang_speed.serving.fields import FIRST_VALUE_BUFFER
 from sglang_speed.serving.refusals import checkpoint_directory, refuse_unsupported
 
 logger = logging.getLogger(__name__)
@@ -104,7 +105,7 @@ def _banded_request_pool(
     )
     deep = DeepBand(allocator, num_rows, min(context_len, num_tokens), kvc.device)
     pool = BandedReqToTokenPool.adopt(stock_pool)
-    pool.attach(deep, SpeedPolicy(config), kv_pool)
+    pool.attach(deep, policy_of(config), kv_pool)
     return pool
 
 
@@ -121,9 +122,8 @@ def _deep_kv_pool(
         is_dsv4_model=False,
         req_to_token_pool=request_pool,
     )
-    # TritonAttnBackend.__init__ asks layer 0 for the head dimension, wherever a pool starts
     value_buffer_of = pool.get_value_buffer
-    pool.get_value_buffer = lambda layer_id: value_buffer_of(layer_id or config.prefill_layers)
+    FIRST_VALUE_BUFFER.set(pool, lambda layer_id: value_buffer_of(layer_id or config.prefill_layers))
     return pool
 
 

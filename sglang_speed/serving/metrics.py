@@ -12,7 +12,9 @@ from typing import Any
 from sglang.srt.managers.schedule_batch import ScheduleBatch
 
 from sglang_speed.kv_pool.request_pool import banded
+from sglang_speed.method.bands import SHALLOW
 from sglang_speed.served import ServedModel, served
+from sglang_speed.serving.fields import EXPORTER
 
 GAUGES = {
     "prefill_layers": "Layers that prompt tokens pass.",
@@ -29,7 +31,7 @@ GAUGES = {
 }
 
 COUNTERS = {
-    "prompt_tokens": "Prompt tokens of the requests that started, as far as they pass the band.",
+    "prompt_tokens": "Prompt tokens processed by this band.",
     "reused_tokens": "Prompt tokens that came from the radix tree (shallow) or from shared anchors (deep).",
     "evicted_tokens": "Tokens evicted from the radix tree (shallow) or shared anchors (deep).",
     "retracted_requests": "Times that a request was retracted, to go on later, because the band was short.",
@@ -68,7 +70,7 @@ def counts_by_band(model: ServedModel) -> dict[str, int]:
     pool = model.request_pool
     if pool is None:
         return {}
-    return asdict(pool.counters) | {"deep_evicted_tokens": pool.deep.anchors.num_evicted}
+    return {f"{band}_{name}": count for band, each in pool.counters.items() for name, count in asdict(each).items()}
 
 
 def report_speed_state(output: Any, scheduler: Any, recv_req: Any) -> None:
@@ -88,12 +90,9 @@ def count_retractions(original: Callable[..., Any], batch: ScheduleBatch, server
         return original(batch, server_args)
     deep_is_short = not pool.deep.reclaim(len(batch.reqs))
     retracted, new_token_ratio, aborted = original(batch, server_args)
-    if deep_is_short:
-        pool.counters.deep_retracted_requests += len(retracted)
-        pool.counters.deep_aborted_requests += len(aborted)
-    else:
-        pool.counters.shallow_retracted_requests += len(retracted)
-        pool.counters.shallow_aborted_requests += len(aborted)
+    short = pool.counters[pool.deep.name if deep_is_short else SHALLOW]
+    short.retracted_requests += len(retracted)
+    short.aborted_requests += len(aborted)
     return retracted, new_token_ratio, aborted
 
 
@@ -101,7 +100,7 @@ def count_evictions(_: Any, tree: Any, num_evicted: int, start_time: float) -> N
     """Hook after BasePrefixCache.update_eviction_metrics, which every radix tree calls when it has evicted."""
     pool = banded(tree.req_to_token_pool)
     if pool is not None:
-        pool.counters.shallow_evicted_tokens += num_evicted
+        pool.counters[SHALLOW].evicted_tokens += num_evicted
 
 
 def export_speed_state(_: Any, collector: Any, stats: Any) -> None:
@@ -109,9 +108,9 @@ def export_speed_state(_: Any, collector: Any, stats: Any) -> None:
     model = served()
     if model is None:
         return
-    if not hasattr(collector, "speed_exporter"):
-        collector.speed_exporter = _Exporter(collector.labels)
-    collector.speed_exporter.export(model)
+    if EXPORTER.get(collector, None) is None:
+        EXPORTER.set(collector, _Exporter(collector.labels))
+    EXPORTER.get(collector, None).export(model)
 
 
 class _Exporter:

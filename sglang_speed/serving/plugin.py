@@ -42,10 +42,13 @@ def _install_all() -> None:
 
     check_version()
     from sglang_speed.guard.hooks import HOOKS as GUARD_HOOKS
+    from sglang_speed.serving.fields import FIELDS
     from sglang_speed.serving.hooks import HOOKS
     from sglang_speed.serving.settings import Settings
 
     _install_platform()
+    for field in FIELDS:
+        field.check()
     install("serving", HOOKS)
     if Settings.from_environment().has_guard:
         install("guard", GUARD_HOOKS)

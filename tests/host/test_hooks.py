@@ -17,8 +17,10 @@ from sglang_speed.config import ARCHITECTURE, MODEL_TYPE
 from sglang_speed.errors import HostMismatch
 from sglang_speed.guard.hooks import HOOKS as GUARD_HOOKS
 from sglang_speed.host import check as host
+from sglang_speed.host.field import Field
 from sglang_speed.host.hook import Hook
 from sglang_speed.platforms.cpu.hooks import HOOKS as CPU_HOOKS
+from sglang_speed.serving.fields import FIELDS
 from sglang_speed.serving.hooks import HOOKS as SERVING_HOOKS
 
 ALL_HOOKS = SERVING_HOOKS + GUARD_HOOKS + CPU_HOOKS
@@ -38,6 +40,13 @@ def test_a_hook_fits_the_pinned_host(hook: Hook) -> None:
 def test_a_hook_says_why_it_is_needed_and_when_it_can_go(hook: Hook) -> None:
     assert len(hook.reason) > 10
     assert len(hook.remove_when) > 10
+
+
+@pytest.mark.parametrize("field", FIELDS, ids=lambda field: f"{field.owner.rpartition('.')[2]}.{field.name}")
+def test_a_field_fits_the_pinned_host(field: Field) -> None:
+    field.check()
+    with pytest.raises(HostMismatch, match=field.name):
+        dataclasses.replace(field, is_new=not field.is_new).check()
 
 
 def test_no_target_is_hooked_twice() -> None:

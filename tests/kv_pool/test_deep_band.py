@@ -105,7 +105,7 @@ def test_unused_anchors_fill_what_is_free_and_the_oldest_gives_way() -> None:
     assert deep.anchors.num_slots == 60, "with 62 the next request would not find its five slots"
     assert (None, (0, 39)) in deep.anchors
     assert (None, (0, 0)) not in deep.anchors
-    assert deep.anchors.num_evicted == 2 * 40 - 60
+    assert deep.counters.evicted_tokens == 2 * 40 - 60
 
 
 def test_anchors_that_were_read_lately_are_evicted_last() -> None:

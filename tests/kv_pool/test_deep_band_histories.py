@@ -218,7 +218,7 @@ class DeepBandMachine(RuleBasedStateMachine):
         assert not list(self._differences())
         deep.check_integrity()
         assert (deep.num_used, deep.num_available) == (model.capacity - model.num_free, model.num_available)
-        assert deep.anchors.num_evicted == model.num_evicted
+        assert deep.counters.evicted_tokens == model.num_evicted
 
     def _differences(self) -> Iterator[str]:
         owned = self.model.owned

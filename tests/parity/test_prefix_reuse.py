@@ -85,7 +85,7 @@ def test_evicted_anchors_are_computed_again(
         for _ in range(2):
             expected.answered(engine, asks)
             expected.answered(engine, asks[::-1])
-        assert active_pool().deep.anchors.num_evicted
+        assert active_pool().deep.counters.evicted_tokens
         assert 0 < active_pool().deep.anchors.num_slots < anchor_tokens * len(asks)
 
 

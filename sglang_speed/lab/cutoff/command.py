@@ -80,7 +80,7 @@ def layers(checkpoint: Path, wanted: Wanted) -> None:
             "seed": wanted.limits.seed,
             "max_tokens": wanted.limits.max_tokens,
         },
-        **results_of(measured, model.policy.config, wanted.max_kl),
+        **results_of(measured, model.config.speed_config, wanted.max_kl),
     }
     show(results, wanted)
 

@@ -1,0 +1,44 @@
+"""Every field that serving sets on SGLang's objects, in one list. What it changes in functions is in `hooks`."""
+
+from __future__ import annotations
+
+from sglang_speed.host.field import Field
+
+SETTINGS = Field(
+    owner="sglang.srt.server_args.ServerArgs",
+    name="speed_settings",
+    is_new=True,
+    reason="the arguments are the only thing that travels to every process of a server",
+)
+DEEP_PROMISED = Field(
+    owner="sglang.srt.managers.schedule_policy.PrefillAdder",
+    name="deep_promised",
+    is_new=True,
+    reason="deep slots promised in a scheduling pass must end with it, and an adder lives for one pass",
+)
+EXPORTER = Field(
+    owner="sglang.srt.observability.metrics_collector.SchedulerMetricsCollector",
+    name="speed_exporter",
+    is_new=True,
+    reason="Prometheus metrics may be made once for each collector, with its labels",
+)
+REQUEST_ROWS_OF_BATCH = Field(
+    owner="sglang.srt.model_executor.forward_batch_info.ForwardBatch",
+    name="model_specific_states",
+    is_new=False,
+    reason="a forward batch carries request rows on the device only, and the deep batch is planned on the CPU",
+)
+FIRST_VALUE_BUFFER = Field(
+    owner="sglang.srt.mem_cache.memory_pool.KVCache",
+    name="get_value_buffer",
+    is_new=False,
+    reason="TritonAttnBackend.__init__ asks layer 0 for the head dimension, wherever a pool starts",
+)
+
+FIELDS = (SETTINGS, DEEP_PROMISED, EXPORTER, REQUEST_ROWS_OF_BATCH, FIRST_VALUE_BUFFER)
+
+ADOPTED = {
+    "sglang.srt.mem_cache.memory_pool.ReqToTokenPool": "SGLang builds the request table before anything of ours runs; "
+    "kv_pool.request_pool takes over its fields under a class whose rows own deep slots",
+}
+"""Classes of SGLang of which an object becomes one of ours."""
