@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help install demo serve bench test test-slow test-storm soak gpu-bundle gpu-rehearsal check format clean
+.PHONY: help install demo serve bench quick test test-slow test-storm soak gpu-bundle gpu-rehearsal check format clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -31,6 +31,12 @@ serve: $(INSTALLED)  ## serve MODEL (speed-llama) on 127.0.0.1:30000
 
 bench: $(INSTALLED)  ## stock SGLang and SPEED side by side, ten minutes on two cores: build/bench.json, .html, pictures
 	$(BIN)/sglang-speed bench --profile cpu --json build/bench.json --plot build/bench --html build/bench.html
+
+quick: $(INSTALLED)  ## format, lint, types and the unit tests: a minute on two idle cores
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	HYPOTHESIS_PROFILE=quick $(BIN)/python -m pytest -q -n $(WORKERS) -m "unit and not slow"
 
 test: $(INSTALLED)  ## all tests but those marked slow, gpu or storm
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not gpu and not storm"
