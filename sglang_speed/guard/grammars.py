@@ -12,6 +12,8 @@ from typing import Any
 MAX_NESTING = 100
 """Levels of a JSON schema. xgrammar compiles by recursion: 400 take minutes, and 10000 overflow its stack."""
 
+MASK_FUNCTIONS = ("allocate_vocab_mask", "move_vocab_mask", "apply_vocab_mask")
+
 
 def require_compilable(name: str, grammar: str) -> None:
     """ValueError for a grammar that ends or blocks xgrammar 0.2, which compiles in the scheduler process.
@@ -23,6 +25,15 @@ def require_compilable(name: str, grammar: str) -> None:
         raise ValueError(
             f"sglang_speed: {name} has a text that starts with NUL, which the grammar compiler cannot take"
         )
+
+
+def leave_masks_to_grammars(_: Any, __: Any, grammar_backend: Any, *args: Any, **kwargs: Any) -> None:
+    """Hook after ReasonerGrammarBackend.__init__: a backend without functions for masks has none, instead of an error
+    at every request. Their grammars have them, and the wrapper asks a grammar first.
+    """
+    for name in MASK_FUNCTIONS:
+        if not hasattr(grammar_backend, name):
+            setattr(grammar_backend, name, None)
 
 
 def _parsed(name: str, grammar: str) -> Any:

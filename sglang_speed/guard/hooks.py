@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sglang.srt.plugins.hook_registry import HookType
 
-from sglang_speed.guard import dead_ends, parameters, stop_patterns
+from sglang_speed.guard import dead_ends, grammars, parameters, stop_patterns
 from sglang_speed.host.hook import Hook
 
 _MANAGERS = "sglang.srt.managers"
@@ -37,6 +37,15 @@ HOOKS = (
         function=stop_patterns.end_long_search,
         reason="it searches for stop_regex in the scheduler, without a bound on the time",
         remove_when="SGLang bounds the time of a search",
+    ),
+    Hook(
+        target="sglang.srt.constrained.reasoner_grammar_backend.ReasonerGrammarBackend.__init__",
+        parameters=("self", "grammar_backend", "reasoning_parser", "tokenizer", "enable_strict_thinking"),
+        kind=HookType.AFTER,
+        function=grammars.leave_masks_to_grammars,
+        reason="with --reasoning-parser it reads functions for masks from the grammar backend, which only xgrammar's "
+        "has: llguidance and outlines answer every constrained request with 400",
+        remove_when="SGLang takes them from the grammar",
     ),
     Hook(
         target="sglang.srt.sampling.sampling_batch_info.SamplingBatchInfo.apply_logits_bias",

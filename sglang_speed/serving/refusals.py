@@ -56,6 +56,11 @@ def _is_not(name: str, *values: Any) -> Callable[[Any], bool]:
 
 
 REFUSALS = (
+    Refusal(
+        "--enable-strict-thinking",
+        lambda args: bool(args.enable_strict_thinking) and args.grammar_backend in ("llguidance", "outlines"),
+        "with these grammar backends SGLang ends at the first request; --grammar-backend xgrammar can filter thoughts",
+    ),
     # What the deep band does not do.
     Refusal("--speculative-algorithm", _on("speculative_algorithm"), "draft tokens have no deep rows yet"),
     Refusal("--decoupled-spec-role", _is_not("decoupled_spec_role", "null"), "draft tokens have no deep rows yet"),

@@ -55,6 +55,8 @@ VALUES: dict[str, Any] = {
     "--torchao-config": "int8wo",
 }
 """What sets a refused flag; the others are switches."""
+BESIDE = {"--enable-strict-thinking": {"grammar_backend": "llguidance"}}
+"""Where a flag is refused beside another only."""
 
 COMMAND_LINES: dict[str, str] = {
     "--speculative-algorithm": "--speculative-algorithm NGRAM",
@@ -126,7 +128,9 @@ def with_flag(args: ServerArgs, flag: str) -> ServerArgs:
     changed = copy.copy(args)
     name = flag.split()[0]
     if name.startswith("--"):
-        object.__setattr__(changed, name.removeprefix("--").replace("-", "_"), VALUES.get(name, True))
+        own = {name.removeprefix("--").replace("-", "_"): VALUES.get(name, True)}
+        for key, value in (own | BESIDE.get(name, {})).items():
+            object.__setattr__(changed, key, value)
     else:
         os.environ[name] = "1"
     return changed

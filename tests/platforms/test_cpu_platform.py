@@ -23,6 +23,9 @@ LEFT_OPEN = {
     "chunked_prefill_size": None,
     "mem_fraction_static": None,
     "tp_size": 1,
+    "enable_deterministic_inference": False,
+    "rl_on_policy_target": None,
+    "enable_memory_saver": False,
 }
 
 
@@ -107,6 +110,15 @@ def test_what_the_user_chose_is_kept(chosen: dict[str, Any]) -> None:
 def test_an_attention_backend_that_needs_an_accelerator_is_refused(flag: str) -> None:
     with pytest.raises(ConfigError, match=f"--{flag.replace('_', '-')} triton needs an accelerator"):
         defaults_for(**{flag: "triton"})
+
+
+@pytest.mark.parametrize(
+    "chosen", [{"enable_deterministic_inference": True}, {"rl_on_policy_target": "fsdp"}, {"enable_memory_saver": True}]
+)
+def test_a_setting_that_needs_an_accelerator_is_refused(chosen: dict[str, Any]) -> None:
+    flag = next(iter(chosen)).replace("_", "-")
+    with pytest.raises(ConfigError, match=f"--{flag} needs an accelerator, and none was found: .*; leave the flag out"):
+        defaults_for(**chosen)
 
 
 def test_tensor_parallel_ranks_share_the_cores(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:

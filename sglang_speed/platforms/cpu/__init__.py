@@ -29,6 +29,12 @@ ATTENTION_BACKEND = "torch_native"
 """Name under which our backend stands in: by it SGLang knows that Triton kernels cannot run."""
 FILLED_IN_BACKENDS = (None, "intel_amx")
 """What SGLang leaves or puts in place of a backend that the user did not name."""
+NEED_AN_ACCELERATOR = {
+    "enable_deterministic_inference": "SGLang knows batch-invariant attention kernels for accelerators only",
+    "rl_on_policy_target": "it turns on --enable-deterministic-inference, which has no attention kernels for a CPU",
+    "enable_memory_saver": "its library is loaded into each scheduler process and needs the CUDA driver",
+}
+"""Settings with which SGLang ends at start-up without saying so, and why."""
 MAX_RUNNING_REQUESTS = 16
 CHUNKED_PREFILL_SIZE = 2048
 MEM_FRACTION_STATIC = 0.8
@@ -97,12 +103,13 @@ class CpuPlatform(CpuDeviceMixin, SRTPlatform):
         return torch.profiler.ProfilerActivity.CPU
 
     def apply_server_args_defaults(self, server_args: ServerArgs) -> None:
-        """Fill in what the user left open. ConfigError for an attention backend that cannot run here.
+        """Fill in what the user left open. ConfigError for an attention backend or a setting that cannot run here.
 
         `dtype` auto becomes bfloat16: SGLang would run a float32 checkpoint as float16, for which CPUs have no fast
         matrix products. float16 and float32 are kept where they are asked for. `hooks.bound_kv_bytes` bounds the
         KV pool.
         """
+        _refuse_what_needs_an_accelerator(server_args)
         _choose_attention_backend(server_args)
         server_args.sleep_on_idle = True
         server_args.disable_custom_all_reduce = True
@@ -129,6 +136,14 @@ def share_cores(num_ranks: int) -> None:
     parts = [cores[rank * num_each % len(cores) :][:num_each] for rank in range(num_ranks)]
     os.environ.setdefault("SGLANG_CPU_OMP_THREADS_BIND", "|".join(",".join(map(str, part)) for part in parts))
     os.environ.setdefault("OMP_NUM_THREADS", str(num_each))
+
+
+def _refuse_what_needs_an_accelerator(server_args: ServerArgs) -> None:
+    for name, reason in NEED_AN_ACCELERATOR.items():
+        if getattr(server_args, name):
+            raise ConfigError(
+                f"--{name.replace('_', '-')} needs an accelerator, and none was found: {reason}; leave the flag out"
+            )
 
 
 def _choose_attention_backend(server_args: ServerArgs) -> None:
