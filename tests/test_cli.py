@@ -18,9 +18,10 @@ ROOT = Path(__file__).parents[1]
 
 
 def test_the_version_is_that_of_the_package_and_of_the_tested_host() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert project["version"] == __version__
-    assert f"sglang=={TESTED_SGLANG}" in project["dependencies"]
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert pyproject["project"]["dynamic"] == ["version"]
+    assert pyproject["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "sglang_speed.__version__"}
+    assert f"sglang=={TESTED_SGLANG}" in pyproject["project"]["dependencies"]
     printed = CliRunner().invoke(app, ["--version"])
     assert (printed.exit_code, printed.stdout) == (
         0,

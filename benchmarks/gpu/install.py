@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -51,15 +52,23 @@ def announce_plugin(site: Path) -> None:
     """The metadata that an editable install of this checkout would leave."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     name = project["name"].replace("-", "_")
-    directory = site / f"{name}-{project['version']}.dist-info"
+    version = package_version()
+    directory = site / f"{name}-{version}.dist-info"
     directory.mkdir(exist_ok=True)
-    metadata = f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
+    metadata = f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {version}\n"
     (directory / "METADATA").write_text(metadata, encoding="utf-8")
     groups = [
         f"[{group}]\n" + "".join(f"{key} = {value}\n" for key, value in points.items())
         for group, points in project["entry-points"].items()
     ]
     (directory / "entry_points.txt").write_text("\n".join(groups), encoding="utf-8")
+
+
+def package_version() -> str:
+    """Read, not imported: the package is not on the path yet."""
+    text = (ROOT / "sglang_speed" / "__init__.py").read_text(encoding="utf-8")
+    (found,) = re.findall(r'^__version__ = "(.+)"$', text, re.MULTILINE)
+    return str(found)
 
 
 def write_environment(site: Path) -> None:
