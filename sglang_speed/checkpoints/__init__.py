@@ -2,6 +2,7 @@
 
 convert          a Llama checkpoint becomes a SPEED checkpoint
 card             the README.md of a SPEED checkpoint
+hub              where a checkpoint lies that is named by a hub id
 servable         what of a checkpoint a server would refuse, its weights aside
 describe         what a SPEED checkpoint is, from its config and its safetensors headers
 default_model    the name `speed-llama`: a small SPEED checkpoint in the user's cache

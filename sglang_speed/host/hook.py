@@ -1,6 +1,7 @@
 """How a change to SGLang is declared.
 
-Owns the shape of a declaration. Must not apply one: `sglang_speed.serving.hooks` lists them, the plugin applies them.
+Owns the shape of a declaration. Must not apply one: `serving`, `features`, `guard` and `platforms` list them, the
+plugin applies them.
 """
 
 from __future__ import annotations

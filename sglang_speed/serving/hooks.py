@@ -35,14 +35,6 @@ START_UP_HOOKS = (
         remove_when="SGLang lets a plugin resolve model names",
     ),
     Hook(
-        target="sglang.srt.server_args.ServerArgs._handle_cuda_graph_config",
-        parameters=("self",),
-        kind=HookType.BEFORE,
-        function=arguments.leave_out_prefill_graphs,
-        reason="a prefill graph, which SGLang captures by default, cannot hold a selection of rows",
-        remove_when="SGLang asks models which graphs they support",
-    ),
-    Hook(
         target="sglang.srt.server_args.ServerArgs.check_server_args",
         parameters=("self",),
         kind=HookType.AFTER,

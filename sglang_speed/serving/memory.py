@@ -20,6 +20,7 @@ from sglang.srt.model_executor.pool_configurator import (
 )
 
 from sglang_speed.checkpoints.adapter import UNTRAINED_COST, UNTRAINED_NEXT, Training, training_of
+from sglang_speed.checkpoints.hub import checkpoint_directory
 from sglang_speed.config import SpeedConfig
 from sglang_speed.errors import ConfigError
 from sglang_speed.kv_pool.capacity import DeepTables, cap_deep_tokens, deep_tokens_beside, split_kv_bytes
@@ -28,7 +29,7 @@ from sglang_speed.kv_pool.request_pool import BandedReqToTokenPool
 from sglang_speed.policies import policy_of
 from sglang_speed.served import ServedModel, serve, speed_of
 from sglang_speed.serving.fields import FIRST_VALUE_BUFFER
-from sglang_speed.serving.refusals import checkpoint_directory, refuse_unsupported
+from sglang_speed.serving.refusals import refuse_unsupported
 
 logger = logging.getLogger(__name__)
 

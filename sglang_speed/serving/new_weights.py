@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from sglang_speed.checkpoints.default_model import resolve_model
+from sglang_speed.checkpoints.hub import checkpoint_directory
 from sglang_speed.config import is_speed_model, read_model_config
 from sglang_speed.errors import ConfigError
+from sglang_speed.features.loading import LOAD_FORMATS
 from sglang_speed.models.hf_config import SpeedLlamaConfig
 from sglang_speed.served import speed_of
-from sglang_speed.serving.refusals import LOAD_FORMATS, checkpoint_directory
 
 COMPUTED_WITH = (
     "speed",

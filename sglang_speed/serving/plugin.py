@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from itertools import chain
 
 from sglang_speed.errors import HostMismatch
 
@@ -38,9 +39,10 @@ def register() -> None:
 
 
 def _install_all() -> None:
-    from sglang_speed.host.check import check_version, install
+    from sglang_speed.host.check import check_target, check_version, install
 
     check_version()
+    from sglang_speed import features
     from sglang_speed.guard.hooks import HOOKS as GUARD_HOOKS
     from sglang_speed.serving.fields import FIELDS
     from sglang_speed.serving.hooks import HOOKS
@@ -49,9 +51,13 @@ def _install_all() -> None:
     _install_platform()
     for field in FIELDS:
         field.check()
-    install("serving", HOOKS)
+    owners = {"serving": HOOKS, "features": features.HOOKS}
     if Settings.from_environment().has_guard:
-        install("guard", GUARD_HOOKS)
+        owners["guard"] = GUARD_HOOKS
+    for hook in chain(*owners.values()):  # all, before the first is registered
+        check_target(hook)
+    for owner, hooks in owners.items():
+        install(owner, hooks)
 
 
 def _install_platform() -> None:

@@ -15,6 +15,7 @@ from sglang.srt.plugins import load_plugins
 from sglang_speed import TESTED_SGLANG
 from sglang_speed.config import ARCHITECTURE, MODEL_TYPE
 from sglang_speed.errors import HostMismatch
+from sglang_speed.features import HOOKS as FEATURE_HOOKS
 from sglang_speed.guard.hooks import HOOKS as GUARD_HOOKS
 from sglang_speed.host import check as host
 from sglang_speed.host.field import Field
@@ -23,7 +24,7 @@ from sglang_speed.platforms.cpu.hooks import HOOKS as CPU_HOOKS
 from sglang_speed.serving.fields import FIELDS
 from sglang_speed.serving.hooks import HOOKS as SERVING_HOOKS
 
-ALL_HOOKS = SERVING_HOOKS + GUARD_HOOKS + CPU_HOOKS
+ALL_HOOKS = SERVING_HOOKS + FEATURE_HOOKS + GUARD_HOOKS + CPU_HOOKS
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -1,0 +1,87 @@
+"""What a feature of SGLang says about itself.
+
+Owns the contract. Must not know any single feature, nor what is served.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sglang_speed.host.hook import Hook
+
+FIX = "leave it out, or serve the full-depth checkpoint"
+
+
+class Status(StrEnum):
+    SERVED = "served"
+    PARTLY = "partly served"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A setting that is refused at start-up.
+
+    flag: as the user writes it.
+    is_set: whether these ServerArgs ask for it.
+    reason: why it is not served, as a part of the message.
+    message: the whole message, where the flag's value decides the fix; None for the usual one.
+    at_full_depth: whether it also holds for a checkpoint whose prompts pass all layers, which has no deep band.
+    """
+
+    flag: str
+    is_set: Callable[[Any], bool]
+    reason: str
+    message: Callable[[Any], str] | None = None
+    at_full_depth: bool = True
+
+    def explain(self, args: Any) -> str:
+        """The message for the user: what is refused, why, and the fix."""
+        if self.message is not None:
+            return self.message(args)
+        return f"{self.flag} is not supported with a SPEED model ({self.reason}); {FIX}"
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One feature of SGLang: what of it is served, and what is refused.
+
+    name: as docs/features.md lists it.
+    served: flags, or ways of use, that are proven with two bands.
+    proof: paths of the tests that prove them, from the root of the repository; needed where anything is served.
+    refusals: flags that are refused, the first one that is set names the reason.
+    hooks: changes to SGLang that what is served needs; installed for every model, so they leave other models alone.
+    note: what a reader of the table must know besides.
+    """
+
+    name: str
+    served: tuple[str, ...] = ()
+    proof: tuple[str, ...] = ()
+    refusals: tuple[Refusal, ...] = ()
+    hooks: tuple[Hook, ...] = ()
+    note: str = ""
+
+    @property
+    def status(self) -> Status:
+        if not self.served:
+            return Status.REFUSED
+        return Status.PARTLY if self.refusals else Status.SERVED
+
+
+def on(name: str) -> Callable[[Any], bool]:
+    """Set where the argument `name` has any value but an empty one."""
+    return lambda args: bool(getattr(args, name))
+
+
+def above_one(name: str) -> Callable[[Any], bool]:
+    """Set where the number `name` is larger than one."""
+    return lambda args: getattr(args, name) > 1
+
+
+def is_not(name: str, *values: Any) -> Callable[[Any], bool]:
+    """Set where the argument `name` has none of the values that are served."""
+    return lambda args: getattr(args, name) not in values

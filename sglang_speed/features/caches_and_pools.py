@@ -1,0 +1,36 @@
+"""Where prefixes and KV are kept. The radix tree and no cache at all are served, on SGLang's ordinary pools."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sglang.srt.environ import envs
+
+from sglang_speed.features.base import Feature, Refusal, is_not, on
+
+_OTHER_CACHE = "another cache would not know the depth of what it holds"
+
+
+def _has_cpp_tree(_: Any) -> bool:
+    return bool(envs.SGLANG_EXPERIMENTAL_CPP_RADIX_TREE.get())
+
+
+FEATURE = Feature(
+    name="prefix caches and pools",
+    served=("radix cache", "--disable-radix-cache"),
+    proof=("tests/parity/test_every_setting.py", "tests/parity/test_prefix_reuse.py"),
+    refusals=(
+        Refusal("--enable-lmcache", on("enable_lmcache"), _OTHER_CACHE),
+        Refusal("--enable-flexkv", on("enable_flexkv"), _OTHER_CACHE),
+        Refusal("--radix-cache-backend", on("radix_cache_backend"), "another cache was not proven with the deep band"),
+        Refusal(
+            "SGLANG_EXPERIMENTAL_CPP_RADIX_TREE",
+            _has_cpp_tree,
+            "it does not keep extra_key apart, which the anchors do",
+        ),
+        Refusal("--enable-hisparse", on("enable_hisparse"), "it replaces the request table"),
+        Refusal("--enable-unified-memory", on("enable_unified_memory"), "it replaces the pools"),
+        Refusal("--enable-page-major-kv-layout", on("enable_page_major_kv_layout"), "not proven with the deep band"),
+        Refusal("--kv-canary", is_not("kv_canary", "none"), "it expects one table and one pool"),
+    ),
+)

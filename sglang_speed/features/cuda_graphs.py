@@ -1,0 +1,72 @@
+"""CUDA graphs: captured for decode steps, left out for prefills. Compiled forwards are refused.
+
+SGLang captures prefill graphs by default on CUDA; a graph cannot hold the selection of deep rows, which depends on the
+data. So they are left out where nobody asked, and refused where somebody did.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from sglang.srt.plugins.hook_registry import HookType
+
+from sglang_speed.features.base import Feature, Refusal, on
+from sglang_speed.host.hook import Hook
+from sglang_speed.served import speed_of
+
+GRAPHS = {"decode": ("full", "disabled"), "prefill": ("disabled",)}
+"""Backends of graphs that are served, by phase."""
+
+
+def leave_out_prefill_graphs(args: Any) -> None:
+    """Hook before ServerArgs._handle_cuda_graph_config, when SGLang has read the model's configuration, wherever it is.
+
+    SGLang has not read the configuration yet where these graphs were asked for or left out explicitly.
+    """
+    hf_config = getattr(getattr(args, "model_config", None), "hf_config", None)
+    speed = speed_of(hf_config)
+    if speed is not None and not speed.is_stock:
+        args.disable_prefill_cuda_graph = True
+
+
+def _backend(args: Any, phase: str) -> str:
+    return str(getattr(args.cuda_graph_config, phase).backend)
+
+
+def _captures_others(phase: str) -> Callable[[Any], bool]:
+    return lambda args: args.device == "cuda" and _backend(args, phase) not in GRAPHS[phase]
+
+
+def _message(phase: str) -> Callable[[Any], str]:
+    return lambda args: (
+        f"--cuda-graph-backend-{phase} {_backend(args, phase)} is not supported with depth bands; choose one of "
+        f"{', '.join(GRAPHS[phase])}"
+    )
+
+
+def _refusal(phase: str, reason: str) -> Refusal:
+    flag = f"--cuda-graph-backend-{phase}"
+    return Refusal(flag, _captures_others(phase), reason, message=_message(phase), at_full_depth=False)
+
+
+FEATURE = Feature(
+    name="CUDA graphs, torch.compile",
+    served=(f"--cuda-graph-backend-decode {', '.join(GRAPHS['decode'])}",),
+    proof=("tests/parity/test_gpu_backends.py", "tests/gpu/test_exactness.py"),
+    refusals=(
+        Refusal("--enable-torch-compile", on("enable_torch_compile"), "deep rows depend on the data"),
+        _refusal("decode", "other graphs are not proven with the deep band"),
+        _refusal("prefill", "a graph cannot hold a selection of rows; left out by default"),
+    ),
+    hooks=(
+        Hook(
+            target="sglang.srt.server_args.ServerArgs._handle_cuda_graph_config",
+            parameters=("self",),
+            kind=HookType.BEFORE,
+            function=leave_out_prefill_graphs,
+            reason="a prefill graph, which SGLang captures by default, cannot hold a selection of rows",
+            remove_when="SGLang asks models which graphs they support",
+        ),
+    ),
+)

@@ -1,0 +1,60 @@
+"""Kinds of numbers in the KV pools: one for both bands. 16 bits and fp8 without scales are served."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from sglang_speed.features.base import Feature, Refusal, is_not, on
+
+KV_CACHE_DTYPES = ("auto", "bf16", "bfloat16", "fp8_e4m3", "fp8_e5m2")
+FP8_DTYPES = ("fp8_e4m3", "fp8_e5m2")
+FP8_QUERY_BACKEND = "fa3"
+"""With an fp8 KV cache it rounds queries too, and its kernels take e4m3 only and answer in bfloat16."""
+
+
+def _does_not_fit_backend(args: Any) -> bool:
+    """SGLang swaps FA3 for e5m2 only where the backend was not named for one phase."""
+    if args.kv_cache_dtype not in FP8_DTYPES or FP8_QUERY_BACKEND not in args.get_attention_backends():
+        return False
+    return args.kv_cache_dtype != "fp8_e4m3" or args.get_model_config().dtype != torch.bfloat16
+
+
+def _message(args: Any) -> str:
+    return (
+        f"--kv-cache-dtype {args.kv_cache_dtype} in a {args.get_model_config().dtype} model is not supported with "
+        f"--attention-backend {FP8_QUERY_BACKEND}, whose kernels take fp8_e4m3 in bfloat16 models only; choose that, "
+        "or --attention-backend flashinfer or triton"
+    )
+
+
+FEATURE = Feature(
+    name="KV cache dtypes",
+    served=(f"--kv-cache-dtype {', '.join(KV_CACHE_DTYPES)}",),
+    proof=(
+        "tests/parity/test_fp8_kv.py",
+        "tests/parity/test_fp8_gpu_backends.py",
+        "tests/gpu/test_fp8_kv.py",
+    ),
+    refusals=(
+        Refusal(
+            "--kv-cache-dtype",
+            is_not("kv_cache_dtype", *KV_CACHE_DTYPES),
+            f"not proven in both bands; {', '.join(KV_CACHE_DTYPES)} are",
+        ),
+        Refusal(
+            "--quantization-param-path",
+            on("quantization_param_path"),
+            "scales of the KV cache are not proven in both bands, without them all are 1",
+        ),
+        Refusal(
+            f"--kv-cache-dtype with --attention-backend {FP8_QUERY_BACKEND}",
+            _does_not_fit_backend,
+            "its kernels take fp8_e4m3 in bfloat16 models only",
+            message=_message,
+            at_full_depth=False,
+        ),
+    ),
+    note="[what fp8 rounds](fp8_kv.md)",
+)

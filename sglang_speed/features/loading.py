@@ -1,0 +1,24 @@
+"""How weights come into the model. Safetensors (and random weights, for benchmarks) by SGLang's own loader only."""
+
+from __future__ import annotations
+
+from sglang_speed.features.base import Feature, Refusal, is_not, on
+
+MODEL_IMPLS = ("auto", "sglang")
+LOAD_FORMATS = ("auto", "safetensors", "dummy")
+"""Also of weights that come while serving."""
+
+_REASON = "not proven in both bands"
+
+FEATURE = Feature(
+    name="loading of weights",
+    served=(f"--load-format {', '.join(LOAD_FORMATS)}", f"--model-impl {', '.join(MODEL_IMPLS)}"),
+    proof=("tests/parity/test_every_setting.py", "tests/parity/test_new_weights.py"),
+    refusals=(
+        Refusal("--model-impl", is_not("model_impl", *MODEL_IMPLS), "it would serve the model at full depth"),
+        Refusal("--load-format", is_not("load_format", *LOAD_FORMATS), _REASON),
+        Refusal("--custom-weight-loader", on("custom_weight_loader"), _REASON),
+        Refusal("--weight-cache-mode", is_not("weight_cache_mode", "off"), _REASON),
+        Refusal("--rl-quant-profile", on("rl_quant_profile"), "its loader would skip the deep layers"),
+    ),
+)
