@@ -122,7 +122,7 @@ def default_model(
 
 
 app.command()(measuring.bench)
-app.command()(measuring.layers)
+app.command(name="cutoff")(measuring.cutoff_)
 app.command(name="eval")(measuring.eval_)
 
 

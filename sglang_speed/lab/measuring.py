@@ -1,4 +1,4 @@
-"""The commands that measure: `sglang-speed bench`, `layers` and `eval`.
+"""The commands that measure: `sglang-speed bench`, `cutoff` and `eval`.
 
 Owns their arguments. Heavy imports stay inside the commands, so that `--help` is quick.
 """
@@ -56,7 +56,7 @@ def bench(
     )
 
 
-def layers(
+def cutoff_(
     checkpoint: Annotated[str, typer.Argument(help="Llama checkpoint directory, or an untrained SPEED one.")],
     data: Annotated[
         Path | None,
@@ -93,13 +93,12 @@ def layers(
     if data is None:
         require_extra("train", "faker")
     from sglang_speed.checkpoints.default_model import resolve_model
-    from sglang_speed.lab.cutoff.command import Wanted
-    from sglang_speed.lab.cutoff.command import layers as measure
+    from sglang_speed.lab.cutoff.command import Wanted, measure_cutoffs
     from sglang_speed.lab.cutoff.texts import Limits
 
     limits = Limits(samples, max_tokens, seed)
     wanted = Wanted(data, limits, anchor_tokens, tail_tokens, cutoff or (), max_kl, json, plot)
-    measure(Path(resolve_model(checkpoint)), wanted)
+    measure_cutoffs(Path(resolve_model(checkpoint)), wanted)
 
 
 def eval_(

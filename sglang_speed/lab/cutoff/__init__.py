@@ -11,7 +11,7 @@ advice.py      the recommendation and its rule
 results.py     all figures as one JSON-serializable value
 report.py      the table and the sentences
 plots.py       the picture
-command.py     `sglang-speed layers`
+command.py     `sglang-speed cutoff`
 
 Runs in one process with transformers; never imports sglang.
 """

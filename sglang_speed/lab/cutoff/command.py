@@ -1,4 +1,4 @@
-"""`sglang-speed layers`: from what the user typed to a table, a recommendation, a results file and a picture."""
+"""`sglang-speed cutoff`: from what the user typed to a table, a recommendation, a results file and a picture."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sglang_speed.lab.cutoff.cutoffs import NO_CONTEXT, cutoff_sums
 from sglang_speed.lab.cutoff.evidence import TOOLS
 from sglang_speed.lab.cutoff.fisher import importance_sums
 from sglang_speed.lab.cutoff.model import load_model
-from sglang_speed.lab.cutoff.report import BUILT_IN, kinds_table, layers_table, sentences
+from sglang_speed.lab.cutoff.report import BUILT_IN, cutoffs_table, kinds_table, sentences
 from sglang_speed.lab.cutoff.request import Request
 from sglang_speed.lab.cutoff.results import Measured, results_of
 from sglang_speed.lab.cutoff.texts import Limits, answered, built_in_prompts, requests_in_chats
@@ -62,7 +62,7 @@ class Wanted:
                 require_folder(path.parent, path)
 
 
-def layers(checkpoint: Path, wanted: Wanted) -> None:
+def measure_cutoffs(checkpoint: Path, wanted: Wanted) -> None:
     """Measure, print, write what was asked for; ConfigError before anything long is started."""
     require_untrained(checkpoint, "measured")
     model = load_model(checkpoint, wanted.anchor_tokens, wanted.tail_tokens)
@@ -132,7 +132,7 @@ def measure(
 
 def show(results: dict[str, Any], wanted: Wanted) -> None:
     """Print the table and the sentences; write files."""
-    console.print(layers_table(results))
+    console.print(cutoffs_table(results))
     console.print(kinds_table(results))
     for sentence in sentences(results):
         console.print(sentence, highlight=False)

@@ -21,7 +21,7 @@ CAPTION = (
 KINDS_CAPTION = "KL by kind of request, ± its standard error; a request can be of several kinds"
 
 
-def layers_table(results: Mapping[str, Any]) -> Table:
+def cutoffs_table(results: Mapping[str, Any]) -> Table:
     """A line for every cutoff, the recommended ones marked."""
     table = Table(caption=CAPTION)
     for heading in (*HEADINGS, ""):

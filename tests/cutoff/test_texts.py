@@ -27,7 +27,7 @@ from sglang_speed.lab.cutoff.texts import (
 from sglang_speed.lab.training.conversations import Chat, ChatFormat, Conversation, Message
 from sglang_speed.policies import SpeedPolicy
 from sglang_speed.reference.modeling import SpeedLlamaForCausalLM
-from tests.layers.conftest import write_chats
+from tests.cutoff.conftest import write_chats
 from tests.tiny_models import EOS_ID, ids_of
 
 
