@@ -13,7 +13,7 @@ import pytest
 
 from sglang_speed.config import SpeedConfig
 from sglang_speed.lab.bench.ceilings import Rates
-from sglang_speed.lab.bench.load import Answer, Prompts, RequestFailed
+from sglang_speed.lab.bench.load import Answer, Prompts
 from sglang_speed.lab.bench.models import Contender, Model
 from sglang_speed.lab.bench.profiles import CPU, REHEARSAL, Profile
 from sglang_speed.lab.bench.results import Point, Row, Sample, rows
@@ -23,6 +23,7 @@ from sglang_speed.lab.bench.scenarios.capacity import Capacity
 from sglang_speed.lab.bench.scenarios.conversations import num_users, turns
 from sglang_speed.lab.bench.scenarios.decode import shared_step
 from sglang_speed.lab.bench.servers import prompt_tokens
+from sglang_speed.lab.common.client import RequestFailed
 from tests.bench.fake_client import FakeClient, common_prefix
 
 RATES = Rates(flops=1e12, bandwidth=1e10)

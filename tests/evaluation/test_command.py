@@ -11,7 +11,7 @@ import pytest
 from sglang_speed.checkpoints.adapter import PROVENANCE_NAME
 from sglang_speed.checkpoints.convert import convert
 from sglang_speed.errors import ConfigError
-from sglang_speed.lab.evaluation.command import Asked, chat_of, compared, require_context, suite_of
+from sglang_speed.lab.evaluation.command import Asked, chat_format_of, compared, require_context, suite_of
 from sglang_speed.lab.evaluation.measure import Answers
 from sglang_speed.lab.evaluation.subjects import Subject, split_name, subjects_of
 from sglang_speed.lab.evaluation.tasks import LENGTHS, TASKS
@@ -128,7 +128,7 @@ def test_models_of_different_vocabularies_are_not_compared(llama: Path, tmp_path
         template.unlink()
     path.write_text(json.dumps({**settings, "chat_template": "{{ messages[0].content }}"}), encoding="utf-8")
     with pytest.raises(ConfigError, match=r"have different vocabularies or chat templates: .* its own base"):
-        chat_of([subject_at(llama), subject_at(other)])
+        chat_format_of([subject_at(llama), subject_at(other)])
 
 
 def test_a_checkpoint_without_a_chat_template_is_refused(tmp_path: Path) -> None:
@@ -141,19 +141,19 @@ def test_a_checkpoint_without_a_chat_template_is_refused(tmp_path: Path) -> None
     settings = {**json.loads(path.read_text(encoding="utf-8")), "chat_template": None}
     path.write_text(json.dumps(settings), encoding="utf-8")
     with pytest.raises(ConfigError, match=r"other has no chat template"):
-        chat_of([subject_at(other)])
+        chat_format_of([subject_at(other)])
 
 
 def test_texts_longer_than_a_models_context_are_refused(llama: Path) -> None:
     subject = subject_at(llama)
-    chat = chat_of([subject])
+    chat = chat_format_of([subject])
     require_context(suite_of(Asked(tasks=["needle"], lengths=[100], num_samples=5)), chat, [subject])
     with pytest.raises(ConfigError, match=r"needle asks for \d+ tokens and .* has a context of 2048: choose a shorter"):
         require_context(suite_of(Asked(tasks=["needle"], lengths=[100, 600], num_samples=10)), chat, [subject])
 
 
 def test_what_is_asked_has_a_digest_of_its_own(llama: Path) -> None:
-    chat = chat_of([subject_at(llama)])
+    chat = chat_format_of([subject_at(llama)])
     task = TASKS["recall"]()
     assert Answers(task, chat, 0, 6).digest == Answers(task, chat, 0, 6).digest
     assert Answers(task, chat, 0, 6).digest != Answers(task, chat, 1, 6).digest

@@ -17,10 +17,10 @@ import torch
 
 from sglang_speed.config import SpeedConfig
 from sglang_speed.lab.cli import main
+from sglang_speed.lab.common.chat import read_chats
 from sglang_speed.lab.common.local_server import ServerFailed
 from sglang_speed.lab.training import command
 from sglang_speed.lab.training.answers import Sampling
-from sglang_speed.lab.training.conversations import read_chats
 from tests.training.chats import assistant, user, write_chats
 from tests.training.conftest import MakeModel
 from tests.training.runs import answered_chats, run, settings_of, weights_of

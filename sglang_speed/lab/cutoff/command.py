@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from sglang_speed.checkpoints.adapter import require_untrained
 from sglang_speed.config import SpeedConfig
 from sglang_speed.errors import ConfigError
+from sglang_speed.lab.common.chat import ChatFormat
 from sglang_speed.lab.common.outputs import replace_json, require_folder
 from sglang_speed.lab.common.provenance import provenance
 from sglang_speed.lab.cutoff.cutoffs import NO_CONTEXT, cutoff_sums
@@ -24,7 +25,6 @@ from sglang_speed.lab.cutoff.report import BUILT_IN, cutoffs_table, kinds_table,
 from sglang_speed.lab.cutoff.request import Request
 from sglang_speed.lab.cutoff.results import Measured, results_of
 from sglang_speed.lab.cutoff.texts import Limits, answered, built_in_prompts, requests_in_chats
-from sglang_speed.lab.training.conversations import ChatFormat
 from sglang_speed.reference.modeling import SpeedLlamaForCausalLM
 
 NARROWEST_TABLE = 110

@@ -11,11 +11,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from sglang_speed.checkpoints.convert import read_source_config
 from sglang_speed.errors import ConfigError
+from sglang_speed.lab.common.chat import ChatFormat
+from sglang_speed.lab.common.client import Client
 from sglang_speed.lab.common.local_server import exit_on_sigterm
 from sglang_speed.lab.common.outputs import Outputs
 from sglang_speed.lab.evaluation import NUM_SAMPLES
-from sglang_speed.lab.evaluation.chat import Chat
-from sglang_speed.lab.evaluation.client import Client
 from sglang_speed.lab.evaluation.measure import RESPONSES
 from sglang_speed.lab.evaluation.plots import draw
 from sglang_speed.lab.evaluation.references import ReferenceFile
@@ -54,12 +54,12 @@ def evaluate(asked: Asked, outputs: Outputs, flags: Sequence[str]) -> None:
     """
     suite = suite_of(asked)
     full_depth, subjects = compared(asked)
-    chat = chat_of([full_depth, *subjects])
-    require_context(suite, chat, [full_depth, *subjects])
+    chat_format = chat_format_of([full_depth, *subjects])
+    require_context(suite, chat_format, [full_depth, *subjects])
     outputs.require_writable()
     chosen = {
         "full_depth": full_depth.digest,
-        "chat": chat.digest,
+        "chat": chat_format.digest,
         "num_samples": suite.num_samples,
         "seed": suite.seed,
         "lengths": list(suite.lengths),
@@ -79,7 +79,9 @@ def evaluate(asked: Asked, outputs: Outputs, flags: Sequence[str]) -> None:
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=console) as progress:
-        Evaluation(full_depth, subjects, suite, chat, results, references, logs, flags, watch=watching(progress)).run()
+        Evaluation(
+            full_depth, subjects, suite, chat_format, results, references, logs, flags, watch=watching(progress)
+        ).run()
     finish(results, outputs)
 
 
@@ -119,27 +121,28 @@ def compared(asked: Asked) -> tuple[Subject, list[Subject]]:
     return full_depth, [subject for subject in subjects if subject.digest != full_depth.digest]
 
 
-def chat_of(subjects: Sequence[Subject]) -> Chat:
+def chat_format_of(subjects: Sequence[Subject]) -> ChatFormat:
     """The tokenizer of all of them. Raises ConfigError where they have different ones, or none is on this machine."""
-    chats = {path: Chat(path) for path in map(tokenizer_directory, subjects) if path is not None}
-    if not chats:
+    paths = [path for path in map(tokenizer_directory, subjects) if path is not None]
+    formats = {path: ChatFormat.of_checkpoint(path) for path in dict.fromkeys(paths)}
+    if not formats:
         raise ConfigError(
             f"no tokenizer of {', '.join(subject.source for subject in subjects)} is on this machine: prompts are made "
             "here; name the checkpoint directory with --full-depth"
         )
-    (first, chat), *others = chats.items()
+    (first, chat_format), *others = formats.items()
     for path, other in others:
-        if other.digest != chat.digest:
+        if other.digest != chat_format.digest:
             raise ConfigError(
                 f"{path} and {first} have different vocabularies or chat templates: the same token ids must mean the "
                 "same to both; compare a model with its own base"
             )
-    return chat
+    return chat_format
 
 
-def require_context(suite: Suite, chat: Chat, subjects: Sequence[Subject]) -> None:
+def require_context(suite: Suite, chat_format: ChatFormat, subjects: Sequence[Subject]) -> None:
     """Raise ConfigError where a checkpoint was made for shorter prompts; a running server refuses them itself."""
-    for answers in suite.answers(chat):
+    for answers in suite.answers(chat_format):
         for path in {subject.source for subject in subjects if subject.url is None}:
             limit = read_source_config(Path(path)).get("max_position_embeddings", 2048)
             needed = answers.longest_prompt + answers.task.max_new_tokens

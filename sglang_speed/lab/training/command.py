@@ -29,11 +29,11 @@ from sglang_speed.checkpoints.card import write_card
 from sglang_speed.checkpoints.convert import fill_full_depth, fill_trained, read_source_config, speed_model_config
 from sglang_speed.checkpoints.weights import read_weights, require_layers
 from sglang_speed.errors import ConfigError
+from sglang_speed.lab.common.chat import Chat, ChatFormat, Conversation, read_chats, read_conversations
 from sglang_speed.lab.common.local_server import exit_on_sigterm, start_server
 from sglang_speed.lab.training.answers import answer_all, is_open, read_answered
 from sglang_speed.lab.training.batches import TrainingExamples
 from sglang_speed.lab.training.checks import checked_chats, num_held_out
-from sglang_speed.lab.training.conversations import Chat, ChatFormat, Conversation, read_chats, read_conversations
 from sglang_speed.lab.training.machine import answering_flags, has_fast_bfloat16
 from sglang_speed.lab.training.progress import console, count, show, silence_libraries
 from sglang_speed.lab.training.record import Record, claim_work, fingerprint, losses_of

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from statistics import mean
 
-from sglang_speed.lab.bench.load import Answer, Client
-from sglang_speed.lab.bench.profiles import Chat, Pool, Profile, Tree
+from sglang_speed.lab.bench.load import Answer, LoadClient
+from sglang_speed.lab.bench.profiles import ChatSizes, Pool, Profile, TreeSizes
 from sglang_speed.lab.bench.results import Figure, Point, Sample
 from sglang_speed.lab.bench.scenarios.base import Measured, Scenario, Setting, alternating
 
@@ -20,7 +20,7 @@ CHAT_TARGET = 2.0
 class Conversation:
     """history: all tokens so far, the server's answers included."""
 
-    client: Client
+    client: LoadClient
     history: list[int] = field(default_factory=list)
 
     async def turn(self, new_tokens: Sequence[int], max_new_tokens: int) -> Answer:
@@ -164,14 +164,14 @@ def num_users(profile: Profile, working_set: float) -> int:
     return round(working_set * profile.cache_pool.tokens / profile.chat.final_len)
 
 
-def turns(chat: Chat) -> list[tuple[int, int]]:
+def turns(chat: ChatSizes) -> list[tuple[int, int]]:
     """Prompt tokens of each turn, and how many of them an unlimited tree would have."""
     grown = chat.user_tokens + chat.answer_tokens
     lengths = [chat.first_prompt + turn * grown for turn in range(chat.num_turns)]
     return [(length, 0 if turn == 0 else length - chat.user_tokens - 1) for turn, length in enumerate(lengths)]
 
 
-def steps(tree: Tree) -> list[tuple[int, int]]:
+def steps(tree: TreeSizes) -> list[tuple[int, int]]:
     """The like for each step of an agent."""
     grown = tree.observation_tokens + tree.action_tokens
     lengths = [tree.system_tokens + tree.observation_tokens + step * grown for step in range(tree.num_steps)]
