@@ -7,12 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
 from sglang_speed.checkpoints.convert import read_source_config
 from sglang_speed.errors import ConfigError
-from sglang_speed.lab.bench.ceilings import Rates
 from sglang_speed.lab.bench.facts import REHEARSAL, described_rates
 from sglang_speed.lab.bench.models import Model, model_of, random_model
 from sglang_speed.lab.bench.plots import draw
@@ -25,12 +21,10 @@ from sglang_speed.lab.bench.scenarios import SCENARIOS
 from sglang_speed.lab.bench.servers import refuse_own_flags
 from sglang_speed.lab.common.local_server import exit_on_sigterm
 from sglang_speed.lab.common.outputs import Outputs
+from sglang_speed.lab.common.progress import print_written, progress_bars, wide_console
+from sglang_speed.method.cost import Rates
 
-NARROWEST_TABLE = 126
-
-console = Console()
-if not console.is_terminal:
-    console.width = max(console.width, NARROWEST_TABLE)
+console = wide_console(126)
 
 
 def bench(
@@ -113,14 +107,7 @@ def print_ceilings(model: Model, rates: Rates) -> None:
 def measure(comparison: Comparison, names: Sequence[str], logs: Path, outputs: Outputs) -> None:
     """Run the scenarios under a progress bar; the results file is written after each, so that a run that is cut
     short leaves what it measured."""
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console) as progress:
+    with progress_bars(console) as progress:
         task = progress.add_task("", total=len(names))
         for event in comparison.run(names, logs):
             match event:
@@ -145,5 +132,4 @@ def finish(comparison: Comparison, outputs: Outputs) -> None:
         pictures = draw(results, outputs.plots or Path(folder))
         if outputs.html is not None:
             outputs.html.write_text(html_report(results, pictures), encoding="utf-8")
-    if outputs.named:
-        console.print(f"written: {', '.join(map(str, outputs.named))}", soft_wrap=True)
+    print_written(console, outputs.named)

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress, TimeRemainingColumn
 
 from sglang_speed.checkpoints.adapter import require_untrained
 from sglang_speed.config import SpeedConfig
 from sglang_speed.errors import ConfigError
 from sglang_speed.lab.common.chat import ChatFormat
 from sglang_speed.lab.common.outputs import replace_json, require_folder
+from sglang_speed.lab.common.progress import print_written, progress_bars, wide_console
 from sglang_speed.lab.common.provenance import provenance
 from sglang_speed.lab.cutoff.cutoffs import NO_CONTEXT, cutoff_sums
 from sglang_speed.lab.cutoff.evidence import TOOLS
@@ -27,12 +27,9 @@ from sglang_speed.lab.cutoff.results import Measured, results_of
 from sglang_speed.lab.cutoff.texts import Limits, answered, built_in_prompts, requests_in_chats
 from sglang_speed.reference.modeling import SpeedLlamaForCausalLM
 
-NARROWEST_TABLE = 110
 RESPONSE_LEN = 64
 
-console = Console()
-if not console.is_terminal:
-    console.width = max(console.width, NARROWEST_TABLE)
+console = wide_console(110)
 
 
 @dataclass(frozen=True)
@@ -67,8 +64,7 @@ def measure_cutoffs(checkpoint: Path, wanted: Wanted) -> None:
     require_untrained(checkpoint, "measured")
     model = load_model(checkpoint, wanted.anchor_tokens, wanted.tail_tokens)
     cutoffs = check_cutoffs(wanted.cutoffs, model.config.num_hidden_layers)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
+    with progress_bars(console, TimeRemainingColumn()) as progress:
         requests = find_requests(model, checkpoint, wanted, progress)
         measured = measure(model, requests, cutoffs, wanted.limits.seed, progress)
     results = {
@@ -142,6 +138,4 @@ def show(results: dict[str, Any], wanted: Wanted) -> None:
         from sglang_speed.lab.cutoff.plots import draw
 
         draw(results, wanted.plot)
-    written = [str(path) for path in (wanted.json, wanted.plot) if path is not None]
-    if written:
-        console.print(f"written: {', '.join(written)}", soft_wrap=True)
+    print_written(console, (wanted.json, wanted.plot))

@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress
 
 from sglang_speed.checkpoints.convert import read_source_config
 from sglang_speed.errors import ConfigError
@@ -15,6 +14,7 @@ from sglang_speed.lab.common.chat import ChatFormat
 from sglang_speed.lab.common.client import Client
 from sglang_speed.lab.common.local_server import exit_on_sigterm
 from sglang_speed.lab.common.outputs import Outputs
+from sglang_speed.lab.common.progress import print_written, progress_bars, wide_console
 from sglang_speed.lab.evaluation import NUM_SAMPLES
 from sglang_speed.lab.evaluation.measure import RESPONSES
 from sglang_speed.lab.evaluation.plots import draw
@@ -25,12 +25,9 @@ from sglang_speed.lab.evaluation.run import Evaluation, Suite
 from sglang_speed.lab.evaluation.subjects import Subject, full_depth_of, is_url, running, subjects_of
 from sglang_speed.lab.evaluation.tasks import LENGTHS, TASKS
 
-NARROWEST_TABLE = 150
 TASK_NAMES = (RESPONSES, *TASKS)
 
-console = Console()
-if not console.is_terminal:
-    console.width = max(console.width, NARROWEST_TABLE)
+console = wide_console(150)
 
 
 @dataclass(frozen=True)
@@ -71,17 +68,9 @@ def evaluate(asked: Asked, outputs: Outputs, flags: Sequence[str]) -> None:
     references = ReferenceFile((outputs.json or logs / "eval.json").with_suffix(".references.json"))
     exit_on_sigterm()
     console.print(f"logs and answers are in {logs}", soft_wrap=True)
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console) as progress:
-        Evaluation(
-            full_depth, subjects, suite, chat_format, results, references, logs, flags, watch=watching(progress)
-        ).run()
+    with progress_bars(console) as progress:
+        watch = watching(progress)
+        Evaluation(full_depth, subjects, suite, chat_format, results, references, logs, flags, watch).run()
     finish(results, outputs)
 
 
@@ -174,8 +163,5 @@ def watching(progress: Progress) -> Callable[[str, int], Callable[[], None]]:
 
 def finish(results: Results, outputs: Outputs) -> None:
     console.print(terminal_table(results.data))
-    written = [path for path in (outputs.json,) if path is not None]
-    if outputs.plots is not None:
-        written += draw(results.data, outputs.plots)
-    if written:
-        console.print(f"written: {', '.join(map(str, written))}", soft_wrap=True)
+    drawn = [] if outputs.plots is None else draw(results.data, outputs.plots)
+    print_written(console, (outputs.json, *drawn))

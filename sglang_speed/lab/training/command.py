@@ -31,11 +31,12 @@ from sglang_speed.checkpoints.weights import read_weights, require_layers
 from sglang_speed.errors import ConfigError
 from sglang_speed.lab.common.chat import Chat, ChatFormat, Conversation, read_chats, read_conversations
 from sglang_speed.lab.common.local_server import exit_on_sigterm, start_server
+from sglang_speed.lab.common.progress import show_steps, silence_libraries
 from sglang_speed.lab.training.answers import answer_all, is_open, read_answered
 from sglang_speed.lab.training.batches import TrainingExamples
 from sglang_speed.lab.training.checks import checked_chats, num_held_out
 from sglang_speed.lab.training.machine import answering_flags, has_fast_bfloat16
-from sglang_speed.lab.training.progress import console, count, show, silence_libraries
+from sglang_speed.lab.training.progress import console, count
 from sglang_speed.lab.training.record import Record, claim_work, fingerprint, losses_of
 from sglang_speed.lab.training.run import train
 from sglang_speed.lab.training.settings import Objective, Settings
@@ -112,7 +113,7 @@ def _answer(
     flags = [*answering_flags(settings.sampling.concurrency), *server_flags]
     with _full_depth_server(source, work, url, flags) as address:
         steps = answer_all(chats, answered, address, chat_format, settings.sampling)
-        show("Answering", steps, len(chats))
+        show_steps(console, "Answering", steps, len(chats))
     read_answered(answered, len(chats))
     return answered
 
@@ -148,7 +149,7 @@ def _train(model: SpeedLlamaForTraining, conversations: list[Conversation], sett
     if settings.keeps_states:
         longest = SpeedPolicy(settings.speed.with_tail(max(settings.all_tails)))
         states = StateFolder(work / "states", longest)
-        show("Hidden states", states.capture_all(model.eval(), conversations), len(conversations))
+        show_steps(console, "Hidden states", states.capture_all(model.eval(), conversations), len(conversations))
 
     def examples(numbers: list[int], tails: Sequence[int]) -> TrainingExamples:
         return TrainingExamples(
