@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.progress import Progress
@@ -31,8 +31,15 @@ console = wide_console(150)
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What the user typed."""
+class EvaluationOptions:
+    """Options of `sglang-speed eval`.
+
+    models: checkpoints, as DIR or NAME=DIR. full_depth: the model to compare with, as a directory or URL; None: the
+        weights of an untrained checkpoint.
+    url: a running server to evaluate, instead of checkpoints. tails: tail tokens to serve each checkpoint with.
+    tasks: empty for all. lengths: words of the texts with a needle; empty for the default.
+    flags: SGLang flags for all servers.
+    """
 
     models: Sequence[str] = ()
     full_depth: str | None = None
@@ -42,15 +49,18 @@ class Asked:
     num_samples: int = NUM_SAMPLES
     seed: int = 0
     lengths: Sequence[int] = ()
+    outputs: Outputs = field(default_factory=Outputs)
+    flags: Sequence[str] = ()
 
 
-def evaluate(asked: Asked, outputs: Outputs, flags: Sequence[str]) -> None:
-    """Evaluate, print the table, write what was asked for.
+def evaluate(options: EvaluationOptions) -> None:
+    """Evaluate, print the table, write the results.
 
     Raises ConfigError for whatever cannot be evaluated or compared, before a server is started.
     """
-    suite = suite_of(asked)
-    full_depth, subjects = compared(asked)
+    outputs, flags = options.outputs, options.flags
+    suite = suite_of(options)
+    full_depth, subjects = compared(options)
     chat_format = chat_format_of([full_depth, *subjects])
     require_context(suite, chat_format, [full_depth, *subjects])
     outputs.require_writable()
@@ -74,39 +84,39 @@ def evaluate(asked: Asked, outputs: Outputs, flags: Sequence[str]) -> None:
     finish(results, outputs)
 
 
-def suite_of(asked: Asked) -> Suite:
+def suite_of(options: EvaluationOptions) -> Suite:
     """All tasks where none is named."""
-    for name in asked.tasks:
+    for name in options.tasks:
         if name not in TASK_NAMES:
             raise ConfigError(f"--task {name} is not one of {', '.join(TASK_NAMES)}: choose some of these")
-    if asked.num_samples < 2:
+    if options.num_samples < 2:
         raise ConfigError(
-            f"--samples {asked.num_samples} is below 2: an error needs several items; {NUM_SAMPLES} is the default"
+            f"--samples {options.num_samples} is below 2: an error needs several items; {NUM_SAMPLES} is the default"
         )
-    tasks = tuple(dict.fromkeys(asked.tasks)) or TASK_NAMES
-    return Suite(tasks, asked.num_samples, asked.seed, tuple(sorted(set(asked.lengths))) or LENGTHS)
+    tasks = tuple(dict.fromkeys(options.tasks)) or TASK_NAMES
+    return Suite(tasks, options.num_samples, options.seed, tuple(sorted(set(options.lengths))) or LENGTHS)
 
 
-def compared(asked: Asked) -> tuple[Subject, list[Subject]]:
+def compared(options: EvaluationOptions) -> tuple[Subject, list[Subject]]:
     """What is full depth, and what is compared with it, full depth itself left out.
 
     Without --full-depth a single model that was not trained is compared with its own weights at full depth.
     """
-    if (asked.url is None) == (not asked.models):
+    if (options.url is None) == (not options.models):
         raise ConfigError("name either checkpoints or the --url of a running server: one of the two is evaluated")
-    if asked.full_depth is None and (asked.url is not None or len(asked.models) > 1):
+    if options.full_depth is None and (options.url is not None or len(options.models) > 1):
         raise ConfigError(
             "--full-depth is missing: a server, or several models, are compared with one model at full depth; name its "
             "checkpoint or URL"
         )
-    if asked.url is not None and asked.tails:
+    if options.url is not None and options.tails:
         raise ConfigError("--tail-tokens needs a checkpoint: a running server has the tail that it was started with")
-    if asked.url is not None:
-        subjects = [running(asked.url, "server")]
+    if options.url is not None:
+        subjects = [running(options.url, "server")]
     else:
-        subjects = [subject for model in asked.models for subject in subjects_of(model, asked.tails)]
+        subjects = [subject for model in options.models for subject in subjects_of(model, options.tails)]
     first = subjects[0].source
-    full_depth = full_depth_of(first if asked.full_depth is None else asked.full_depth)
+    full_depth = full_depth_of(first if options.full_depth is None else options.full_depth)
     return full_depth, [subject for subject in subjects if subject.digest != full_depth.digest]
 
 
