@@ -23,7 +23,8 @@ from sglang_speed.config import SpeedConfig  # noqa: E402
 from sglang_speed.kv_pool.capacity import DeepTables, deep_band_bytes, split_kv_bytes  # noqa: E402
 from sglang_speed.lab.bench.facts import described_depth, model_name  # noqa: E402
 from sglang_speed.lab.bench.plots import draw  # noqa: E402
-from sglang_speed.lab.bench.report import name_of, number, value_of  # noqa: E402
+from sglang_speed.lab.bench.report import name_of, value_of  # noqa: E402
+from sglang_speed.lab.common.report import number  # noqa: E402
 from sglang_speed.method.cost import ModelShape  # noqa: E402
 
 ON_GPU = "benchmarks/results/bench_gpu.json"

@@ -19,7 +19,8 @@ sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
 from documents import write_figures  # noqa: E402
 
-from sglang_speed.lab.evaluation.plots import DPI, by_cutoff  # noqa: E402
+from sglang_speed.lab.common.plots import DPI  # noqa: E402
+from sglang_speed.lab.evaluation.plots import by_cutoff  # noqa: E402
 from sglang_speed.lab.evaluation.report import COLUMNS, Column, estimate_of, in_order, is_close, perplexity_ratio  # noqa: E402
 
 RESULTS = "benchmarks/results/quality_speed-llama.json"

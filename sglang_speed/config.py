@@ -46,7 +46,7 @@ class SpeedConfig:
         if not 1 <= self.prefill_layers <= self.num_layers:
             raise ConfigError(
                 f"prefill_layers={self.prefill_layers} is not between 1 and {self.num_layers}: it is the number of "
-                "layers that prompt tokens pass; `sglang-speed layers` measures which number suits a checkpoint (SPEED "
+                "layers that prompt tokens pass; `sglang-speed cutoff` measures which number suits a checkpoint (SPEED "
                 "was published with 24 of 32 for Llama-3.1-8B)"
             )
         if self.anchor_tokens < 0:

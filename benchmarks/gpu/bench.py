@@ -29,8 +29,9 @@ from rich.table import Table  # noqa: E402
 
 from sglang_speed.config import SpeedConfig  # noqa: E402
 from sglang_speed.kv_pool.capacity import DEEP_TOKENS_VARIABLE  # noqa: E402
-from sglang_speed.lab.bench.ceilings import Rates, weight_bytes  # noqa: E402
 from sglang_speed.lab.common.provenance import provenance  # noqa: E402
+from sglang_speed.lab.common.report import number, percent  # noqa: E402
+from sglang_speed.method.cost import Rates, weight_bytes  # noqa: E402
 
 ORDER = ("stock", "speed", "equal", "speed", "stock")
 """Stock comes first and last: a drift of the machine is seen in the spread of its samples."""
@@ -159,16 +160,6 @@ def print_table(table: list[Row]) -> None:
         gains = [number(row.gain, 3), number(row.ceiling, 3), percent(of_it), target, number(row.equal, 3)]
         shown.add_row(row.figure, *by_name, number(row.best.get("speed"), 4), *gains)
     console.print(shown)
-
-
-def number(value: float | None, digits: int) -> str:
-    if value is None:
-        return ""
-    return f"{value:.{digits}f}" if value < 100 else f"{value:.0f}"
-
-
-def percent(value: float | None) -> str:
-    return "" if value is None else f"{100 * value:.1f}%"
 
 
 if __name__ == "__main__":

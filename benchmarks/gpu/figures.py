@@ -11,7 +11,7 @@ from typing import Any
 from contenders import Contender, Profile, contenders, fitting, prompt_tokens
 
 from sglang_speed.config import SpeedConfig
-from sglang_speed.lab.bench.ceilings import Rates, extend_of, step_floor, ttft_floor
+from sglang_speed.method.cost import Rates, extend_of, step_floor, ttft_floor
 
 Samples = Mapping[str, Sequence[float]]
 """Contender -> samples of one figure, from all of its starts."""

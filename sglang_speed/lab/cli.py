@@ -122,7 +122,7 @@ def default_model(
 
 
 app.command()(measuring.bench)
-app.command()(measuring.layers)
+app.command(name="cutoff")(measuring.cutoff_)
 app.command(name="eval")(measuring.eval_)
 
 
@@ -150,7 +150,7 @@ def train(
     source: Annotated[str, typer.Argument(help="Llama checkpoint directory, or an untrained SPEED one.")],
     destination: Annotated[Path, typer.Argument(help="Directory to make; must be absent or empty.")],
     data: Annotated[
-        Path, typer.Option(help="Chats as JSON lines; to distil, prompts are enough (`sglang-speed prompts`).")
+        Path, typer.Option(help="Chats as JSON lines; prompts are enough for distil (`sglang-speed prompts`).")
     ],
     prefill_layers: Annotated[int, typer.Option(help="Layers that prompt tokens pass; 3/4 of all is usual.")],
     anchor_tokens: Annotated[int, typer.Option(help="First prompt tokens that pass all layers.")] = (
@@ -158,31 +158,46 @@ def train(
     ),
     tail_tokens: Annotated[
         list[int] | None,
-        typer.Option(help="Last prompt tokens that pass all layers; several times: all are trained, the first served."),
+        typer.Option(
+            help="Last prompt tokens that pass all layers; if repeated, all are trained and the first is served."
+        ),
     ] = None,
-    objective: Annotated[str, typer.Option(help="distil: what full depth says; sft: the answers given.")] = "distil",
+    objective: Annotated[
+        str, typer.Option(help="distil: imitate full depth; sft: learn the given answers.")
+    ] = "distil",
     first_layer: Annotated[
-        int | None, typer.Option(help="Lowest layer that is trained; left out: the cutoff, the deep band alone.")
+        int | None, typer.Option(help="Lowest trained layer; default: the cutoff, so only the deep band is trained.")
     ] = None,
-    lora_rank: Annotated[int, typer.Option(help="Rank of LoRA's factors; 0: train the weights themselves.")] = 64,
-    learning_rate: Annotated[float | None, typer.Option(help="Left out: 5e-4 with LoRA, 5e-5 without.")] = None,
-    epochs: Annotated[float, typer.Option(help="How often each chat is seen.")] = 3,
-    batch_size: Annotated[int, typer.Option(help="Chats a step and device.")] = 8,
-    accumulate: Annotated[int, typer.Option(help="Steps of which the gradients are added up.")] = 1,
-    max_tokens: Annotated[int, typer.Option(help="Longest chat that is accepted.")] = 4096,
+    lora_rank: Annotated[int, typer.Option(help="LoRA rank; 0 trains the full weights.")] = 64,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Learning rate; default: 5e-4 with LoRA, 5e-5 without.")
+    ] = None,
+    epochs: Annotated[float, typer.Option(help="Number of epochs.")] = 3,
+    batch_size: Annotated[int, typer.Option(help="Chats per step and device.")] = 8,
+    accumulate: Annotated[int, typer.Option(help="Gradient accumulation steps.")] = 1,
+    max_tokens: Annotated[int, typer.Option(help="Longest accepted chat, in tokens.")] = 4096,
     span_tokens: Annotated[
-        int, typer.Option(help="Also learn what full depth says of a span of each prompt; 0: of none.")
+        int, typer.Option(help="Also learn from a span of this many tokens of each prompt; 0: none.")
     ] = 0,
-    answer_tokens: Annotated[int, typer.Option(help="Longest answer that the model writes.")] = 256,
-    temperature: Annotated[float, typer.Option(help="With which it writes them.")] = 0.8,
-    held_out: Annotated[float, typer.Option(help="Share of the chats to measure the loss on.")] = 0.05,
-    seed: Annotated[int, typer.Option(help="Of every random choice but the answers'.")] = 0,
-    work: Annotated[Path | None, typer.Option(help="Folder to go on from; left out: DESTINATION.work.")] = None,
-    url: Annotated[str | None, typer.Option(help="Server with the source at full depth, to write answers.")] = None,
-    log_to: Annotated[str, typer.Option(help="none, tensorboard, or another reporter of transformers.")] = "none",
-    flags: Annotated[list[str] | None, typer.Argument(help="Flags for the answering server, after `--`.")] = None,
+    answer_tokens: Annotated[int, typer.Option(help="Longest answer that the model writes, in tokens.")] = 256,
+    temperature: Annotated[float, typer.Option(help="Sampling temperature of these answers.")] = 0.8,
+    held_out: Annotated[float, typer.Option(help="Share of the chats that is held out to measure the loss.")] = 0.05,
+    seed: Annotated[int, typer.Option(help="Random seed; the answers are sampled without it.")] = 0,
+    work: Annotated[
+        Path | None,
+        typer.Option(help="Working folder, from which an interrupted run continues; default: DESTINATION.work."),
+    ] = None,
+    url: Annotated[
+        str | None, typer.Option(help="Running server of the source at full depth that writes the answers.")
+    ] = None,
+    log_to: Annotated[
+        str, typer.Option(help="Where to log: none, tensorboard, or another reporter of transformers.")
+    ] = "none",
+    flags: Annotated[
+        list[str] | None, typer.Argument(help="After `--`: SGLang flags for the server that writes the answers.")
+    ] = None,
 ) -> None:
-    """Train a checkpoint for its cutoff; the same command again goes on where it was cut short."""
+    """Train a checkpoint for its cutoff. Run the same command again to continue an interrupted run."""
     require_extra("train", "accelerate", "peft")
     from sglang_speed.checkpoints.atomic import absolute
     from sglang_speed.checkpoints.convert import read_source_config
@@ -190,30 +205,38 @@ def train(
     from sglang_speed.lab.training.answers import Sampling
     from sglang_speed.lab.training.checks import refuse_several_processes
     from sglang_speed.lab.training.command import finish, train_checkpoint
-    from sglang_speed.lab.training.settings import Objective, Settings, choose
+    from sglang_speed.lab.training.settings import Objective, Settings, TrainingRun, choose
 
     refuse_several_processes()
     directory, destination = Path(resolve_model(source)), absolute(destination)
     tails = tuple(dict.fromkeys(tail_tokens or (DEFAULT_TAIL_TOKENS,)))
-    settings = Settings(
-        speed=SpeedConfig(read_source_config(directory)["num_hidden_layers"], prefill_layers, anchor_tokens, tails[0]),
-        objective=choose(Objective, "objective", objective),
-        first_layer=first_layer,
-        tails=tails,
-        lora_rank=lora_rank,
-        learning_rate=learning_rate,
-        epochs=epochs,
-        batch_size=batch_size,
-        accumulate=accumulate,
-        span_tokens=span_tokens,
-        held_out=held_out,
-        max_tokens=max_tokens,
-        seed=seed,
-        log_to=log_to,
-        sampling=Sampling(temperature, answer_tokens),
+    num_layers = read_source_config(directory)["num_hidden_layers"]
+    run = TrainingRun(
+        source=directory,
+        destination=destination,
+        data=data,
+        settings=Settings(
+            speed=SpeedConfig(num_layers, prefill_layers, anchor_tokens, tails[0]),
+            objective=choose(Objective, "objective", objective),
+            first_layer=first_layer,
+            tails=tails,
+            lora_rank=lora_rank,
+            learning_rate=learning_rate,
+            epochs=epochs,
+            batch_size=batch_size,
+            accumulate=accumulate,
+            span_tokens=span_tokens,
+            held_out=held_out,
+            max_tokens=max_tokens,
+            seed=seed,
+            log_to=log_to,
+            sampling=Sampling(temperature, answer_tokens),
+        ),
+        work=work or destination.with_name(f"{destination.name}.work"),
+        url=url,
+        server_flags=flags or (),
     )
-    folder = work or destination.with_name(f"{destination.name}.work")
-    finish(train_checkpoint(directory, destination, data, settings, folder, url, flags or ()), destination)
+    finish(train_checkpoint(run), destination)
 
 
 if __name__ == "__main__":

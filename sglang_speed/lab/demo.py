@@ -11,12 +11,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import requests
 import typer
 from openai import OpenAI
 from rich.console import Console
 from rich.table import Table
 
+from sglang_speed.lab.common.client import Client
 from sglang_speed.lab.common.local_server import start_server
 
 QUESTIONS = (
@@ -53,7 +53,7 @@ def main(
     try:
         with console.status(f"starting {model}, its log is {log_path}"):
             server.wait()
-        speed = requests.get(f"{server.url}/server_info", timeout=60).json()["internal_states"][0]["speed"]
+        speed = Client(server.url).info()["internal_states"][0]["speed"]
         turns = hold_chat(OpenAI(base_url=f"{server.url}/v1", api_key="none", timeout=600))
     finally:
         server.stop()

@@ -1,4 +1,4 @@
-"""The commands that measure: `sglang-speed bench`, `layers` and `eval`.
+"""The commands that measure: `sglang-speed bench`, `cutoff` and `eval`.
 
 Owns their arguments. Heavy imports stay inside the commands, so that `--help` is quick.
 """
@@ -42,21 +42,24 @@ def bench(
     import torch
 
     from sglang_speed.checkpoints.default_model import resolve_model
+    from sglang_speed.lab.bench.command import BenchOptions
     from sglang_speed.lab.bench.command import bench as compare
     from sglang_speed.lab.common.outputs import Outputs
 
     compare(
-        None if model is None else Path(resolve_model(model)),
-        full_depth,
-        profile or ("gpu" if torch.cuda.is_available() else "cpu"),
-        scenario or (),
-        length or (),
-        Outputs(json, plot, html),
-        flags or (),
+        BenchOptions(
+            model=None if model is None else Path(resolve_model(model)),
+            full_depth=full_depth,
+            profile=profile or ("gpu" if torch.cuda.is_available() else "cpu"),
+            scenarios=scenario or (),
+            lengths=length or (),
+            outputs=Outputs(json, plot, html),
+            flags=flags or (),
+        )
     )
 
 
-def layers(
+def cutoff_(
     checkpoint: Annotated[str, typer.Argument(help="Llama checkpoint directory, or an untrained SPEED one.")],
     data: Annotated[
         Path | None,
@@ -93,13 +96,22 @@ def layers(
     if data is None:
         require_extra("train", "faker")
     from sglang_speed.checkpoints.default_model import resolve_model
-    from sglang_speed.lab.cutoff.command import Wanted
-    from sglang_speed.lab.cutoff.command import layers as measure
+    from sglang_speed.lab.cutoff.command import CutoffOptions, measure_cutoffs
     from sglang_speed.lab.cutoff.texts import Limits
 
-    limits = Limits(samples, max_tokens, seed)
-    wanted = Wanted(data, limits, anchor_tokens, tail_tokens, cutoff or (), max_kl, json, plot)
-    measure(Path(resolve_model(checkpoint)), wanted)
+    measure_cutoffs(
+        CutoffOptions(
+            checkpoint=Path(resolve_model(checkpoint)),
+            data=data,
+            limits=Limits(samples, max_tokens, seed),
+            anchor_tokens=anchor_tokens,
+            tail_tokens=tail_tokens,
+            cutoffs=cutoff or (),
+            max_kl=max_kl,
+            json=json,
+            plot=plot,
+        )
+    )
 
 
 def eval_(
@@ -134,9 +146,20 @@ def eval_(
     from itertools import takewhile
 
     from sglang_speed.lab.common.outputs import Outputs
-    from sglang_speed.lab.evaluation.command import Asked, evaluate
+    from sglang_speed.lab.evaluation.command import EvaluationOptions, evaluate
 
     named = list(takewhile(lambda word: not word.startswith("-"), models or ()))
-    flags = (models or [])[len(named) :]
-    asked = Asked(named, full_depth, url, tail_tokens or (), task or (), samples, seed, length or ())
-    evaluate(asked, Outputs(json, plot), flags)
+    evaluate(
+        EvaluationOptions(
+            models=named,
+            full_depth=full_depth,
+            url=url,
+            tails=tail_tokens or (),
+            tasks=task or (),
+            num_samples=samples,
+            seed=seed,
+            lengths=length or (),
+            outputs=Outputs(json, plot),
+            flags=(models or [])[len(named) :],
+        )
+    )

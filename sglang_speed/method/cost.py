@@ -1,11 +1,12 @@
-"""What a token costs in each band, in bytes and in floating-point operations, and the ceilings that follow.
+"""What a token costs in each band, in bytes and in floating-point operations, and the floors and ceilings that follow.
 
-A ceiling is what the arithmetic allows at most; a measurement is printed beside it, never above it.
+The only cost model. A floor is a time that no server beats on a machine of given rates; a ceiling is a ratio of two
+floors, the most that can be gained. A measurement is printed beside them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sglang_speed.config import SpeedConfig
 
@@ -60,16 +61,43 @@ def request_kv_bytes(shape: ModelShape, config: SpeedConfig, num_tokens: int, nu
     return (shallow + num_deep_tokens * config.num_deep_layers) * shape.kv_bytes_per_layer
 
 
-def prefill_flops(shape: ModelShape, config: SpeedConfig, num_tokens: int, num_deep_tokens: int) -> int:
-    """Operations of a cold prefill, embedding and output head left out (they do not depend on the cutoff)."""
+def prefill_flops(
+    shape: ModelShape, config: SpeedConfig, num_tokens: int, num_deep_tokens: int, prefix_len: int = 0
+) -> int:
+    """Operations of a prefill behind `prefix_len` cached tokens. Embedding and output head are left out: they do not
+    depend on the cutoff."""
 
-    def band(num_layers: int, length: int) -> int:
-        # sum over the tokens of layer_flops(1 .. length)
-        linear = 2 * shape.weights_per_layer * length
-        attention = 4 * shape.num_heads * shape.head_dim * (length * (length + 1) // 2)
-        return num_layers * (linear + attention)
+    def layer(length: int, prefix: int) -> int:
+        # the sum over the tokens of layer_flops(prefix + 1 .. prefix + length)
+        pairs = length * prefix + length * (length + 1) // 2
+        return 2 * shape.weights_per_layer * length + 4 * shape.num_heads * shape.head_dim * pairs
 
-    return band(config.prefill_layers, num_tokens) + band(config.num_deep_layers, num_deep_tokens)
+    deep = config.num_deep_layers * layer(num_deep_tokens, 0)
+    return config.prefill_layers * layer(num_tokens, prefix_len) + deep
+
+
+def decode_flops(shape: ModelShape, config: SpeedConfig, context_len: int, batch_size: int) -> int:
+    """Operations of one decode step. The few tokens that are visible in the deep layers are neglected."""
+    shallow = config.prefill_layers * shape.layer_flops(context_len)
+    deep = config.num_deep_layers * shape.layer_flops(0)
+    return batch_size * (shallow + deep + head_flops(shape))
+
+
+def head_flops(shape: ModelShape) -> int:
+    """Operations of the output head for one token."""
+    return 2 * shape.vocab_size * shape.hidden_size
+
+
+def decode_bytes(shape: ModelShape, config: SpeedConfig, context_len: int, batch_size: int) -> int:
+    """Bytes that one decode step reads: all weights once, and the KV of each request (deep rows neglected)."""
+    kv = batch_size * context_len * kv_bytes_per_prompt_token(shape, config)
+    return weight_bytes(shape, config) + kv
+
+
+def weight_bytes(shape: ModelShape, config: SpeedConfig) -> int:
+    """All layers and the output head; of the embedding only one row per token is read."""
+    elements = config.num_layers * shape.weights_per_layer + shape.vocab_size * shape.hidden_size
+    return shape.weight_dtype_bytes * elements
 
 
 def prefill_ceiling(config: SpeedConfig) -> float:
@@ -78,12 +106,49 @@ def prefill_ceiling(config: SpeedConfig) -> float:
 
 
 def decode_ceiling(shape: ModelShape, config: SpeedConfig, context_len: int, batch_size: int) -> float:
-    """How much faster a decode step can become at most where memory bandwidth bounds it.
-
-    Full depth reads the weights and `B * n * L * c` of KV; here `L` becomes `Lc` (deep rows neglected).
-    """
-    weights = shape.weight_dtype_bytes * (
-        config.num_layers * shape.weights_per_layer + shape.vocab_size * shape.hidden_size
+    """How much faster a decode step can become at most where memory bandwidth bounds it."""
+    full_depth = replace(config, prefill_layers=config.num_layers)
+    return decode_bytes(shape, full_depth, context_len, batch_size) / decode_bytes(
+        shape, config, context_len, batch_size
     )
-    kv = batch_size * context_len * shape.kv_bytes_per_layer
-    return (weights + kv * config.num_layers) / (weights + kv * config.prefill_layers)
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Measured speed of a machine. flops: of a large matrix product, per second. bandwidth: bytes per second, read and
+    written."""
+
+    flops: float
+    bandwidth: float
+
+
+@dataclass(frozen=True)
+class Extend:
+    """A prefill of `new` tokens after `prefix` cached ones. deep: how many of the new ones pass all layers."""
+
+    new: int
+    deep: int
+    prefix: int = 0
+
+
+def extend_of(config: SpeedConfig, prompt_len: int, cached_len: int = 0) -> Extend:
+    """What is computed for a prompt whose first `cached_len` tokens are in the tree: at least the tail, or the last
+    token where there is no deep band."""
+    least = 1 if config.is_stock else min(config.tail_tokens, prompt_len)
+    prefix = min(cached_len, prompt_len - least)
+    deep = prompt_len - prefix if config.is_stock else least
+    return Extend(prompt_len - prefix, deep, prefix)
+
+
+def ttft_floor(shape: ModelShape, config: SpeedConfig, extend: Extend, rates: Rates) -> float:
+    """Seconds that a prefill takes at least: the longer of its operations and its bytes."""
+    flops = prefill_flops(shape, config, extend.new, extend.deep, extend.prefix) + head_flops(shape)
+    return max(flops / rates.flops, decode_bytes(shape, config, extend.prefix, 1) / rates.bandwidth)
+
+
+def step_floor(shape: ModelShape, config: SpeedConfig, context_len: int, batch_size: int, rates: Rates) -> float:
+    """Seconds that a decode step takes at least: the longer of its operations and its bytes."""
+    return max(
+        decode_flops(shape, config, context_len, batch_size) / rates.flops,
+        decode_bytes(shape, config, context_len, batch_size) / rates.bandwidth,
+    )

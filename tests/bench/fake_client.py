@@ -1,5 +1,5 @@
 """A server that does arithmetic only: a prefix cache with a size, evicting the least recently used, and a clock made of
-layers times tokens. Stands in for `load.Client`, so that scenarios can be tested without servers."""
+layers times tokens. Stands in for `load.LoadClient`, so that scenarios can be tested without servers."""
 
 from __future__ import annotations
 

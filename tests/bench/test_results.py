@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from sglang_speed.config import SpeedConfig
-from sglang_speed.lab.bench.ceilings import Rates
 from sglang_speed.lab.bench.facts import ASKED
 from sglang_speed.lab.bench.models import TINY, Contender, Model
 from sglang_speed.lab.bench.plots import PLOTS, draw
@@ -19,6 +18,7 @@ from sglang_speed.lab.bench.report import QUESTIONS, gain, headline, html_report
 from sglang_speed.lab.bench.results import Figure, Point, Sample, by_scenario, missed, rows, spread
 from sglang_speed.lab.bench.run import Comparison, series
 from sglang_speed.lab.bench.scenarios import SCENARIOS
+from sglang_speed.method.cost import Rates
 
 TTFT = Figure("prefill", "TTFT, 8192 tokens", "s", ceiling=1.33, target=1.28, is_headline=True)
 SHORT = Figure("prefill", "TTFT, 1024 tokens", "s", ceiling=1.32)

@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 
 from sglang_speed.config import SpeedConfig
-from sglang_speed.lab.bench.ceilings import Rates
-from sglang_speed.lab.bench.load import Answer, Prompts, RequestFailed
+from sglang_speed.lab.bench.load import Answer, Prompts
 from sglang_speed.lab.bench.models import Contender, Model
 from sglang_speed.lab.bench.profiles import CPU, REHEARSAL, Profile
 from sglang_speed.lab.bench.results import Point, Row, Sample, rows
@@ -23,6 +22,8 @@ from sglang_speed.lab.bench.scenarios.capacity import Capacity
 from sglang_speed.lab.bench.scenarios.conversations import num_users, turns
 from sglang_speed.lab.bench.scenarios.decode import shared_step
 from sglang_speed.lab.bench.servers import prompt_tokens
+from sglang_speed.lab.common.client import RequestFailed
+from sglang_speed.method.cost import Rates
 from tests.bench.fake_client import FakeClient, common_prefix
 
 RATES = Rates(flops=1e12, bandwidth=1e10)

@@ -34,7 +34,7 @@ def test_the_published_ceilings_of_llama_8b_at_128k() -> None:
     """Decode 1.15 at batch 1 and 1.26 at batch 4; prefill a hair under four thirds."""
     from contenders import GPU, contenders
 
-    from sglang_speed.lab.bench.ceilings import Rates, extend_of, step_floor, ttft_floor
+    from sglang_speed.method.cost import Rates, extend_of, step_floor, ttft_floor
 
     rates = Rates(7e14, 4e12)
     stock, speed = (contenders(GPU)[name].config(GPU) for name in ("stock", "speed"))
@@ -45,27 +45,12 @@ def test_the_published_ceilings_of_llama_8b_at_128k() -> None:
     assert slow / fast == pytest.approx(4 / 3, abs=0.001)
 
 
-def test_prefill_operations_are_those_of_the_cost_model() -> None:
+def test_a_cold_prompt_takes_its_tail_through_all_layers() -> None:
     from contenders import GPU, contenders
 
-    from sglang_speed.lab.bench.ceilings import Extend, extend_flops, extend_of
-    from sglang_speed.method.cost import prefill_flops
+    from sglang_speed.method.cost import Extend, extend_of
 
-    speed = contenders(GPU)["speed"].config(GPU)
-    head = 2 * GPU.shape.vocab_size * GPU.shape.hidden_size
-    assert extend_of(speed, 8192) == Extend(8192, 16)
-    assert extend_flops(GPU.shape, speed, Extend(8192, 16)) == prefill_flops(GPU.shape, speed, 8192, 16) + head
-
-
-def test_a_prefill_in_two_parts_costs_what_it_costs_in_one() -> None:
-    from contenders import GPU, contenders
-
-    from sglang_speed.lab.bench.ceilings import Extend, extend_flops
-
-    stock = contenders(GPU)["stock"].config(GPU)
-    head = 2 * GPU.shape.vocab_size * GPU.shape.hidden_size
-    whole = extend_flops(GPU.shape, stock, Extend(1000, 1000)) + head
-    assert whole == sum(extend_flops(GPU.shape, stock, one) for one in (Extend(600, 600), Extend(400, 400, 600)))
+    assert extend_of(contenders(GPU)["speed"].config(GPU), 8192) == Extend(8192, 16)
 
 
 @pytest.mark.parametrize(("gib", "at_once"), [(139.8, (6, 8)), (79.1, (3, 4))], ids=["H200", "H100"])
@@ -82,7 +67,7 @@ def test_a_gain_is_judged_by_its_ceiling() -> None:
     from contenders import GPU
     from figures import rows
 
-    from sglang_speed.lab.bench.ceilings import Rates
+    from sglang_speed.method.cost import Rates
 
     (row,) = rows(samples(stock=1.25, speed=1.0, equal=1.25), GPU, 6, Rates(7e14, 4e12))
     assert (row.gain, row.equal) == (1.25, 1.0)
@@ -97,7 +82,7 @@ def test_a_contender_that_was_never_measured_leaves_its_place_empty() -> None:
     from contenders import GPU
     from figures import rows
 
-    from sglang_speed.lab.bench.ceilings import Rates
+    from sglang_speed.method.cost import Rates
 
     (row,) = rows(samples(speed=1.0), GPU, 6, Rates(7e14, 4e12))
     assert (row.gain, row.is_met) == (None, None)

@@ -6,8 +6,9 @@ import pytest
 
 from sglang_speed.config import SpeedConfig
 from sglang_speed.errors import ConfigError
-from sglang_speed.lab.evaluation.client import Client
-from sglang_speed.lab.evaluation.command import chat_of
+from sglang_speed.lab.common.chat import Chat
+from sglang_speed.lab.common.client import Client
+from sglang_speed.lab.evaluation.command import chat_format_of
 from sglang_speed.lab.evaluation.measure import Answers
 from sglang_speed.lab.evaluation.subjects import full_depth_of, running
 from sglang_speed.lab.evaluation.tasks.base import assistant, user
@@ -45,12 +46,12 @@ def test_a_running_server_says_its_bands(asker: Asker) -> None:
 
 def test_every_turn_has_the_models_own_answers_before_it(asker: Asker) -> None:
     server = running(asker.server.url, "server")
-    chat = chat_of([server])
-    asked = Answers(Recall(), chat, 0, NUM_FACTS)
+    chat_format = chat_format_of([server])
+    asked = Answers(Recall(), chat_format, 0, NUM_FACTS)
     (found,) = asked.ask(Client(asker.server.url), server.tail_tokens)
     (item,) = asked.items
     messages = list(item.opening)
     for turn, answer in zip(item.turns, found.answers, strict=True):
         messages.append(user(turn))
-        assert answer == asker.reference.text(chat.prompt(messages), asked.task.max_new_tokens).strip()
+        assert answer == asker.reference.text(chat_format.prompt_ids(Chat(messages)), asked.task.max_new_tokens).strip()
         messages.append(assistant(answer))

@@ -11,7 +11,7 @@ import pytest
 from sglang_speed.checkpoints.adapter import PROVENANCE_NAME
 from sglang_speed.checkpoints.convert import convert
 from sglang_speed.errors import ConfigError
-from sglang_speed.lab.evaluation.command import Asked, chat_of, compared, require_context, suite_of
+from sglang_speed.lab.evaluation.command import EvaluationOptions, chat_format_of, compared, require_context, suite_of
 from sglang_speed.lab.evaluation.measure import Answers
 from sglang_speed.lab.evaluation.subjects import Subject, split_name, subjects_of
 from sglang_speed.lab.evaluation.tasks import LENGTHS, TASKS
@@ -30,26 +30,26 @@ def speed(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_without_names_everything_is_asked() -> None:
-    suite = suite_of(Asked())
+    suite = suite_of(EvaluationOptions())
     assert suite.tasks == ("responses", *TASKS)
     assert suite.lengths == LENGTHS
-    assert suite_of(Asked(tasks=["tools", "tools"])).tasks == ("tools",)
+    assert suite_of(EvaluationOptions(tasks=["tools", "tools"])).tasks == ("tools",)
 
 
 @pytest.mark.parametrize(
-    ("asked", "words"),
+    ("options", "words"),
     [
-        (Asked(tasks=["needles"]), "--task needles is not one of responses, needle, tools"),
-        (Asked(num_samples=1), "--samples 1 is below 2"),
+        (EvaluationOptions(tasks=["needles"]), "--task needles is not one of responses, needle, tools"),
+        (EvaluationOptions(num_samples=1), "--samples 1 is below 2"),
     ],
 )
-def test_a_suite_that_cannot_be_asked_is_refused(asked: Asked, words: str) -> None:
+def test_a_suite_that_cannot_be_asked_is_refused(options: EvaluationOptions, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        suite_of(asked)
+        suite_of(options)
 
 
 def test_a_speed_checkpoint_is_compared_with_its_own_weights(speed: Path) -> None:
-    full_depth, subjects = compared(Asked([str(speed)], tails=[1, 16, 1]))
+    full_depth, subjects = compared(EvaluationOptions([str(speed)], tails=[1, 16, 1]))
     assert full_depth.speed is None
     assert [subject.label for subject in subjects] == ["model, 6 of 8, tail 1", "model, 6 of 8, tail 16"]
     assert {subject.weights for subject in subjects} == {full_depth.weights}
@@ -60,8 +60,8 @@ def test_a_trained_checkpoint_is_compared_with_what_it_was_made_from(speed: Path
     (trained / PROVENANCE_NAME).write_text("{}", encoding="utf-8")
     for wrong in (None, str(trained)):
         with pytest.raises(ConfigError, match=r"trained was trained for its cutoff .* compared with; .* --full-depth"):
-            compared(Asked([str(trained)], full_depth=wrong))
-    full_depth, subjects = compared(Asked([str(trained)], full_depth=str(llama)))
+            compared(EvaluationOptions([str(trained)], full_depth=wrong))
+    full_depth, subjects = compared(EvaluationOptions([str(trained)], full_depth=str(llama)))
     assert (full_depth.source, [subject.source for subject in subjects]) == (str(llama), [str(trained)])
 
 
@@ -71,31 +71,33 @@ def test_a_conversion_has_the_weights_of_its_source_and_another_checkpoint_has_n
     from tests.tiny_models import make_tiny_llama
 
     other = make_tiny_llama(tmp_path / "other", seed=1)
-    full_depth, subjects = compared(Asked([f"ours={speed}", f"base={llama}", str(other)], full_depth=str(llama)))
+    full_depth, subjects = compared(
+        EvaluationOptions([f"ours={speed}", f"base={llama}", str(other)], full_depth=str(llama))
+    )
     assert [subject.name for subject in subjects] == ["ours", "other"]
     assert subjects[0].weights == full_depth.weights != subjects[1].weights
 
 
 def test_a_plain_llama_alone_is_full_depth(llama: Path) -> None:
-    full_depth, subjects = compared(Asked([str(llama)]))
+    full_depth, subjects = compared(EvaluationOptions([str(llama)]))
     assert (full_depth.source, subjects) == (str(llama), [])
 
 
 @pytest.mark.parametrize(
-    ("asked", "words"),
+    ("options", "words"),
     [
-        (Asked(), "name either checkpoints or the --url"),
-        (Asked(["a"], url="http://b"), "name either checkpoints or the --url"),
-        (Asked(["a", "b"]), "--full-depth is missing"),
-        (Asked(url="http://127.0.0.1:1"), "--full-depth is missing"),
-        (Asked(url="http://127.0.0.1:1", full_depth="a", tails=[4]), "--tail-tokens needs a checkpoint"),
-        (Asked(["/nowhere"]), "/nowhere is not a directory"),
-        (Asked(["trained="]), "trained= is neither a directory nor NAME=DIRECTORY"),
+        (EvaluationOptions(), "name either checkpoints or the --url"),
+        (EvaluationOptions(["a"], url="http://b"), "name either checkpoints or the --url"),
+        (EvaluationOptions(["a", "b"]), "--full-depth is missing"),
+        (EvaluationOptions(url="http://127.0.0.1:1"), "--full-depth is missing"),
+        (EvaluationOptions(url="http://127.0.0.1:1", full_depth="a", tails=[4]), "--tail-tokens needs a checkpoint"),
+        (EvaluationOptions(["/nowhere"]), "/nowhere is not a directory"),
+        (EvaluationOptions(["trained="]), "trained= is neither a directory nor NAME=DIRECTORY"),
     ],
 )
-def test_what_cannot_be_compared_is_refused(asked: Asked, words: str) -> None:
+def test_what_cannot_be_compared_is_refused(options: EvaluationOptions, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        compared(asked)
+        compared(options)
 
 
 def test_a_tail_that_no_prompt_can_have_is_refused(speed: Path) -> None:
@@ -108,7 +110,7 @@ def test_a_url_that_does_not_answer_is_refused() -> None:
         bound.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{bound.getsockname()[1]}"
         with pytest.raises(ConfigError, match=rf"{url} does not answer as a SGLang server"):
-            compared(Asked(url=url, full_depth="a"))
+            compared(EvaluationOptions(url=url, full_depth="a"))
 
 
 def test_a_directory_may_have_an_equals_sign(tmp_path: Path) -> None:
@@ -128,7 +130,7 @@ def test_models_of_different_vocabularies_are_not_compared(llama: Path, tmp_path
         template.unlink()
     path.write_text(json.dumps({**settings, "chat_template": "{{ messages[0].content }}"}), encoding="utf-8")
     with pytest.raises(ConfigError, match=r"have different vocabularies or chat templates: .* its own base"):
-        chat_of([subject_at(llama), subject_at(other)])
+        chat_format_of([subject_at(llama), subject_at(other)])
 
 
 def test_a_checkpoint_without_a_chat_template_is_refused(tmp_path: Path) -> None:
@@ -141,19 +143,21 @@ def test_a_checkpoint_without_a_chat_template_is_refused(tmp_path: Path) -> None
     settings = {**json.loads(path.read_text(encoding="utf-8")), "chat_template": None}
     path.write_text(json.dumps(settings), encoding="utf-8")
     with pytest.raises(ConfigError, match=r"other has no chat template"):
-        chat_of([subject_at(other)])
+        chat_format_of([subject_at(other)])
 
 
 def test_texts_longer_than_a_models_context_are_refused(llama: Path) -> None:
     subject = subject_at(llama)
-    chat = chat_of([subject])
-    require_context(suite_of(Asked(tasks=["needle"], lengths=[100], num_samples=5)), chat, [subject])
+    chat = chat_format_of([subject])
+    require_context(suite_of(EvaluationOptions(tasks=["needle"], lengths=[100], num_samples=5)), chat, [subject])
     with pytest.raises(ConfigError, match=r"needle asks for \d+ tokens and .* has a context of 2048: choose a shorter"):
-        require_context(suite_of(Asked(tasks=["needle"], lengths=[100, 600], num_samples=10)), chat, [subject])
+        require_context(
+            suite_of(EvaluationOptions(tasks=["needle"], lengths=[100, 600], num_samples=10)), chat, [subject]
+        )
 
 
 def test_what_is_asked_has_a_digest_of_its_own(llama: Path) -> None:
-    chat = chat_of([subject_at(llama)])
+    chat = chat_format_of([subject_at(llama)])
     task = TASKS["recall"]()
     assert Answers(task, chat, 0, 6).digest == Answers(task, chat, 0, 6).digest
     assert Answers(task, chat, 0, 6).digest != Answers(task, chat, 1, 6).digest

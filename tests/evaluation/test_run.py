@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from sglang_speed.lab.common.chat import Chat
+from sglang_speed.lab.common.client import Client, Score
 from sglang_speed.lab.evaluation import run
-from sglang_speed.lab.evaluation.client import Client, Score
 from sglang_speed.lab.evaluation.references import ReferenceFile
 from sglang_speed.lab.evaluation.results import Results
 from sglang_speed.lab.evaluation.run import Evaluation, Suite
@@ -35,8 +36,8 @@ class Changing(Client):
 class Words:
     digest = "words"
 
-    def prompt(self, messages: Sequence[Any]) -> list[int]:
-        return [1, 2, len(messages)]
+    def prompt_ids(self, chat: Chat) -> list[int]:
+        return [1, 2, len(chat.messages)]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sglang_speed.lab.evaluation.statistics import difference, ratio, sums
+from sglang_speed.lab.common.statistics import Estimate, difference, ratio, sums
 
 VALUES = st.lists(st.floats(-100, 100), min_size=2, max_size=30)
 
@@ -29,6 +29,16 @@ def test_a_model_does_not_differ_from_itself(values: list[float]) -> None:
 
 def test_a_single_item_says_nothing_about_its_error() -> None:
     assert ratio([3.0]).stderr is None
+
+
+def test_a_mean_per_token_weighs_responses_by_their_length() -> None:
+    assert ratio([2.0, 9.0], [1, 10]).value == 1.0
+    assert ratio([2.0, 4.0, 6.0], [1, 2, 3]).stderr == 0.0
+
+
+def test_the_upper_end_is_two_errors_above_where_the_error_is_known() -> None:
+    assert Estimate(1.0, 0.25).upper == 1.5
+    assert Estimate(1.0, None).upper == 1.0
 
 
 def test_pairing_removes_what_items_have_in_common() -> None:

@@ -62,6 +62,12 @@ def test_prefill_operations_are_the_sum_over_tokens_and_layers(
     assert prefill_flops(TINY, config, num_tokens, num_deep) == shallow + deep
 
 
+def test_a_prefill_in_two_parts_costs_what_it_costs_in_one() -> None:
+    stock = SpeedConfig(num_layers=32, prefill_layers=32)
+    whole = prefill_flops(LLAMA_8B, stock, 1000, 1000)
+    assert whole == prefill_flops(LLAMA_8B, stock, 600, 600) + prefill_flops(LLAMA_8B, stock, 400, 400, 600)
+
+
 @given(configs, st.integers(1, 50), st.data())
 def test_prefill_never_beats_its_ceiling_and_reaches_it_without_deep_tokens(
     config: SpeedConfig, num_tokens: int, data: st.DataObject

@@ -19,7 +19,7 @@ MISTAKES: list[tuple[Any, tuple[str, ...]]] = [
     ({"anchor_tokens": 1}, ("speed.prefill_layers", "missing")),
     ({"prefill_layer": 6}, ("speed.prefill_layer ", "not known", "prefill_layers")),
     ({"prefill_layers": 6, "num_layers": 8}, ("speed.num_layers", "not known")),
-    ({"prefill_layers": 0}, ("prefill_layers=0", "between 1 and 8", "`sglang-speed layers` measures")),
+    ({"prefill_layers": 0}, ("prefill_layers=0", "between 1 and 8", "`sglang-speed cutoff` measures")),
     ({"prefill_layers": 9}, ("prefill_layers=9", "between 1 and 8", "24 of 32 for Llama-3.1-8B")),
     ({"prefill_layers": -1}, ("prefill_layers=-1", "between 1 and 8")),
     ({"prefill_layers": 6.0}, ("prefill_layers=6.0", "whole number")),

@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
-from sglang_speed.lab.training.conversations import ChatFormat, Message
+from sglang_speed.lab.common.chat import ChatFormat, Message
 from tests.tiny_models import EOS_ID, tiny_tokenizer
 
 SHAPE: dict[str, Any] = {"num_layers": 4, "hidden_size": 32, "num_heads": 4, "num_kv_heads": 2, "head_dim": 8}

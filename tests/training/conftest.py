@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sglang_speed.lab.training.conversations import ChatFormat
+from sglang_speed.lab.common.chat import ChatFormat
 from tests.one_thread import one_thread  # noqa: F401
 from tests.tiny_models import make_tiny_llama
 from tests.training.chats import SHAPE, TEMPLATE, chat_format_of

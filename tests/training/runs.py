@@ -12,7 +12,7 @@ from sglang_speed.checkpoints.weights import find_weight_files
 from sglang_speed.config import SpeedConfig
 from sglang_speed.lab.training.command import train_checkpoint
 from sglang_speed.lab.training.record import Record
-from sglang_speed.lab.training.settings import Settings
+from sglang_speed.lab.training.settings import Settings, TrainingRun
 from tests.training.chats import assistant, user, write_chats
 
 SPEED = SpeedConfig(4, 2, 1, 2)
@@ -36,7 +36,9 @@ def answered_chats(folder: Path) -> Path:
 
 def run(source: Path, folder: Path, settings: Settings, name: str = "trained") -> Record:
     """Train to `folder / name`."""
-    return train_checkpoint(source, folder / name, answered_chats(folder), settings, folder / f"{name}.work")
+    return train_checkpoint(
+        TrainingRun(source, folder / name, answered_chats(folder), settings, folder / f"{name}.work")
+    )
 
 
 def weights_of(directory: Path) -> dict[str, Tensor]:

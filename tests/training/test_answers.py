@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from sglang_speed.errors import ConfigError
+from sglang_speed.lab.common.chat import Chat, ChatFormat, Message, read_conversations
+from sglang_speed.lab.common.client import Client
 from sglang_speed.lab.training.answers import Sampling, answer_all, fill, is_open, read_answered
-from sglang_speed.lab.training.conversations import Chat, ChatFormat, Message, read_conversations
 from tests.tiny_models import EOS_ID
 from tests.training.chats import TEMPLATE, assistant, chat_format_of, user
 from tests.training.stub_server import StubServer, stub_server
@@ -36,7 +37,7 @@ def contents(path: Path, num_chats: int) -> set[tuple[str, ...]]:
 def test_open_messages_are_written_in_order_and_given_ones_are_kept(chat_format: ChatFormat) -> None:
     messages = [user("a"), assistant(None), user("b"), assistant("given"), user(None), assistant(None), user("c")]
     with stub_server(lambda prompt, number: f" said {number} ") as server:
-        written = fill(Chat(messages), server.url, chat_format, SAMPLING)
+        written = fill(Chat(messages), Client(server.url), chat_format, SAMPLING)
     assert [message["content"] for message in written.messages] == [
         *("a", "said 1", "b", "given", "said 2", "said 3", "c", "said 4")
     ]
@@ -51,7 +52,7 @@ def test_open_messages_are_written_in_order_and_given_ones_are_kept(chat_format:
 
 def test_answers_are_sampled_as_asked(chat_format: ChatFormat) -> None:
     with stub_server(echo) as server:
-        fill(CHATS[0], server.url, chat_format, SAMPLING)
+        fill(CHATS[0], Client(server.url), chat_format, SAMPLING)
     asked = {"temperature": 0.5, "max_new_tokens": 7, "stop_token_ids": [EOS_ID]}
     assert server.requests[0]["sampling_params"] == asked
 
@@ -155,7 +156,7 @@ def test_a_run_that_was_killed_before_it_put_them_in_order_does_so_when_it_goes_
 def test_a_template_in_which_no_question_can_be_written_is_explained(chat_format: ChatFormat) -> None:
     changing = chat_format_of(TEMPLATE.replace("message['content']", "message['content'] | upper"))
     with pytest.raises(ConfigError, match=r"^line 5: the chat template changes a message's text"):
-        fill(Chat([user(None)], origin="line 5"), "http://127.0.0.1:1", changing, SAMPLING)
+        fill(Chat([user(None)], origin="line 5"), Client("http://127.0.0.1:1"), changing, SAMPLING)
 
 
 def test_chats_come_in_the_order_of_the_data_however_long_each_answer_took(

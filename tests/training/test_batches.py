@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from sglang_speed.config import SpeedConfig
+from sglang_speed.lab.common.chat import Chat, ChatFormat, Conversation
 from sglang_speed.lab.training.batches import TrainingExamples, join
-from sglang_speed.lab.training.conversations import Chat, ChatFormat, Conversation
 from sglang_speed.lab.training.states import StateFolder
 from sglang_speed.policies import SpeedPolicy
 from sglang_speed.reference import training

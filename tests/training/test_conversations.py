@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from sglang_speed.errors import ConfigError
-from sglang_speed.lab.training.conversations import (
+from sglang_speed.lab.common.chat import (
     Chat,
     ChatFormat,
     Message,

@@ -16,9 +16,9 @@ from transformers import LlamaForCausalLM
 from sglang_speed.checkpoints.adapter import PROVENANCE_NAME, Training, training_of
 from sglang_speed.checkpoints.weights import INDEX_NAME, read_weights
 from sglang_speed.config import SpeedConfig
+from sglang_speed.lab.common.chat import ChatFormat, read_conversations
 from sglang_speed.lab.training import command
 from sglang_speed.lab.training.batches import TrainingExamples, join
-from sglang_speed.lab.training.conversations import ChatFormat, read_conversations
 from sglang_speed.lab.training.run import BatchesOfLikeLength, train
 from sglang_speed.lab.training.settings import Objective
 from sglang_speed.reference.modeling import SpeedLlamaForCausalLM

@@ -7,7 +7,7 @@ from random import Random
 import pytest
 
 from sglang_speed.errors import ConfigError
-from sglang_speed.lab.training.conversations import Conversation
+from sglang_speed.lab.common.chat import Conversation
 from sglang_speed.lab.training.spans import with_span, with_spans
 
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from sglang_speed.config import SpeedConfig
+from sglang_speed.lab.common.chat import Chat, ChatFormat, Conversation
 from sglang_speed.lab.training import states as states_module
 from sglang_speed.lab.training.batches import TrainingExamples
-from sglang_speed.lab.training.conversations import Chat, ChatFormat, Conversation
 from sglang_speed.lab.training.states import StateFolder
 from sglang_speed.policies import SpeedPolicy
 from sglang_speed.reference.modeling import IGNORED_LABEL

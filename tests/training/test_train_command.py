@@ -17,10 +17,11 @@ import torch
 
 from sglang_speed.config import SpeedConfig
 from sglang_speed.lab.cli import main
+from sglang_speed.lab.common.chat import read_chats
 from sglang_speed.lab.common.local_server import ServerFailed
 from sglang_speed.lab.training import command
 from sglang_speed.lab.training.answers import Sampling
-from sglang_speed.lab.training.conversations import read_chats
+from sglang_speed.lab.training.settings import TrainingRun
 from tests.training.chats import assistant, user, write_chats
 from tests.training.conftest import MakeModel
 from tests.training.runs import answered_chats, run, settings_of, weights_of
@@ -232,7 +233,9 @@ def test_training_on_what_the_model_wrote_is_training_on_given_answers(llama: Pa
               for messages in chats]  # fmt: skip
     data = write_chats(tmp_path / "open.jsonl", opened)
     with stub_server(lambda prompt, number: written[number - 1]) as server:
-        record = command.train_checkpoint(llama, tmp_path / "o", data, settings, tmp_path / "o.work", server.url)
+        record = command.train_checkpoint(
+            TrainingRun(llama, tmp_path / "o", data, settings, tmp_path / "o.work", server.url)
+        )
     assert record.num_said_tokens == given.num_said_tokens
     before, after = weights_of(tmp_path / "given"), weights_of(tmp_path / "o")
     assert all(torch.equal(weight, after[name]) for name, weight in before.items())

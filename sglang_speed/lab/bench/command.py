@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from sglang_speed.checkpoints.convert import read_source_config
 from sglang_speed.errors import ConfigError
-from sglang_speed.lab.bench.ceilings import Rates
 from sglang_speed.lab.bench.facts import REHEARSAL, described_rates
 from sglang_speed.lab.bench.models import Model, model_of, random_model
 from sglang_speed.lab.bench.plots import draw
@@ -25,44 +21,62 @@ from sglang_speed.lab.bench.scenarios import SCENARIOS
 from sglang_speed.lab.bench.servers import refuse_own_flags
 from sglang_speed.lab.common.local_server import exit_on_sigterm
 from sglang_speed.lab.common.outputs import Outputs
+from sglang_speed.lab.common.progress import print_written, progress_bars, wide_console
+from sglang_speed.method.cost import Rates
 
-NARROWEST_TABLE = 126
-
-console = Console()
-if not console.is_terminal:
-    console.width = max(console.width, NARROWEST_TABLE)
+console = wide_console(126)
 
 
-def bench(
-    model: Path | None,
-    full_depth: Path | None,
-    profile: str,
-    scenarios: Sequence[str],
-    lengths: Sequence[int],
-    outputs: Outputs,
-    flags: Sequence[str],
-) -> None:
-    """Compare, print the table, write what was asked for.
+@dataclass(frozen=True)
+class BenchOptions:
+    """Options of `sglang-speed bench`.
 
-    model None: a random model of the profile's shape. lengths: prompt lengths in place of the profile's.
+    model: a SPEED checkpoint; None: a random model of the profile's shape. full_depth: the same model as a plain Llama;
+        None: made from `model`.
+    scenarios: empty for all. lengths: prompt lengths in place of the profile's.
+    flags: SGLang flags for all servers.
+    """
+
+    model: Path | None
+    full_depth: Path | None
+    profile: str
+    scenarios: Sequence[str]
+    lengths: Sequence[int]
+    outputs: Outputs
+    flags: Sequence[str]
+
+    def __post_init__(self) -> None:
+        if self.full_depth is not None and self.model is None:
+            raise ConfigError("--full-depth needs --model: it is the plain Llama of the SPEED checkpoint named there")
+
+    @property
+    def sizes(self) -> Profile:
+        profile = PROFILES[self.profile]
+        return with_lengths(profile, self.lengths) if self.lengths else profile
+
+    @property
+    def model_name(self) -> str:
+        return "random" if self.model is None else self.model.absolute().name
+
+
+def bench(options: BenchOptions) -> None:
+    """Compare, print the table, write the results.
+
     Raises ConfigError for a wrong name or a model that does not fit, before a server is started.
     """
-    sizes = with_lengths(PROFILES[profile], lengths) if lengths else PROFILES[profile]
-    names = check_names(scenarios)
-    refuse_own_flags(flags)
-    if full_depth is not None and model is None:
-        raise ConfigError("--full-depth needs --model: it is the plain Llama of the SPEED checkpoint named there")
+    sizes, scenarios, outputs = options.sizes, check_names(options.scenarios), options.outputs
+    refuse_own_flags(options.flags)
     outputs.require_writable()
     exit_on_sigterm()
     with tempfile.TemporaryDirectory(prefix="sglang-speed-bench-") as directory:
-        compared = prepare(model, full_depth, sizes, Path(directory) / "models")
+        compared = prepare(options.model, options.full_depth, sizes, Path(directory) / "models")
         rates = measure_rates(sizes.device, sizes.copy_bytes, sizes.matrix_size)
         print_ceilings(compared, rates)
         if sizes.is_rehearsal:
             console.print(f"[bold yellow]{REHEARSAL}[/]")
-        names_of_both = {"model": "random" if model is None else model.absolute().name, "profile": profile}
-        comparison = Comparison(compared, sizes, rates, names_of_both, flags)
-        measure(comparison, names, outputs.make_logs(), outputs)
+        names = {"model": options.model_name, "profile": options.profile}
+        comparison = Comparison(compared, sizes, rates, names, options.flags)
+        measure(comparison, scenarios, outputs.make_logs(), outputs)
     finish(comparison, outputs)
 
 
@@ -113,14 +127,7 @@ def print_ceilings(model: Model, rates: Rates) -> None:
 def measure(comparison: Comparison, names: Sequence[str], logs: Path, outputs: Outputs) -> None:
     """Run the scenarios under a progress bar; the results file is written after each, so that a run that is cut
     short leaves what it measured."""
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console) as progress:
+    with progress_bars(console) as progress:
         task = progress.add_task("", total=len(names))
         for event in comparison.run(names, logs):
             match event:
@@ -145,5 +152,4 @@ def finish(comparison: Comparison, outputs: Outputs) -> None:
         pictures = draw(results, outputs.plots or Path(folder))
         if outputs.html is not None:
             outputs.html.write_text(html_report(results, pictures), encoding="utf-8")
-    if outputs.named:
-        console.print(f"written: {', '.join(map(str, outputs.named))}", soft_wrap=True)
+    print_written(console, outputs.named)

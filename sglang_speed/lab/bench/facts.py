@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from sglang_speed.method.cost import ModelShape
+
 MIB = 2**20
 REHEARSAL = "rehearsal: sizes too small, figures mean nothing"
 SIDES = {"stock": "stock SGLang", "speed": "SPEED", "equal": "SPEED, Lc = L"}
@@ -41,8 +43,7 @@ def described_depth(results: Mapping[str, Any]) -> str:
 def kv_bytes(results: Mapping[str, Any], tokens: int) -> int:
     """Bytes of so many tokens in all layers."""
     configuration = results["configuration"]
-    shape = configuration["shape"]
-    per_layer = 2 * shape["num_kv_heads"] * shape["head_dim"] * shape["kv_dtype_bytes"]
+    per_layer = ModelShape(**configuration["shape"]).kv_bytes_per_layer
     return int(tokens * configuration["speed"]["num_layers"] * per_layer)
 
 

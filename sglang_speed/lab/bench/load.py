@@ -14,10 +14,8 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-import requests
-
 from sglang_speed.lab.bench.servers import Server
-from sglang_speed.lab.common.local_server import ServerFailed
+from sglang_speed.lab.common.client import Client, RequestFailed
 
 # fields that bench_serving's request function reads from its command line
 _COMMAND_LINE = {
@@ -36,10 +34,6 @@ _COMMAND_LINE = {
 
 
 _GREEDY = {"temperature": 0.0, "ignore_eos": True, "skip_special_tokens": False}
-
-
-class RequestFailed(ServerFailed):
-    """A request of the benchmark was not answered in full; the text carries the server's words."""
 
 
 @dataclass(frozen=True)
@@ -73,10 +67,12 @@ class Answer:
         return (self.times[-1] - self.times[0]) / (len(self.times) - 1)
 
 
-class Client:
-    """Asks one server. tokenizer: turns its text back into tokens, as a chat client does."""
+class LoadClient(Client):
+    """Times what a server of the comparison answers. tokenizer: turns its text back into tokens, as a chat client
+    does."""
 
     def __init__(self, server: Server, tokenizer: Any) -> None:
+        super().__init__(server.url)
         with warnings.catch_warnings(action="ignore"):  # what SGLang cannot use on this machine
             from sglang.benchmark import serving
 
@@ -89,7 +85,7 @@ class Client:
         """Greedy, to the last of `max_new_tokens`. Raises RequestFailed for anything else."""
         request = self._serving.RequestFuncInput(
             prompt=list(prompt),
-            api_url=f"{self.server.url}/generate",
+            api_url=f"{self.url}/generate",
             prompt_len=len(prompt),
             output_len=max_new_tokens,
             model="default",
@@ -103,7 +99,7 @@ class Client:
         if not output.success or not is_timed or output.output_len != max_new_tokens:
             self.server.process.require_alive()
             raise RequestFailed(
-                f"{self.server.url} answered {len(prompt)} tokens with {output.output_len} of {max_new_tokens}: "
+                f"{self.url} answered {len(prompt)} tokens with {output.output_len} of {max_new_tokens}: "
                 f"{output.error or 'it ended early'}; its log is {self.server.process.log_path}"
             )
         ids = self._tokenizer.encode(output.generated_text, add_special_tokens=False)
@@ -112,11 +108,11 @@ class Client:
 
     def flush(self) -> None:
         """Empty the radix tree."""
-        requests.post(f"{self.server.url}/flush_cache?timeout=60", timeout=90).raise_for_status()
+        self.post("/flush_cache?timeout=60")
 
     def load(self) -> Load:
         """What the scheduler last said, which it does after each step."""
-        answer = requests.get(f"{self.server.url}/v1/loads?include=core", timeout=90).json()
+        answer = self.get("/v1/loads?include=core").json()
         running, waiting = (
             sum(load[f"num_{kind}_reqs"] for load in answer["loads"]) for kind in ("running", "waiting")
         )
@@ -124,12 +120,11 @@ class Client:
 
     def hold_up_steps(self, seconds: float) -> None:
         """Let the scheduler sleep before each step; 0 ends it."""
-        slower = {"forward_sleep_time": seconds}
-        requests.post(f"{self.server.url}/slow_down", json=slower, timeout=90).raise_for_status()
+        self.post("/slow_down", {"forward_sleep_time": seconds})
 
     def kv_bytes_held(self, bytes_per_layer: int) -> int:
         """Bytes of KV that hold something: running requests, the radix tree and the deep band."""
-        metrics = read_metrics(requests.get(f"{self.server.url}/metrics", timeout=90).text)
+        metrics = read_metrics(self.get("/metrics").text)
         config = self.server.contender.config
         shallow = metrics["sglang:kv_used_tokens"] + metrics["sglang:kv_evictable_tokens"]
         deep = metrics.get("sglang_speed:deep_tokens_used", 0.0)

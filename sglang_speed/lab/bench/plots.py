@@ -10,22 +10,18 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Page
 from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 
 from sglang_speed.lab.bench.facts import MIB, REHEARSAL, described_depth, is_rehearsal, kv_bytes, model_name
+from sglang_speed.lab.common.plots import COLOURS, DPI, make_page
 
 Series = Mapping[str, Sequence[tuple[float, float]]]
 """Side -> points."""
 
-COLOURS = {"stock": "#8c8c8c", "speed": "#1b6ca8"}
 NAMES = {"stock": "stock SGLang", "speed": "SPEED"}
-WIDTH, HEIGHT, DPI = 5.2, 3.8, 130
+WIDTH, HEIGHT = 5.2, 3.8
 HEAD_ROOM = 1.15
 """Times the highest value: what is drawn there is not cut, and leaves room for a legend."""
 TITLE_SIZE, SUBTITLE_SIZE = 10.5, 8.5
@@ -56,7 +52,7 @@ def by_context(found: Mapping[str, Series], results: Mapping[str, Any]) -> Page:
     (name, series), *_ = found.items()
     kind = name.split()[0]
     factor, unit = (1, "seconds") if kind == "TTFT" else (1000, "milliseconds")
-    page, (axes,) = make_page(1)
+    page, (axes,) = panels_of(1)
     scaled = {side: [(x, y * factor) for x, y in points] for side, points in series.items()}
     for side, points in scaled.items():
         _dots_and_medians(axes, points, side)
@@ -76,7 +72,7 @@ def by_context(found: Mapping[str, Series], results: Mapping[str, Any]) -> Page:
 def by_turn(found: Mapping[str, Series], results: Mapping[str, Any]) -> Page:
     """Hit rate above, TTFT below, a column for each working set."""
     working_sets = sorted({name.rsplit(", ", 1)[1] for name in found}, key=float)
-    page, grid = make_page(2, len(working_sets))
+    page, grid = panels_of(2, len(working_sets))
     for column, working_set in enumerate(working_sets):
         upper, lower = grid[column], grid[column + len(working_sets)]
         for axes, kind in ((upper, "hit rate"), (lower, "TTFT")):
@@ -97,7 +93,7 @@ def by_turn(found: Mapping[str, Series], results: Mapping[str, Any]) -> Page:
 
 def over_time(found: Mapping[str, Series], results: Mapping[str, Any]) -> Page:
     """KV bytes that hold something, against the bytes that both sides have."""
-    page, grid = make_page(1, len(found))
+    page, grid = panels_of(1, len(found))
     budget = kv_bytes(results, results["configuration"]["sizes"]["cache_pool"]["tokens"]) / MIB
     for axes, (name, series) in zip(grid, sorted(found.items()), strict=True):
         for side, points in series.items():
@@ -122,14 +118,9 @@ PLOTS: dict[str, tuple[str, str, Drawer]] = {
 """File name -> the series it needs (by the beginning of their names), the title, and who draws it."""
 
 
-def make_page(rows: int, columns: int = 1) -> tuple[Page, list[Axes]]:
-    """An empty page and its axes, row by row, in the style of all pictures."""
-    page = Page(figsize=(WIDTH * columns, HEIGHT * (1 + 0.7 * (rows - 1))), layout="constrained")
-    axes = page.subplots(rows, columns, squeeze=False)
-    for one in axes.flat:
-        one.spines[["top", "right"]].set_visible(False)
-        one.grid(alpha=0.25)
-    return page, list(axes.flat)
+def panels_of(rows: int, columns: int = 1) -> tuple[Page, list[Axes]]:
+    """A page whose size follows from its panels."""
+    return make_page(rows, columns, WIDTH * columns, HEIGHT * (1 + 0.7 * (rows - 1)))
 
 
 def leave_head_room(axes: Axes, series: Series) -> None:

@@ -25,7 +25,7 @@ class Pool:
 
 
 @dataclass(frozen=True)
-class Chat:
+class ChatSizes:
     """Conversations that take turns. The working set is what all of them are long in the end, as a share of what the
     pool holds at full depth."""
 
@@ -41,7 +41,7 @@ class Chat:
 
 
 @dataclass(frozen=True)
-class Tree:
+class TreeSizes:
     """Agents with the same system prompt and tools; each step adds an observation and an action."""
 
     system_tokens: int
@@ -76,8 +76,8 @@ class Profile:
     step_requests: int
     capacity_prompt: int
     capacity_tokens: int
-    chat: Chat
-    tree: Tree
+    chat: ChatSizes
+    tree: TreeSizes
     long_pool: Pool
     cache_pool: Pool
     step_pool: Pool
@@ -121,8 +121,8 @@ CPU = Profile(
     step_requests=8,
     capacity_prompt=384,
     capacity_tokens=8,
-    chat=Chat(first_prompt=640, user_tokens=48, answer_tokens=4, num_turns=3, working_sets=(1.2,)),
-    tree=Tree(system_tokens=1024, observation_tokens=96, action_tokens=16, num_branches=4, num_steps=2),
+    chat=ChatSizes(first_prompt=640, user_tokens=48, answer_tokens=4, num_turns=3, working_sets=(1.2,)),
+    tree=TreeSizes(system_tokens=1024, observation_tokens=96, action_tokens=16, num_branches=4, num_steps=2),
     long_pool=Pool(tokens=48 * 1024, deep_tokens=1024, running=8),
     cache_pool=Pool(tokens=6144, deep_tokens=576, running=32),
     step_pool=Pool(tokens=16384, deep_tokens=2048, running=16),
@@ -147,8 +147,8 @@ GPU = Profile(
     step_requests=64,
     capacity_prompt=8192,
     capacity_tokens=128,
-    chat=Chat(first_prompt=8192, user_tokens=512, answer_tokens=128, num_turns=4, working_sets=(0.8, 1.2, 1.6)),
-    tree=Tree(system_tokens=16384, observation_tokens=1024, action_tokens=128, num_branches=16, num_steps=4),
+    chat=ChatSizes(first_prompt=8192, user_tokens=512, answer_tokens=128, num_turns=4, working_sets=(0.8, 1.2, 1.6)),
+    tree=TreeSizes(system_tokens=16384, observation_tokens=1024, action_tokens=128, num_branches=16, num_steps=4),
     long_pool=Pool(tokens=2 * (122880 + 1024), deep_tokens=4096, running=8),
     cache_pool=Pool(tokens=131072, deep_tokens=8192, running=64),
     step_pool=Pool(tokens=131072, deep_tokens=16384, running=128),
@@ -172,8 +172,8 @@ REHEARSAL = Profile(
     step_requests=2,
     capacity_prompt=128,
     capacity_tokens=8,
-    chat=Chat(first_prompt=96, user_tokens=16, answer_tokens=8, num_turns=3, working_sets=(0.8, 1.2)),
-    tree=Tree(system_tokens=64, observation_tokens=16, action_tokens=8, num_branches=2, num_steps=2),
+    chat=ChatSizes(first_prompt=96, user_tokens=16, answer_tokens=8, num_turns=3, working_sets=(0.8, 1.2)),
+    tree=TreeSizes(system_tokens=64, observation_tokens=16, action_tokens=8, num_branches=2, num_steps=2),
     long_pool=Pool(tokens=2 * (256 + 64), deep_tokens=128, running=4),
     cache_pool=Pool(tokens=1024, deep_tokens=256, running=16),
     step_pool=Pool(tokens=2048, deep_tokens=256, running=4),

@@ -9,7 +9,7 @@ from statistics import median
 
 import torch
 
-from sglang_speed.lab.bench.ceilings import Rates
+from sglang_speed.method.cost import Rates
 
 REPEATS = 9
 WARM_UPS = 3

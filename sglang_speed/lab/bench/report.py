@@ -14,7 +14,8 @@ from typing import Any
 from rich.table import Table
 
 from sglang_speed.lab.bench.facts import REHEARSAL, all_facts, described_depth, is_rehearsal, model_name
-from sglang_speed.lab.bench.plots import DPI
+from sglang_speed.lab.common.plots import DPI
+from sglang_speed.lab.common.report import percent, times
 
 HEADINGS = ("", "stock SGLang", "SPEED", "ratio", "ceiling", "of ceiling", "target")
 SHORT_LEGEND = (
@@ -181,17 +182,3 @@ def value_of(figure: Mapping[str, Any], side: str) -> str:
 def decimals(value: float) -> int:
     """As many as leave four digits."""
     return next((digits for digits, limit in ((3, 10), (2, 100), (1, 1000)) if value < limit), 0)
-
-
-def number(value: float | None, digits: int = 4) -> str:
-    if value is None:
-        return ""
-    return f"{value:.{digits}f}" if abs(value) < 100 else f"{value:,.0f}"
-
-
-def times(ratio: float | None, digits: int = 2) -> str:
-    return "" if ratio is None else f"{ratio:.{digits}f}x"
-
-
-def percent(value: float | None, digits: int = 1) -> str:
-    return "" if value is None else f"{100 * value:.{digits}f}%"

@@ -13,14 +13,14 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from sglang_speed.lab.bench.ceilings import Rates
-from sglang_speed.lab.bench.load import Client, Prompts, load_tokenizer
+from sglang_speed.lab.bench.load import LoadClient, Prompts, load_tokenizer
 from sglang_speed.lab.bench.models import Model, tiny_model
 from sglang_speed.lab.bench.profiles import Pool, Profile
 from sglang_speed.lab.bench.results import Point, Row, Sample, by_scenario, rows
 from sglang_speed.lab.bench.scenarios import SCENARIOS, Measured, Scenario, Setting
 from sglang_speed.lab.bench.servers import running, server_environment, server_flags
 from sglang_speed.lab.common.provenance import provenance
+from sglang_speed.method.cost import Rates
 
 OF_THE_RANDOM_MODEL = ("shape", "num_layers", "prefill_layers", "load_format")
 """Sizes of a profile that say nothing of a model that the user names."""
@@ -78,7 +78,7 @@ class Comparison:
         yield Starting(sides)
         with running(model, sides, pool, self.profile, logs / name, self.flags) as servers:
             tokenizer = load_tokenizer(model.contenders["stock"].path)
-            clients = {side: Client(server, tokenizer) for side, server in servers.items()}
+            clients = {side: LoadClient(server, tokenizer) for side, server in servers.items()}
             setting = Setting(model, self.profile, self.rates, clients, Prompts(tokenizer, model.shape.vocab_size))
             for scenario in group:
                 for measured in in_this_thread(scenario, setting):

@@ -9,12 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sglang_speed.errors import ConfigError
 from sglang_speed.kv_pool.capacity import DEEP_TOKENS_VARIABLE, split_kv_bytes
 from sglang_speed.lab.bench.models import Contender, Model
 from sglang_speed.lab.bench.profiles import Pool, Profile
+from sglang_speed.lab.common.client import Client
 from sglang_speed.lab.common.local_server import LocalServer, start_server
 from sglang_speed.method.cost import ModelShape
 
@@ -115,9 +115,7 @@ def _start(
 
 
 def _describe(shape: ModelShape, contender: Contender, process: LocalServer) -> Server:
-    import requests
-
-    info: dict[str, Any] = requests.get(f"{process.url}/server_info", timeout=90).json()
+    info = Client(process.url).info()
     tokens: int = info["max_total_num_tokens"]
     speed: Mapping[str, int] = info["internal_states"][0].get("speed", {})
     config = contender.config

@@ -18,8 +18,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+from sglang_speed.lab.common.statistics import Estimate
 from sglang_speed.lab.cutoff.cutoffs import NO_CONTEXT
-from sglang_speed.lab.cutoff.statistics import Estimate
 
 DEFAULT_MAX_KL = 0.1
 MOST_LOST = 0.5

@@ -1,4 +1,4 @@
-"""`sglang-speed layers`: from what the user typed to a table, a recommendation, a results file and a picture."""
+"""`sglang-speed cutoff`: from what the user typed to a table, a recommendation, a results file and a picture."""
 
 from __future__ import annotations
 
@@ -8,40 +8,40 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress, TimeRemainingColumn
 
 from sglang_speed.checkpoints.adapter import require_untrained
 from sglang_speed.config import SpeedConfig
 from sglang_speed.errors import ConfigError
+from sglang_speed.lab.common.chat import ChatFormat
 from sglang_speed.lab.common.outputs import replace_json, require_folder
+from sglang_speed.lab.common.progress import print_written, progress_bars, wide_console
 from sglang_speed.lab.common.provenance import provenance
 from sglang_speed.lab.cutoff.cutoffs import NO_CONTEXT, cutoff_sums
 from sglang_speed.lab.cutoff.evidence import TOOLS
 from sglang_speed.lab.cutoff.fisher import importance_sums
 from sglang_speed.lab.cutoff.model import load_model
-from sglang_speed.lab.cutoff.report import BUILT_IN, kinds_table, layers_table, sentences
+from sglang_speed.lab.cutoff.report import BUILT_IN, cutoffs_table, kinds_table, sentences
 from sglang_speed.lab.cutoff.request import Request
 from sglang_speed.lab.cutoff.results import Measured, results_of
 from sglang_speed.lab.cutoff.texts import Limits, answered, built_in_prompts, requests_in_chats
-from sglang_speed.lab.training.conversations import ChatFormat
 from sglang_speed.reference.modeling import SpeedLlamaForCausalLM
 
-NARROWEST_TABLE = 110
 RESPONSE_LEN = 64
 
-console = Console()
-if not console.is_terminal:
-    console.width = max(console.width, NARROWEST_TABLE)
+console = wide_console(110)
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What the user asked for. data: a JSONL file of chats; None: what the model says to built-in prompts.
+class CutoffOptions:
+    """Options of `sglang-speed cutoff`.
 
-    anchor_tokens, tail_tokens: None for the checkpoint's. cutoffs: none named means the upper half of the layers.
+    data: a JSONL file of chats; None: the model answers built-in prompts. anchor_tokens, tail_tokens: None for those of
+        the checkpoint. cutoffs: empty for the upper half of the layers.
+    max_kl: accepted without training, in nats per answer token.
     """
 
+    checkpoint: Path
     data: Path | None
     limits: Limits
     anchor_tokens: int | None
@@ -62,27 +62,27 @@ class Wanted:
                 require_folder(path.parent, path)
 
 
-def layers(checkpoint: Path, wanted: Wanted) -> None:
+def measure_cutoffs(options: CutoffOptions) -> None:
     """Measure, print, write what was asked for; ConfigError before anything long is started."""
+    checkpoint = options.checkpoint
     require_untrained(checkpoint, "measured")
-    model = load_model(checkpoint, wanted.anchor_tokens, wanted.tail_tokens)
-    cutoffs = check_cutoffs(wanted.cutoffs, model.config.num_hidden_layers)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
-        requests = find_requests(model, checkpoint, wanted, progress)
-        measured = measure(model, requests, cutoffs, wanted.limits.seed, progress)
+    model = load_model(checkpoint, options.anchor_tokens, options.tail_tokens)
+    cutoffs = check_cutoffs(options.cutoffs, model.config.num_hidden_layers)
+    with progress_bars(console, TimeRemainingColumn()) as progress:
+        requests = find_requests(model, options, progress)
+        measured = measure(model, requests, cutoffs, options.limits.seed, progress)
     results = {
         **provenance(),
         "model": checkpoint.name,
         "texts": {
-            "source": BUILT_IN if wanted.data is None else wanted.data.name,
-            "samples": wanted.limits.num,
-            "seed": wanted.limits.seed,
-            "max_tokens": wanted.limits.max_tokens,
+            "source": BUILT_IN if options.data is None else options.data.name,
+            "samples": options.limits.num,
+            "seed": options.limits.seed,
+            "max_tokens": options.limits.max_tokens,
         },
-        **results_of(measured, model.config.speed_config, wanted.max_kl),
+        **results_of(measured, model.config.speed_config, options.max_kl),
     }
-    show(results, wanted)
+    show(results, options)
 
 
 def check_cutoffs(cutoffs: Sequence[int], num_layers: int) -> list[int]:
@@ -93,14 +93,12 @@ def check_cutoffs(cutoffs: Sequence[int], num_layers: int) -> list[int]:
     return sorted({NO_CONTEXT, *named, num_layers})
 
 
-def find_requests(
-    model: SpeedLlamaForCausalLM, checkpoint: Path, wanted: Wanted, progress: Progress
-) -> Sequence[Request]:
+def find_requests(model: SpeedLlamaForCausalLM, options: CutoffOptions, progress: Progress) -> Sequence[Request]:
     """From the user's chats, or sampled from the model."""
-    chat_format = ChatFormat.of_checkpoint(checkpoint)
-    if wanted.data is not None:
-        return requests_in_chats(wanted.data, chat_format, model.policy, wanted.limits)
-    prompts = built_in_prompts(chat_format, model.policy, wanted.limits, RESPONSE_LEN)
+    chat_format = ChatFormat.of_checkpoint(options.checkpoint)
+    if options.data is not None:
+        return requests_in_chats(options.data, chat_format, model.policy, options.limits)
+    prompts = built_in_prompts(chat_format, model.policy, options.limits, RESPONSE_LEN)
     task = progress.add_task("the model answers", total=len(prompts))
     said: list[Request] = []
     # what a small model draws at temperature 1 seldom copies a value or calls a tool
@@ -110,7 +108,7 @@ def find_requests(
             [prompt.token_ids for prompt in prompts if prompt.wants_exactness is is_greedy],
             sorted(chat_format.stop_ids),
             RESPONSE_LEN,
-            wanted.limits.seed,
+            options.limits.seed,
             advance=lambda count: progress.advance(task, count),
             is_greedy=is_greedy,
         )
@@ -130,18 +128,16 @@ def measure(
     return Measured(requests, cutoffs, torch.stack(importance), torch.stack(by_cutoff))
 
 
-def show(results: dict[str, Any], wanted: Wanted) -> None:
+def show(results: dict[str, Any], options: CutoffOptions) -> None:
     """Print the table and the sentences; write files."""
-    console.print(layers_table(results))
+    console.print(cutoffs_table(results))
     console.print(kinds_table(results))
     for sentence in sentences(results):
         console.print(sentence, highlight=False)
-    if wanted.json is not None:
-        replace_json(wanted.json, results)
-    if wanted.plot is not None:
+    if options.json is not None:
+        replace_json(options.json, results)
+    if options.plot is not None:
         from sglang_speed.lab.cutoff.plots import draw
 
-        draw(results, wanted.plot)
-    written = [str(path) for path in (wanted.json, wanted.plot) if path is not None]
-    if written:
-        console.print(f"written: {', '.join(written)}", soft_wrap=True)
+        draw(results, options.plot)
+    print_written(console, (options.json, options.plot))

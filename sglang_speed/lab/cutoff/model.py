@@ -13,7 +13,7 @@ from torch import Tensor
 from sglang_speed.checkpoints.convert import read_source_config, speed_model_config
 from sglang_speed.checkpoints.weights import read_weights, require_layers
 from sglang_speed.config import SpeedConfig
-from sglang_speed.lab.training.progress import silence_libraries
+from sglang_speed.lab.common.progress import silence_libraries
 from sglang_speed.reference import SpeedLlamaConfig
 from sglang_speed.reference.modeling import SpeedLlamaForCausalLM
 

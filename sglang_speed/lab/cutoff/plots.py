@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from sglang_speed.lab.bench.plots import COLOURS, DPI, make_page
+from sglang_speed.lab.common.plots import COLOURS, DPI, make_page
 from sglang_speed.lab.cutoff.cutoffs import NO_CONTEXT
 from sglang_speed.lab.cutoff.evidence import KIND_WORDS
 
@@ -21,7 +21,7 @@ ADVICE_STYLES = {"untrained": ("-", "without training"), "trained": (":", "with 
 
 def draw(results: Mapping[str, Any], path: Path) -> None:
     """Write a PNG: importance by layer, and divergence by cutoff with the recommendation."""
-    page, (left, right) = make_page(1, 2)
+    page, (left, right) = make_page(1, 2, width=10.4, height=3.8)
     _importance_by_layer(left, results["importance"])
     _divergence_by_cutoff(right, results)
     for axes in (left, right):

@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
+from sglang_speed.lab.common.report import percent, times
 from sglang_speed.lab.cutoff.advice import MOST_LOST, three_quarters
 from sglang_speed.lab.cutoff.cutoffs import NO_CONTEXT
 from sglang_speed.lab.cutoff.evidence import KIND_WORDS, lacking
@@ -21,7 +22,7 @@ CAPTION = (
 KINDS_CAPTION = "KL by kind of request, ± its standard error; a request can be of several kinds"
 
 
-def layers_table(results: Mapping[str, Any]) -> Table:
+def cutoffs_table(results: Mapping[str, Any]) -> Table:
     """A line for every cutoff, the recommended ones marked."""
     table = Table(caption=CAPTION)
     for heading in (*HEADINGS, ""):
@@ -104,18 +105,18 @@ def _fix(texts: Mapping[str, Any]) -> str:
 
 
 def _gain(cutoff: int, num_layers: int) -> str:
-    return f"{cutoff} of {num_layers} layers, at most {num_layers / cutoff:.2f}x"
+    return f"{cutoff} of {num_layers} layers, at most {times(num_layers / cutoff)}"
 
 
 def _cells(figures: Mapping[str, Any]) -> tuple[str, ...]:
-    ceiling, divergence = figures["ceiling"], figures["divergence"]
+    divergence = figures["divergence"]
     return (
         str(figures["prefill_layers"]),
-        "" if ceiling is None else f"{ceiling:.2f}x",
+        times(figures["ceiling"]),
         f"{figures['loss']['value']:.3f}",
         f"{divergence['value']:.4f}",
         f"{divergence['error']:.4f}",
         f"{figures['divergence_of_worst_tenth']:.4f}",
-        f"{figures['agreement']['value']:.1%}",
-        f"{figures['prompt_importance_above']:.1%}",
+        percent(figures["agreement"]["value"]),
+        percent(figures["prompt_importance_above"]),
     )

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from sglang_speed.config import SpeedConfig
+from sglang_speed.lab.common.statistics import Estimate, ratio
 from sglang_speed.lab.cutoff.advice import Advice, advise
 from sglang_speed.lab.cutoff.cutoffs import MEASURES, NO_CONTEXT
 from sglang_speed.lab.cutoff.evidence import KINDS as REQUEST_KINDS
 from sglang_speed.lab.cutoff.evidence import evidence_of, kinds_of, lacking
 from sglang_speed.lab.cutoff.fisher import KINDS
 from sglang_speed.lab.cutoff.request import Request
-from sglang_speed.lab.cutoff.statistics import Estimate, per_token
 from sglang_speed.method.cost import prefill_ceiling
 from sglang_speed.policies import SpeedPolicy
 
@@ -45,12 +45,12 @@ class Measured:
 
     def importance_of(self, kind: str) -> list[Estimate]:
         """Of every layer, for one of KINDS."""
-        return [per_token(sums, self.num_tokens) for sums in self.importance[:, KINDS.index(kind)].T]
+        return [self._per_token(sums) for sums in self.importance[:, KINDS.index(kind)].T]
 
     def measure_of(self, name: str) -> dict[int, Estimate]:
         """One of MEASURES for every cutoff."""
         by_cutoff = self.by_cutoff[..., MEASURES.index(name)].T
-        return {cutoff: per_token(sums, self.num_tokens) for cutoff, sums in zip(self.cutoffs, by_cutoff, strict=True)}
+        return {cutoff: self._per_token(sums) for cutoff, sums in zip(self.cutoffs, by_cutoff, strict=True)}
 
     def of_kind(self, kind: str, speed: SpeedConfig) -> Measured | None:
         """The same for the requests of one kind (`evidence.py`); None where there is none."""
@@ -60,6 +60,10 @@ class Measured:
             return None
         requests = [self.requests[index] for index in chosen]
         return Measured(requests, self.cutoffs, self.importance[chosen], self.by_cutoff[chosen])
+
+    def _per_token(self, sums: Tensor) -> Estimate:
+        """A mean over response tokens; those of one response are not independent. sums: [num_requests]."""
+        return ratio(sums.tolist(), self.num_tokens.tolist())
 
     def worst_tenth(self) -> dict[int, float]:
         """Divergence per token that one response in ten exceeds, for every cutoff."""
@@ -82,11 +86,16 @@ def results_of(measured: Measured, speed: SpeedConfig, max_kl: float) -> dict[st
         "num_layers": speed.num_layers,
         "visibility": {"anchor_tokens": speed.anchor_tokens, "tail_tokens": speed.tail_tokens},
         "requests": _requests(measured),
-        "importance": {kind: list(map(asdict, each)) for kind, each in importance.items()},
+        "importance": {kind: list(map(figures_of, each)) for kind, each in importance.items()},
         "evidence": evidence,
         "cutoffs": _by_cutoff(measured, speed, [each.value for each in importance["prompt"]], by_kind),
         "recommendation": {"max_kl": max_kl, **asdict(advice)},
     }
+
+
+def figures_of(estimate: Estimate) -> dict[str, float]:
+    """As it stands in the file, where a single response has an error of 0."""
+    return {"value": estimate.value, "error": estimate.stderr or 0.0}
 
 
 def _requests(measured: Measured) -> dict[str, Any]:
@@ -110,8 +119,8 @@ def _by_cutoff(
         {
             "prefill_layers": cutoff,
             "ceiling": None if cutoff == NO_CONTEXT else prefill_ceiling(SpeedConfig(speed.num_layers, cutoff)),
-            **{name: asdict(estimates[name][cutoff]) for name in MEASURES},
-            "divergence_by_kind": {kind: asdict(divergence[cutoff]) for kind, divergence in by_kind.items()},
+            **{name: figures_of(estimates[name][cutoff]) for name in MEASURES},
+            "divergence_by_kind": {kind: figures_of(divergence[cutoff]) for kind, divergence in by_kind.items()},
             "divergence_of_worst_tenth": worst_tenth[cutoff],
             "prompt_importance_above": sum(prompt_importance[cutoff:]) / max(sum(prompt_importance), 1e-30),
         }

@@ -18,9 +18,7 @@ import torch
 from transformers import GenerationConfig, LlamaForCausalLM
 
 from sglang_speed.errors import ConfigError
-from sglang_speed.lab.cutoff.evidence import KINDS, LONG, LONG_GAP, LOOKUPS, NEEDED_OF_KIND, TOOLS, kinds_of
-from sglang_speed.lab.cutoff.request import Request
-from sglang_speed.lab.training.conversations import (
+from sglang_speed.lab.common.chat import (
     Chat,
     ChatFormat,
     Conversation,
@@ -28,6 +26,8 @@ from sglang_speed.lab.training.conversations import (
     read_chats,
     read_conversations,
 )
+from sglang_speed.lab.cutoff.evidence import KINDS, LONG, LONG_GAP, LOOKUPS, NEEDED_OF_KIND, TOOLS, kinds_of
+from sglang_speed.lab.cutoff.request import Request
 from sglang_speed.policies import DepthPolicy
 from sglang_speed.reference.modeling import SpeedLlamaForCausalLM
 

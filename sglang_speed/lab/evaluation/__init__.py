@@ -3,11 +3,8 @@
 tasks/         items from a seed, and a grade for the answers to each: one task per file
 prompts.py     the chats that the full-depth model answers, so that its answers can be scored
 references.py  these answers, and what the full-depth model says of them
-chat.py        a checkpoint's tokenizer and chat template
-client.py      asks one server
 measure.py     a task or the references, asked of one server: a value for each item
 subjects.py    what is evaluated: a checkpoint at a tail, or a running server
-statistics.py  values of items to an estimate and its error
 results.py     the results file, which a run that was cut short goes on with
 run.py         full depth first, then every model
 command.py, report.py, plots.py   what the user sees

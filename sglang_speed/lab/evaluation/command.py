@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress
 
 from sglang_speed.checkpoints.convert import read_source_config
 from sglang_speed.errors import ConfigError
+from sglang_speed.lab.common.chat import ChatFormat
+from sglang_speed.lab.common.client import Client
 from sglang_speed.lab.common.local_server import exit_on_sigterm
 from sglang_speed.lab.common.outputs import Outputs
+from sglang_speed.lab.common.progress import print_written, progress_bars, wide_console
 from sglang_speed.lab.evaluation import NUM_SAMPLES
-from sglang_speed.lab.evaluation.chat import Chat
-from sglang_speed.lab.evaluation.client import Client
 from sglang_speed.lab.evaluation.measure import RESPONSES
 from sglang_speed.lab.evaluation.plots import draw
 from sglang_speed.lab.evaluation.references import ReferenceFile
@@ -25,17 +25,21 @@ from sglang_speed.lab.evaluation.run import Evaluation, Suite
 from sglang_speed.lab.evaluation.subjects import Subject, full_depth_of, is_url, running, subjects_of
 from sglang_speed.lab.evaluation.tasks import LENGTHS, TASKS
 
-NARROWEST_TABLE = 150
 TASK_NAMES = (RESPONSES, *TASKS)
 
-console = Console()
-if not console.is_terminal:
-    console.width = max(console.width, NARROWEST_TABLE)
+console = wide_console(150)
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What the user typed."""
+class EvaluationOptions:
+    """Options of `sglang-speed eval`.
+
+    models: checkpoints, as DIR or NAME=DIR. full_depth: the model to compare with, as a directory or URL; None: the
+        weights of an untrained checkpoint.
+    url: a running server to evaluate, instead of checkpoints. tails: tail tokens to serve each checkpoint with.
+    tasks: empty for all. lengths: words of the texts with a needle; empty for the default.
+    flags: SGLang flags for all servers.
+    """
 
     models: Sequence[str] = ()
     full_depth: str | None = None
@@ -45,21 +49,24 @@ class Asked:
     num_samples: int = NUM_SAMPLES
     seed: int = 0
     lengths: Sequence[int] = ()
+    outputs: Outputs = field(default_factory=Outputs)
+    flags: Sequence[str] = ()
 
 
-def evaluate(asked: Asked, outputs: Outputs, flags: Sequence[str]) -> None:
-    """Evaluate, print the table, write what was asked for.
+def evaluate(options: EvaluationOptions) -> None:
+    """Evaluate, print the table, write the results.
 
     Raises ConfigError for whatever cannot be evaluated or compared, before a server is started.
     """
-    suite = suite_of(asked)
-    full_depth, subjects = compared(asked)
-    chat = chat_of([full_depth, *subjects])
-    require_context(suite, chat, [full_depth, *subjects])
+    outputs, flags = options.outputs, options.flags
+    suite = suite_of(options)
+    full_depth, subjects = compared(options)
+    chat_format = chat_format_of([full_depth, *subjects])
+    require_context(suite, chat_format, [full_depth, *subjects])
     outputs.require_writable()
     chosen = {
         "full_depth": full_depth.digest,
-        "chat": chat.digest,
+        "chat": chat_format.digest,
         "num_samples": suite.num_samples,
         "seed": suite.seed,
         "lengths": list(suite.lengths),
@@ -71,75 +78,70 @@ def evaluate(asked: Asked, outputs: Outputs, flags: Sequence[str]) -> None:
     references = ReferenceFile((outputs.json or logs / "eval.json").with_suffix(".references.json"))
     exit_on_sigterm()
     console.print(f"logs and answers are in {logs}", soft_wrap=True)
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console) as progress:
-        Evaluation(full_depth, subjects, suite, chat, results, references, logs, flags, watch=watching(progress)).run()
+    with progress_bars(console) as progress:
+        watch = watching(progress)
+        Evaluation(full_depth, subjects, suite, chat_format, results, references, logs, flags, watch).run()
     finish(results, outputs)
 
 
-def suite_of(asked: Asked) -> Suite:
+def suite_of(options: EvaluationOptions) -> Suite:
     """All tasks where none is named."""
-    for name in asked.tasks:
+    for name in options.tasks:
         if name not in TASK_NAMES:
             raise ConfigError(f"--task {name} is not one of {', '.join(TASK_NAMES)}: choose some of these")
-    if asked.num_samples < 2:
+    if options.num_samples < 2:
         raise ConfigError(
-            f"--samples {asked.num_samples} is below 2: an error needs several items; {NUM_SAMPLES} is the default"
+            f"--samples {options.num_samples} is below 2: an error needs several items; {NUM_SAMPLES} is the default"
         )
-    tasks = tuple(dict.fromkeys(asked.tasks)) or TASK_NAMES
-    return Suite(tasks, asked.num_samples, asked.seed, tuple(sorted(set(asked.lengths))) or LENGTHS)
+    tasks = tuple(dict.fromkeys(options.tasks)) or TASK_NAMES
+    return Suite(tasks, options.num_samples, options.seed, tuple(sorted(set(options.lengths))) or LENGTHS)
 
 
-def compared(asked: Asked) -> tuple[Subject, list[Subject]]:
+def compared(options: EvaluationOptions) -> tuple[Subject, list[Subject]]:
     """What is full depth, and what is compared with it, full depth itself left out.
 
     Without --full-depth a single model that was not trained is compared with its own weights at full depth.
     """
-    if (asked.url is None) == (not asked.models):
+    if (options.url is None) == (not options.models):
         raise ConfigError("name either checkpoints or the --url of a running server: one of the two is evaluated")
-    if asked.full_depth is None and (asked.url is not None or len(asked.models) > 1):
+    if options.full_depth is None and (options.url is not None or len(options.models) > 1):
         raise ConfigError(
             "--full-depth is missing: a server, or several models, are compared with one model at full depth; name its "
             "checkpoint or URL"
         )
-    if asked.url is not None and asked.tails:
+    if options.url is not None and options.tails:
         raise ConfigError("--tail-tokens needs a checkpoint: a running server has the tail that it was started with")
-    if asked.url is not None:
-        subjects = [running(asked.url, "server")]
+    if options.url is not None:
+        subjects = [running(options.url, "server")]
     else:
-        subjects = [subject for model in asked.models for subject in subjects_of(model, asked.tails)]
+        subjects = [subject for model in options.models for subject in subjects_of(model, options.tails)]
     first = subjects[0].source
-    full_depth = full_depth_of(first if asked.full_depth is None else asked.full_depth)
+    full_depth = full_depth_of(first if options.full_depth is None else options.full_depth)
     return full_depth, [subject for subject in subjects if subject.digest != full_depth.digest]
 
 
-def chat_of(subjects: Sequence[Subject]) -> Chat:
+def chat_format_of(subjects: Sequence[Subject]) -> ChatFormat:
     """The tokenizer of all of them. Raises ConfigError where they have different ones, or none is on this machine."""
-    chats = {path: Chat(path) for path in map(tokenizer_directory, subjects) if path is not None}
-    if not chats:
+    paths = [path for path in map(tokenizer_directory, subjects) if path is not None]
+    formats = {path: ChatFormat.of_checkpoint(path) for path in dict.fromkeys(paths)}
+    if not formats:
         raise ConfigError(
             f"no tokenizer of {', '.join(subject.source for subject in subjects)} is on this machine: prompts are made "
             "here; name the checkpoint directory with --full-depth"
         )
-    (first, chat), *others = chats.items()
+    (first, chat_format), *others = formats.items()
     for path, other in others:
-        if other.digest != chat.digest:
+        if other.digest != chat_format.digest:
             raise ConfigError(
                 f"{path} and {first} have different vocabularies or chat templates: the same token ids must mean the "
                 "same to both; compare a model with its own base"
             )
-    return chat
+    return chat_format
 
 
-def require_context(suite: Suite, chat: Chat, subjects: Sequence[Subject]) -> None:
+def require_context(suite: Suite, chat_format: ChatFormat, subjects: Sequence[Subject]) -> None:
     """Raise ConfigError where a checkpoint was made for shorter prompts; a running server refuses them itself."""
-    for answers in suite.answers(chat):
+    for answers in suite.answers(chat_format):
         for path in {subject.source for subject in subjects if subject.url is None}:
             limit = read_source_config(Path(path)).get("max_position_embeddings", 2048)
             needed = answers.longest_prompt + answers.task.max_new_tokens
@@ -171,8 +173,5 @@ def watching(progress: Progress) -> Callable[[str, int], Callable[[], None]]:
 
 def finish(results: Results, outputs: Outputs) -> None:
     console.print(terminal_table(results.data))
-    written = [path for path in (outputs.json,) if path is not None]
-    if outputs.plots is not None:
-        written += draw(results.data, outputs.plots)
-    if written:
-        console.print(f"written: {', '.join(map(str, written))}", soft_wrap=True)
+    drawn = [] if outputs.plots is None else draw(results.data, outputs.plots)
+    print_written(console, (outputs.json, *drawn))

@@ -18,7 +18,7 @@ from lm_eval.api.registry import register_model
 from lm_eval.models.openai_completions import LocalCompletionsAPI
 
 from sglang_speed.errors import ConfigError
-from sglang_speed.lab.evaluation.client import Client
+from sglang_speed.lab.common.client import Client
 from sglang_speed.lab.evaluation.subjects import served_speed
 
 COMPLETIONS = "/v1/completions"

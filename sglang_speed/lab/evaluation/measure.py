@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
-from sglang_speed.lab.evaluation.chat import Chat, digest_of
-from sglang_speed.lab.evaluation.client import Client
+from sglang_speed.lab.common.chat import Chat, ChatFormat, Message
+from sglang_speed.lab.common.client import Client
+from sglang_speed.lab.common.digest import digest_of
 from sglang_speed.lab.evaluation.references import Reference, digest_of_references
 from sglang_speed.lab.evaluation.tasks.base import Item, Task, assistant, user
 
@@ -41,8 +42,8 @@ class Measurement(Protocol):
 class Answers:
     """A task whose items are answered in the model's own words, greedily."""
 
-    def __init__(self, task: Task, chat: Chat, seed: int, num_items: int) -> None:
-        self.task, self.chat, self.name = task, chat, task.name
+    def __init__(self, task: Task, chat_format: ChatFormat, seed: int, num_items: int) -> None:
+        self.task, self.chat_format, self.name = task, chat_format, task.name
         self.drawn_together = task.drawn_together
         self.items = task.items(seed, num_items)
         self.digest = digest_of([[asdict(item) for item in self.items], task.max_new_tokens, task.metrics])
@@ -53,7 +54,7 @@ class Answers:
     @property
     def longest_prompt(self) -> int:
         """Tokens of the longest first turn."""
-        return max(len(self.chat.prompt([*item.opening, user(item.turns[0])])) for item in self.items)
+        return max(len(self._prompt([*item.opening, user(item.turns[0])])) for item in self.items)
 
     def ask(self, client: Client, tail_tokens: int) -> Iterator[Measured]:
         return client.each(lambda item: self._ask(client, item), self.items)
@@ -63,9 +64,13 @@ class Answers:
         messages, answers = list(item.opening), []
         for turn in item.turns:
             messages.append(user(turn))
-            answers.append(self.chat.text(client.generate(self.chat.prompt(messages), self.task.max_new_tokens)))
+            said = client.generate(self._prompt(messages), self.task.max_new_tokens)
+            answers.append(self.chat_format.text(said))
             messages.append(assistant(answers[-1]))
         return Measured(self.task.grade(item, answers), dict(item.group), answers=answers)
+
+    def _prompt(self, messages: Sequence[Message]) -> list[int]:
+        return self.chat_format.prompt_ids(Chat(list(messages)))
 
 
 class Responses:

@@ -10,17 +10,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Page
 from matplotlib.ticker import PercentFormatter
 
+from sglang_speed.lab.common.plots import DPI, make_page
 from sglang_speed.lab.evaluation.report import COLUMNS, Column, estimate_of, in_order
 
-WIDTH, HEIGHT, DPI = 3.6, 2.9, 130
+WIDTH, HEIGHT = 3.6, 2.9
 COLUMNS_OF_PANELS = 3
 DODGE = 0.08
 """Layers between the points of two series at one cutoff."""
@@ -45,14 +42,9 @@ def by_cutoff(results: Mapping[str, Any]) -> Page | None:
     shown = [column for column in COLUMNS if any(column.task in model["tasks"] for model in results["models"])]
     if not shown or not any(model["speed"] for model in results["models"]):
         return None
-    columns = min(len(shown), COLUMNS_OF_PANELS)
-    rows = math.ceil(len(shown) / columns)
-    page = Page(figsize=(WIDTH * columns, HEIGHT * rows + 0.5), layout="constrained")
-    panels = list(page.subplots(rows, columns, squeeze=False).flat)
+    page, panels = panels_of(len(shown), room_below=0.5)
     for axes, column in zip(panels, shown, strict=False):
         _metric(axes, results, column)
-    for axes in panels[len(shown) :]:
-        axes.set_axis_off()
     handles = {
         label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
@@ -65,15 +57,20 @@ def by_cell(results: Mapping[str, Any]) -> Page | None:
     models = [model for model in in_order(results) if "needle" in model["tasks"]]
     if not models:
         return None
-    columns = min(len(models), COLUMNS_OF_PANELS)
-    rows = math.ceil(len(models) / columns)
-    page = Page(figsize=(WIDTH * columns, HEIGHT * rows), layout="constrained")
-    panels = list(page.subplots(rows, columns, squeeze=False).flat)
+    page, panels = panels_of(len(models))
     for axes, model in zip(panels, models, strict=False):
         _grid(axes, model)
-    for axes in panels[len(models) :]:
-        axes.set_axis_off()
     return page
+
+
+def panels_of(num: int, room_below: float = 0.0) -> tuple[Page, list[Axes]]:
+    """A page with at least so many panels; those that are left over are hidden. room_below: in inches."""
+    columns = min(num, COLUMNS_OF_PANELS)
+    rows = math.ceil(num / columns)
+    page, panels = make_page(rows, columns, WIDTH * columns, HEIGHT * rows + room_below)
+    for axes in panels[num:]:
+        axes.set_axis_off()
+    return page, panels
 
 
 def _metric(axes: Axes, results: Mapping[str, Any], column: Column) -> None:
@@ -96,8 +93,6 @@ def _metric(axes: Axes, results: Mapping[str, Any], column: Column) -> None:
     axes.set(xticks=cutoffs, xlim=(cutoffs[0] - 1, cutoffs[-1] + 1))
     if not is_perplexity:
         axes.yaxis.set_major_formatter(PercentFormatter(1))
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.25)
 
 
 def series(results: Mapping[str, Any], column: Column) -> dict[str, list[tuple[int, float, float]]]:
@@ -120,6 +115,8 @@ def value_and_error(estimate: Mapping[str, Any]) -> tuple[float, float]:
 
 
 def _grid(axes: Axes, model: Model) -> None:
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(True)
     cells = {(cell["words"], cell["depth"]): cell["found"] for cell in model["tasks"]["needle"]["groups"]}
     lengths, depths = (sorted({key[axis] for key in cells}) for axis in (0, 1))
     shares = [[cells.get((length, depth), math.nan) for length in lengths] for depth in depths]

@@ -14,8 +14,9 @@ from typing import Any
 
 from sglang_speed.checkpoints.atomic import new_file
 from sglang_speed.errors import ConfigError
-from sglang_speed.lab.evaluation.chat import Chat, digest_of
-from sglang_speed.lab.evaluation.client import Client
+from sglang_speed.lab.common.chat import Chat, ChatFormat
+from sglang_speed.lab.common.client import Client
+from sglang_speed.lab.common.digest import digest_of
 from sglang_speed.lab.evaluation.prompts import chats
 
 MAX_NEW_TOKENS = 96
@@ -43,9 +44,9 @@ class Reference:
     best: tuple[int, ...]
 
 
-def prompts(chat: Chat, seed: int, num_prompts: int) -> list[Prompt]:
-    made = enumerate(chats(seed, num_prompts))
-    return [Prompt(kind, tuple(chat.prompt(messages)), seed * 100003 + index) for index, (kind, messages) in made]
+def prompts(chat_format: ChatFormat, seed: int, num_prompts: int) -> list[Prompt]:
+    made = [(kind, chat_format.prompt_ids(Chat(list(messages)))) for kind, messages in chats(seed, num_prompts)]
+    return [Prompt(kind, tuple(ids), seed * 100003 + index) for index, (kind, ids) in enumerate(made)]
 
 
 def draw_references(client: Client, asked: Sequence[Prompt]) -> Iterator[Reference]:

@@ -17,8 +17,8 @@ from typing import Any
 from sglang_speed.checkpoints.atomic import new_file
 from sglang_speed.errors import ConfigError
 from sglang_speed.lab.common.provenance import provenance
+from sglang_speed.lab.common.statistics import Estimate, difference, ratio
 from sglang_speed.lab.evaluation.measure import RESPONSES, Measured, Measurement
-from sglang_speed.lab.evaluation.statistics import Estimate, difference, ratio
 from sglang_speed.lab.evaluation.subjects import Subject
 
 Baseline = Mapping[str, Sequence[float]]

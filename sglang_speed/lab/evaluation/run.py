@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sglang_speed.lab.evaluation.chat import Chat, digest_of
-from sglang_speed.lab.evaluation.client import Client
+from sglang_speed.lab.common.chat import ChatFormat
+from sglang_speed.lab.common.client import Client
+from sglang_speed.lab.common.digest import digest_of
 from sglang_speed.lab.evaluation.measure import RESPONSES, Answers, Measured, Measurement, Responses
 from sglang_speed.lab.evaluation.references import Reference, ReferenceFile, draw_references, prompts
 from sglang_speed.lab.evaluation.results import Results
@@ -31,10 +32,10 @@ class Suite:
     seed: int
     lengths: tuple[int, ...]
 
-    def answers(self, chat: Chat) -> list[Answers]:
+    def answers(self, chat_format: ChatFormat) -> list[Answers]:
         """All but the responses."""
         made = [Needle(self.lengths) if name == Needle.name else TASKS[name]() for name in self.tasks if name in TASKS]
-        return [Answers(task, chat, self.seed, self.num_samples) for task in made]
+        return [Answers(task, chat_format, self.seed, self.num_samples) for task in made]
 
 
 Watch = Callable[[str, int], Callable[[], None]]
@@ -48,7 +49,7 @@ class Evaluation:
     full_depth: Subject
     subjects: Sequence[Subject]
     suite: Suite
-    chat: Chat
+    chat_format: ChatFormat
     results: Results
     references: ReferenceFile
     logs: Path
@@ -71,7 +72,7 @@ class Evaluation:
 
     def _measurements(self, references: Sequence[Reference]) -> list[Measurement]:
         responses = [Responses(references)] if references else []
-        return [*responses, *self.suite.answers(self.chat)]
+        return [*responses, *self.suite.answers(self.chat_format)]
 
     def _evaluate(self, subject: Subject, measurements: Sequence[Measurement]) -> None:
         if any(not self.results.has(subject, one) for one in measurements):
@@ -94,17 +95,17 @@ class Evaluation:
         return {} if subject == self.full_depth else self.results.values(self.full_depth, measurement.name)
 
     def _draw(self, client: Client) -> list[Reference]:
-        asked = prompts(self.chat, self.suite.seed, self.suite.num_samples)
+        asked = prompts(self.chat_format, self.suite.seed, self.suite.num_samples)
         drawn = draw_references(client, asked)
         references = self._watched(f"{self.full_depth.label}: drawing responses", len(asked), drawn)
         self.references.write(self._made_for(), references)
         return references
 
     def _made_for(self) -> dict[str, str]:
-        asked = prompts(self.chat, self.suite.seed, self.suite.num_samples)
+        asked = prompts(self.chat_format, self.suite.seed, self.suite.num_samples)
         return {
             "model": self.full_depth.digest,
-            "tokenizer": self.chat.digest,
+            "tokenizer": self.chat_format.digest,
             "prompts": digest_of([(prompt.ids, prompt.seed) for prompt in asked]),
         }
 

@@ -21,9 +21,9 @@ from sglang_speed.checkpoints.manifest import file_sha256
 from sglang_speed.checkpoints.weights import find_weight_files
 from sglang_speed.config import SpeedConfig
 from sglang_speed.errors import ConfigError
+from sglang_speed.lab.common.client import Client
+from sglang_speed.lab.common.digest import digest_of
 from sglang_speed.lab.common.local_server import start_server
-from sglang_speed.lab.evaluation.chat import digest_of
-from sglang_speed.lab.evaluation.client import Client
 
 FULL_DEPTH = "full depth"
 

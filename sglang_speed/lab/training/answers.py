@@ -12,13 +12,13 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from sglang_speed.checkpoints.atomic import new_file
 from sglang_speed.errors import ConfigError
-from sglang_speed.lab.training.conversations import Chat, ChatFormat, Message, is_unwritten, read_chats
+from sglang_speed.lab.common.chat import Chat, ChatFormat, Message, is_unwritten, read_chats
+from sglang_speed.lab.common.client import Client, RequestFailed
+from sglang_speed.lab.common.local_server import ServerFailed
 
-REQUEST_SECONDS = 3600
 _MARK = "\x02question\x03"
 
 
@@ -41,8 +41,8 @@ def answer_all(
     lines = _answered(path)
     yield len(lines)
     left = [number for number in range(len(chats)) if number not in lines]
-    pool = ThreadPoolExecutor(sampling.concurrency)
-    writing = {pool.submit(fill, chats[number], url, chat_format, sampling): number for number in left}
+    client, pool = Client(url), ThreadPoolExecutor(sampling.concurrency)
+    writing = {pool.submit(fill, chats[number], client, chat_format, sampling): number for number in left}
     try:
         with path.open("a", encoding="utf-8") as file:
             for done, future in enumerate(as_completed(writing), 1):
@@ -68,13 +68,13 @@ def _put_in_order(path: Path) -> None:
             ordered.write_bytes(b"".join(in_order))
 
 
-def fill(chat: Chat, url: str, chat_format: ChatFormat, sampling: Sampling) -> Chat:
+def fill(chat: Chat, client: Client, chat_format: ChatFormat, sampling: Sampling) -> Chat:
     """The chat with every open message written, in order."""
     filled: list[Message] = []
     for message in with_answer(chat.messages):
         if is_unwritten(message):
             before = replace(chat, messages=filled)
-            message = {**message, "content": _write(before, message["role"], url, chat_format, sampling)}
+            message = {**message, "content": _write(before, message["role"], client, chat_format, sampling)}
         filled.append(message)
     return replace(chat, messages=filled)
 
@@ -85,27 +85,18 @@ def with_answer(messages: list[Message]) -> list[Message]:
     return messages if messages[-1]["role"] == "assistant" else [*messages, open_answer]
 
 
-def _write(before: Chat, role: str, url: str, chat_format: ChatFormat, sampling: Sampling) -> str:
-    import requests
-
+def _write(before: Chat, role: str, client: Client, chat_format: ChatFormat, sampling: Sampling) -> str:
     prompt = chat_format.prompt_ids(before) if role == "assistant" else question_ids(before, role, chat_format)
-    sampling_params = {
-        "temperature": sampling.temperature,
-        "max_new_tokens": sampling.max_tokens,
-        "stop_token_ids": sorted(chat_format.stop_ids),
-    }
-    request: dict[str, Any] = {"input_ids": prompt, "sampling_params": sampling_params}
+    stops = sorted(chat_format.stop_ids)
     try:
-        response = requests.post(f"{url}/generate", json=request, timeout=REQUEST_SECONDS)
-        answer: dict[str, Any] = response.json() if response.ok else {}
-    except requests.RequestException as error:
-        raise ConfigError(f"{url} does not answer ({error}): give the address of a running SGLang server") from error
-    if "text" not in answer:
+        return client.write(prompt, sampling.max_tokens, temperature=sampling.temperature, stop_token_ids=stops)
+    except RequestFailed as error:
         raise ConfigError(
-            f"{before.origin}: the server does not answer a prompt of {len(prompt)} tokens ({response.text[:300]!r}): "
-            "shorten or remove the chat"
-        )
-    return str(answer["text"]).strip()
+            f"{before.origin}: the server does not answer a prompt of {len(prompt)} tokens ({error}): shorten or "
+            "remove the chat"
+        ) from error
+    except ServerFailed as error:
+        raise ConfigError(f"{error}: give the address of a running SGLang server") from error
 
 
 def question_ids(before: Chat, role: str, chat_format: ChatFormat) -> list[int]:

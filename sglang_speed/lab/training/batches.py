@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from sglang_speed.config import SpeedConfig
-from sglang_speed.lab.training.conversations import Conversation
+from sglang_speed.lab.common.chat import Conversation
 from sglang_speed.lab.training.states import StateFolder
 from sglang_speed.policies import SpeedPolicy
 from sglang_speed.reference.modeling import IGNORED_LABEL

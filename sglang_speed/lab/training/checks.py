@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from sglang_speed.errors import ConfigError
+from sglang_speed.lab.common.chat import Chat, ChatFormat, is_unwritten
 from sglang_speed.lab.training.answers import is_open, with_answer
-from sglang_speed.lab.training.conversations import Chat, ChatFormat, is_unwritten
 from sglang_speed.lab.training.progress import count
 from sglang_speed.lab.training.settings import Objective, Settings
 

@@ -18,7 +18,6 @@ import torch
 
 from sglang_speed.checkpoints.adapter import require_untrained
 from sglang_speed.checkpoints.atomic import (
-    absolute,
     apply_umask,
     new_directory,
     require_free,
@@ -29,16 +28,17 @@ from sglang_speed.checkpoints.card import write_card
 from sglang_speed.checkpoints.convert import fill_full_depth, fill_trained, read_source_config, speed_model_config
 from sglang_speed.checkpoints.weights import read_weights, require_layers
 from sglang_speed.errors import ConfigError
+from sglang_speed.lab.common.chat import Chat, ChatFormat, Conversation, read_chats, read_conversations
 from sglang_speed.lab.common.local_server import exit_on_sigterm, start_server
+from sglang_speed.lab.common.progress import show_steps, silence_libraries
 from sglang_speed.lab.training.answers import answer_all, is_open, read_answered
 from sglang_speed.lab.training.batches import TrainingExamples
 from sglang_speed.lab.training.checks import checked_chats, num_held_out
-from sglang_speed.lab.training.conversations import Chat, ChatFormat, Conversation, read_chats, read_conversations
 from sglang_speed.lab.training.machine import answering_flags, has_fast_bfloat16
-from sglang_speed.lab.training.progress import console, count, show, silence_libraries
+from sglang_speed.lab.training.progress import console, count
 from sglang_speed.lab.training.record import Record, claim_work, fingerprint, losses_of
 from sglang_speed.lab.training.run import train
-from sglang_speed.lab.training.settings import Objective, Settings
+from sglang_speed.lab.training.settings import Objective, Settings, TrainingRun
 from sglang_speed.lab.training.spans import with_spans
 from sglang_speed.lab.training.states import StateFolder
 from sglang_speed.policies import SpeedPolicy
@@ -47,39 +47,30 @@ from sglang_speed.reference.training import SpeedLlamaForTraining
 from sglang_speed.reference.turn_attention import TURN_ATTENTION
 
 
-def train_checkpoint(
-    source: Path,
-    destination: Path,
-    data: Path,
-    settings: Settings,
-    work: Path,
-    url: str | None = None,
-    server_flags: Sequence[str] = (),
-) -> Record:
-    """Train and write the checkpoint to `destination`, which must be absent or empty.
+def train_checkpoint(run: TrainingRun) -> Record:
+    """Train and write the checkpoint to the destination.
 
-    url: of a server with the source at full depth, for open answers; None starts one where there are some.
     Raises ConfigError before anything long begins, for data, settings or folders that do not fit.
     """
     exit_on_sigterm()
     silence_libraries()
+    source, settings = run.source, run.settings
     if settings.objective is Objective.DISTIL:
         require_untrained(source, "the teacher")
     require_layers(read_weights(source), read_source_config(source), source)
-    destination = absolute(destination)
-    require_free(destination)
+    require_free(run.destination)
     chat_format = ChatFormat.of_checkpoint(source)
     context_len = read_source_config(source).get("max_position_embeddings", settings.max_tokens)
-    chats = checked_chats(read_chats(data), chat_format, settings, context_len)
-    require_writable(destination)
-    claim_work(work, fingerprint(source, data, settings))
-    with writing_to(work, "make room there, and give the command again to go on"):
-        answered = _answer(chats, source, data, chat_format, settings, work, url, server_flags)
+    chats = checked_chats(read_chats(run.data), chat_format, settings, context_len)
+    require_writable(run.destination)
+    claim_work(run.work, fingerprint(source, run.data, settings))
+    with writing_to(run.work, "make room there, and give the command again to go on"):
+        answered = _answer(run, chats, chat_format)
         conversations = read_conversations(answered, chat_format, min(settings.max_tokens, context_len))
         model = load_model(source, settings)
-        trainer = _train(model, conversations, settings, work)
-    record = Record.of_run(source, data, settings, conversations, losses_of(trainer))
-    _write(trainer, source, destination, settings, record, work)
+        trainer = _train(model, conversations, settings, run.work)
+    record = Record.of_run(source, run.data, settings, conversations, losses_of(trainer))
+    _write(run, trainer, record)
     return record
 
 
@@ -95,24 +86,15 @@ def load_model(source: Path, settings: Settings) -> SpeedLlamaForTraining:
     return model
 
 
-def _answer(
-    chats: list[Chat],
-    source: Path,
-    data: Path,
-    chat_format: ChatFormat,
-    settings: Settings,
-    work: Path,
-    url: str | None,
-    server_flags: Sequence[str],
-) -> Path:
+def _answer(run: TrainingRun, chats: list[Chat], chat_format: ChatFormat) -> Path:
     """The file of chats without open messages: the data itself where there are none."""
     if not any(map(is_open, chats)):
-        return data
-    answered = work / "answered.jsonl"
-    flags = [*answering_flags(settings.sampling.concurrency), *server_flags]
-    with _full_depth_server(source, work, url, flags) as address:
-        steps = answer_all(chats, answered, address, chat_format, settings.sampling)
-        show("Answering", steps, len(chats))
+        return run.data
+    answered, sampling = run.work / "answered.jsonl", run.settings.sampling
+    flags = [*answering_flags(sampling.concurrency), *run.server_flags]
+    with _full_depth_server(run.source, run.work, run.url, flags) as address:
+        steps = answer_all(chats, answered, address, chat_format, sampling)
+        show_steps(console, "Answering", steps, len(chats))
     read_answered(answered, len(chats))
     return answered
 
@@ -148,7 +130,7 @@ def _train(model: SpeedLlamaForTraining, conversations: list[Conversation], sett
     if settings.keeps_states:
         longest = SpeedPolicy(settings.speed.with_tail(max(settings.all_tails)))
         states = StateFolder(work / "states", longest)
-        show("Hidden states", states.capture_all(model.eval(), conversations), len(conversations))
+        show_steps(console, "Hidden states", states.capture_all(model.eval(), conversations), len(conversations))
 
     def examples(numbers: list[int], tails: Sequence[int]) -> TrainingExamples:
         return TrainingExamples(
@@ -166,16 +148,16 @@ def _train(model: SpeedLlamaForTraining, conversations: list[Conversation], sett
     return train(model, trained_on, held_out, settings, work / "trainer")
 
 
-def _write(trainer: Any, source: Path, destination: Path, settings: Settings, record: Record, work: Path) -> None:
+def _write(run: TrainingRun, trainer: Any, record: Record) -> None:
     """The trained checkpoint, with LoRA's factors multiplied into the weights, in the source's dtype."""
     model = trainer.model
-    if settings.lora_rank:
-        model.save_pretrained(work / "adapter")
-        apply_umask(work / "adapter")
+    if run.settings.lora_rank:
+        model.save_pretrained(run.work / "adapter")
+        apply_umask(run.work / "adapter")
         model = model.merge_and_unload()
-    model = model.to(read_dtype(source))
-    with writing_to(destination), new_directory(destination) as directory:
-        fill_trained(source, directory, settings.speed, model.save_pretrained)
+    model = model.to(read_dtype(run.source))
+    with writing_to(run.destination), new_directory(run.destination) as directory:
+        fill_trained(run.source, directory, run.settings.speed, model.save_pretrained)
         record.write(directory)
         write_card(directory, record.source)
 

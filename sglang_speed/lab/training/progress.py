@@ -1,33 +1,19 @@
-"""What is seen on the terminal while a model is loaded and trained: one kind of bar, and no advice of libraries.
+"""What is seen on the terminal while a model is trained.
 
-Owns the console of `sglang-speed train`, its bars, and how a number of things is written.
+Owns the console of `sglang-speed train`, the bar of its steps, and how a number of things is written.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import TimeRemainingColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.utils import logging
+
+from sglang_speed.lab.common.progress import progress_bars
 
 console = Console(stderr=True)
-
-
-def silence_libraries() -> None:
-    """No bars and no advice of transformers, in this process; its errors stay."""
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-
-
-def show(what: str, steps: Iterator[int], total: int) -> None:
-    """Run the steps, each of which says how many are done, under a bar."""
-    with Progress(console=console, transient=False) as progress:
-        task = progress.add_task(what, total=total)
-        for done in steps:
-            progress.update(task, completed=done)
 
 
 def count(num: int, noun: str) -> str:
@@ -42,7 +28,7 @@ class TrainingBar(TrainerCallback):
     """
 
     def __init__(self) -> None:
-        self.progress = Progress(console=console, transient=False)
+        self.progress = progress_bars(console, TimeRemainingColumn())
         self.task = self.progress.add_task("Training", total=None)
 
     def on_train_begin(

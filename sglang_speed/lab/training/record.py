@@ -15,8 +15,8 @@ from sglang_speed.checkpoints.card import model_name
 from sglang_speed.checkpoints.manifest import file_sha256
 from sglang_speed.checkpoints.weights import find_weight_files
 from sglang_speed.errors import ConfigError
+from sglang_speed.lab.common.chat import Conversation
 from sglang_speed.lab.training.checks import num_held_out
-from sglang_speed.lab.training.conversations import Conversation
 from sglang_speed.lab.training.settings import Settings
 
 _CLAIM = "run.json"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, TypeVar
 
 from sglang_speed.config import SpeedConfig
@@ -42,8 +44,8 @@ class Settings:
         `speed.tail_tokens`.
     lora_rank: of the low-rank factors; 0 trains the weights themselves.
     learning_rate: None for the usual one of LoRA or of full training.
-    batch_size: conversations a step and device; accumulate: steps of which the gradients are added up.
-    span_tokens: length of the span of each prompt that is learned beside the answers; 0 for none.
+    batch_size: conversations a step and device; accumulate: gradient accumulation steps.
+    span_tokens: length of the span of each prompt that is learned in addition to the answers; 0 for none.
     held_out: share of the conversations that are not trained on; their loss is reported.
     max_tokens: the longest conversation. log_to: a reporter of transformers' Trainer, "none" for none.
     """
@@ -126,6 +128,24 @@ class Settings:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """One call of `sglang-speed train`.
+
+    source: a checkpoint that was not trained for a cutoff. destination: must be absent or empty. data: chats as JSON
+        lines. work: the folder in which a run that was interrupted continues.
+    url: a server of the source at full depth, which writes missing answers; None starts one if there are any.
+    """
+
+    source: Path
+    destination: Path
+    data: Path
+    settings: Settings
+    work: Path
+    url: str | None = None
+    server_flags: Sequence[str] = ()
 
 
 def _require_reporter(name: str) -> None:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from random import Random
 
 from sglang_speed.errors import ConfigError
-from sglang_speed.lab.training.conversations import Conversation
+from sglang_speed.lab.common.chat import Conversation
 
 
 def with_spans(

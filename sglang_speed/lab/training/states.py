@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sglang_speed.checkpoints.atomic import new_file
-from sglang_speed.lab.training.conversations import Conversation
+from sglang_speed.lab.common.chat import Conversation
 from sglang_speed.policies import SpeedPolicy
 from sglang_speed.reference.modeling import IGNORED_LABEL
 from sglang_speed.reference.training import DeepRows, SpeedLlamaForTraining, deep_rows

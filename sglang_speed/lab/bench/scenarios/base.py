@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from sglang_speed.lab.bench.ceilings import Rates, extend_of, step_floor, ttft_floor
-from sglang_speed.lab.bench.load import Client, Prompts
+from sglang_speed.lab.bench.load import LoadClient, Prompts
 from sglang_speed.lab.bench.models import Model
 from sglang_speed.lab.bench.profiles import Pool, Profile
 from sglang_speed.lab.bench.results import Point, Sample
+from sglang_speed.method.cost import Rates, extend_of, step_floor, ttft_floor
 
 Measured = Sample | Point
 
@@ -23,7 +23,7 @@ class Setting:
     model: Model
     profile: Profile
     rates: Rates
-    clients: Mapping[str, Client]
+    clients: Mapping[str, LoadClient]
     prompts: Prompts
 
     @property

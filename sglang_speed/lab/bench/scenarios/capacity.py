@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
-from sglang_speed.lab.bench.load import Answer, Client, RequestFailed
+from sglang_speed.lab.bench.load import Answer, LoadClient
 from sglang_speed.lab.bench.profiles import Pool, Profile
 from sglang_speed.lab.bench.results import Figure, Sample
 from sglang_speed.lab.bench.scenarios.base import Measured, Scenario, Setting
+from sglang_speed.lab.common.client import RequestFailed
 
 TARGET_SHARE = 0.975
 """1.30 of four thirds."""
@@ -51,13 +52,13 @@ class Capacity(Scenario):
             Figure(self.name, name, "prompts", whole, better="higher"),
         )
 
-    def prompts(self, setting: Setting, client: Client) -> list[list[int]]:
+    def prompts(self, setting: Setting, client: LoadClient) -> list[list[int]]:
         """A few more than the server can hold."""
         length = setting.profile.capacity_prompt
         number = client.server.prompt_tokens // length + 2
         return [setting.prompts.prompt("capacity", index, length) for index in range(number)]
 
-    async def count_running(self, client: Client, prompts: list[list[int]], num_tokens: int) -> int:
+    async def count_running(self, client: LoadClient, prompts: list[list[int]], num_tokens: int) -> int:
         """Ask for all at once, and count those that run. Steps are held up until they are counted, so that no request
         ends before the last one has come, however slowly a busy machine sends them."""
         client.hold_up_steps(STEP_SECONDS)
@@ -69,7 +70,7 @@ class Capacity(Scenario):
         await asking
         return most
 
-    async def running_of_all(self, client: Client, asking: asyncio.Future[list[Answer]], number: int) -> int:
+    async def running_of_all(self, client: LoadClient, asking: asyncio.Future[list[Answer]], number: int) -> int:
         """Look until every request either runs or waits: all have come, none has ended, and none is in prefill. As
         SGLang prefills whatever fits before it decodes, those that wait do not fit.
 
@@ -84,7 +85,7 @@ class Capacity(Scenario):
         await asking
         raise RequestFailed(f"{number} requests were answered before those that run at once could be counted")
 
-    async def count_cached(self, client: Client, prompts: list[list[int]]) -> int:
+    async def count_cached(self, client: LoadClient, prompts: list[list[int]]) -> int:
         """Ask again, the newest first, until one is no longer there: a hit takes no room from the older ones."""
         for number, prompt in enumerate(reversed(prompts)):
             answer = await client.ask(prompt, 1)

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from statistics import mean
 
-from sglang_speed.lab.bench.load import Answer, Client
-from sglang_speed.lab.bench.profiles import Chat, Pool, Profile, Tree
+from sglang_speed.lab.bench.load import Answer, LoadClient
+from sglang_speed.lab.bench.profiles import ChatSizes, Pool, Profile, TreeSizes
 from sglang_speed.lab.bench.results import Figure, Point, Sample
 from sglang_speed.lab.bench.scenarios.base import Measured, Scenario, Setting, alternating
 
@@ -20,7 +20,7 @@ CHAT_TARGET = 2.0
 class Conversation:
     """history: all tokens so far, the server's answers included."""
 
-    client: Client
+    client: LoadClient
     history: list[int] = field(default_factory=list)
 
     async def turn(self, new_tokens: Sequence[int], max_new_tokens: int) -> Answer:
@@ -31,7 +31,7 @@ class Conversation:
 
 
 @dataclass(frozen=True)
-class Played:
+class AnsweredTurns:
     """The answers of a run, turn by turn."""
 
     turns: list[list[Answer]]
@@ -68,26 +68,28 @@ class MultiTurnChat(Scenario):
             for repeat in range(setting.profile.repeats):
                 for side in alternating(self.sides, repeat):
                     setting.clients[side].flush()
-                    played = Played([])
-                    async for point in self.play(setting, side, working_set, played):
+                    answered = AnsweredTurns([])
+                    async for point in self.play(setting, side, working_set, answered):
                         if repeat == 0:
                             yield point
-                    for figure, value in zip(figures, (played.mean_ttft, played.hit_rate), strict=True):
+                    for figure, value in zip(figures, (answered.mean_ttft, answered.hit_rate), strict=True):
                         yield Sample(figure, side, value)
 
-    async def play(self, setting: Setting, side: str, working_set: float, played: Played) -> AsyncIterator[Measured]:
+    async def play(
+        self, setting: Setting, side: str, working_set: float, answered: AnsweredTurns
+    ) -> AsyncIterator[Measured]:
         chat, client = setting.profile.chat, setting.clients[side]
         users = [Conversation(client) for _ in range(num_users(setting.profile, working_set))]
         start = time.perf_counter()
         for turn in range(chat.num_turns):
-            played.turns.append([])
+            answered.turns.append([])
             for number, user in enumerate(users):
                 answer = await user.turn(self.new_tokens(setting, number, turn), chat.answer_tokens)
-                played.turns[-1].append(answer)
+                answered.turns[-1].append(answer)
                 held = client.kv_bytes_held(setting.bytes_per_layer)
                 yield Point(f"KV held, {working_set:g}", side, time.perf_counter() - start, held)
-            yield Point(f"hit rate by turn, {working_set:g}", side, turn + 1, hit_rate(played.turns[-1]))
-            ttft = mean(answer.ttft for answer in played.turns[-1])
+            yield Point(f"hit rate by turn, {working_set:g}", side, turn + 1, hit_rate(answered.turns[-1]))
+            ttft = mean(answer.ttft for answer in answered.turns[-1])
             yield Point(f"TTFT by turn, {working_set:g}", side, turn + 1, ttft)
 
     def new_tokens(self, setting: Setting, user: int, turn: int) -> list[int]:
@@ -125,26 +127,26 @@ class AgentTree(Scenario):
             for side in alternating(self.sides, repeat):
                 setting.clients[side].flush()
                 start = time.perf_counter()
-                played = await self.play(setting, side)
+                answered = await self.play(setting, side)
                 yield Sample(seconds, side, time.perf_counter() - start)
-                yield Sample(ttft, side, played.mean_ttft)
-                yield Sample(hits, side, played.hit_rate)
+                yield Sample(ttft, side, answered.mean_ttft)
+                yield Sample(hits, side, answered.hit_rate)
 
-    async def play(self, setting: Setting, side: str) -> Played:
+    async def play(self, setting: Setting, side: str) -> AnsweredTurns:
         """One agent reads the system prompt first, then all of them take step after step together."""
         tree = setting.profile.tree
         system = setting.prompts.prompt("system", 0, tree.system_tokens)
         await setting.clients[side].ask(system, 1)
         agents = [Conversation(setting.clients[side], list(system)) for _ in range(tree.num_branches)]
-        played = Played([])
+        answered = AnsweredTurns([])
         for step in range(tree.num_steps):
             seen = [
                 setting.prompts.tokens(f"step {step}", number, tree.observation_tokens)
                 for number in range(tree.num_branches)
             ]
             acting = (agent.turn(new, tree.action_tokens) for agent, new in zip(agents, seen, strict=True))
-            played.turns.append(list(await asyncio.gather(*acting)))
-        return played
+            answered.turns.append(list(await asyncio.gather(*acting)))
+        return answered
 
     def figures(self, setting: Setting) -> tuple[Figure, Figure, Figure]:
         """The ceiling of TTFT: both sides find all that they have seen."""
@@ -164,14 +166,14 @@ def num_users(profile: Profile, working_set: float) -> int:
     return round(working_set * profile.cache_pool.tokens / profile.chat.final_len)
 
 
-def turns(chat: Chat) -> list[tuple[int, int]]:
+def turns(chat: ChatSizes) -> list[tuple[int, int]]:
     """Prompt tokens of each turn, and how many of them an unlimited tree would have."""
     grown = chat.user_tokens + chat.answer_tokens
     lengths = [chat.first_prompt + turn * grown for turn in range(chat.num_turns)]
     return [(length, 0 if turn == 0 else length - chat.user_tokens - 1) for turn, length in enumerate(lengths)]
 
 
-def steps(tree: Tree) -> list[tuple[int, int]]:
+def steps(tree: TreeSizes) -> list[tuple[int, int]]:
     """The like for each step of an agent."""
     grown = tree.observation_tokens + tree.action_tokens
     lengths = [tree.system_tokens + tree.observation_tokens + step * grown for step in range(tree.num_steps)]

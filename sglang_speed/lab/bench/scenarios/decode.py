@@ -6,10 +6,11 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from statistics import median
 
-from sglang_speed.lab.bench.load import Answer, Client, RequestFailed
+from sglang_speed.lab.bench.load import Answer, LoadClient
 from sglang_speed.lab.bench.profiles import Pool, Profile
 from sglang_speed.lab.bench.results import Figure, Point, Sample
 from sglang_speed.lab.bench.scenarios.base import Measured, Scenario, Setting, alternating
+from sglang_speed.lab.common.client import RequestFailed
 
 TARGET_SHARE = 0.90
 
@@ -58,12 +59,12 @@ class Decode(Scenario):
         return Figure(self.name, name, "s", stock / speed, target, is_headline=is_largest)
 
 
-async def ask_all(client: Client, prompts: list[list[int]], num_tokens: int) -> list[Answer]:
+async def ask_all(client: LoadClient, prompts: list[list[int]], num_tokens: int) -> list[Answer]:
     """Ask for all of them at once."""
     return await asyncio.gather(*(client.ask(prompt, num_tokens) for prompt in prompts))
 
 
-async def decode_step(client: Client, prompts: list[list[int]], num_tokens: int) -> float:
+async def decode_step(client: LoadClient, prompts: list[list[int]], num_tokens: int) -> float:
     """Seconds of a decode step in which all requests take part."""
     return shared_step(await ask_all(client, prompts, num_tokens))
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-from sglang_speed.lab.bench.load import Answer, RequestFailed
+from sglang_speed.lab.bench.load import Answer
 from sglang_speed.lab.bench.profiles import Pool, Profile
 from sglang_speed.lab.bench.results import Figure, Point, Sample
 from sglang_speed.lab.bench.scenarios.base import Measured, Scenario, Setting, alternating
+from sglang_speed.lab.common.client import RequestFailed
 
 MOST_SHARED = 1
 """Tokens that all prompts share: BoS."""

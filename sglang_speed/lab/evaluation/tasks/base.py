@@ -30,7 +30,7 @@ class Item:
     """One conversation. opening: messages that are given. turns: what the user then says, one by one; the model's own
     answers stand between them. wanted: what the grade needs to know. group: what kind of item it is, for tables."""
 
-    opening: tuple[Mapping[str, str], ...]
+    opening: tuple[dict[str, str], ...]
     turns: tuple[str, ...]
     wanted: Mapping[str, Any]
     group: Mapping[str, Any] = field(default_factory=dict)

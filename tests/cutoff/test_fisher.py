@@ -13,7 +13,7 @@ from sglang_speed.lab.cutoff.request import Request
 from sglang_speed.method import DeepTokens
 from sglang_speed.reference import SpeedLlamaConfig
 from sglang_speed.reference.modeling import SpeedLlamaForCausalLM
-from tests.layers.conftest import NUM_LAYERS
+from tests.cutoff.conftest import NUM_LAYERS
 
 PROMPT, RESPONSE = range(2)
 

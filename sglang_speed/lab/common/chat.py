@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from sglang_speed.errors import ConfigError
-from sglang_speed.lab.training.messages import Message, is_unwritten, messages_of
+from sglang_speed.lab.common.digest import digest_of
+from sglang_speed.lab.common.messages import Message, is_unwritten, messages_of
 
 __all__ = ["Chat", "ChatFormat", "Conversation", "Message", "is_unwritten", "read_chats", "read_conversations"]
 
@@ -56,8 +57,10 @@ class ChatFormat:
         """ConfigError where the checkpoint has no tokenizer, no chat template or no end-of-turn token."""
         from transformers import AutoTokenizer, GenerationConfig
 
+        import sglang_speed.reference  # noqa: F401  AutoTokenizer reads config.json, whose model type it must know
+
         try:
-            tokenizer = AutoTokenizer.from_pretrained(directory)
+            tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
             has_settings = (directory / "generation_config.json").is_file()
             settings = GenerationConfig.from_pretrained(directory) if has_settings else None
         except (OSError, ValueError) as error:
@@ -79,6 +82,16 @@ class ChatFormat:
         """The prompt of an assistant turn that follows `chat.messages`, as a server reads it."""
         ids: list[int] = self.encode(self.render(chat, len(chat.messages), answer_follows=True))
         return ids
+
+    def text(self, ids: Sequence[int]) -> str:
+        """An answer as its reader sees it."""
+        text: str = self.tokenizer.decode(ids, skip_special_tokens=True)
+        return text.strip()
+
+    @property
+    def digest(self) -> str:
+        """The same for checkpoints whose token ids and prompts mean the same."""
+        return digest_of([sorted(self.tokenizer.get_vocab().items()), self.tokenizer.chat_template])
 
     def conversation(self, chat: Chat) -> Conversation:
         """All turns of a chat in one sequence of token ids; ConfigError where its template does not allow that.

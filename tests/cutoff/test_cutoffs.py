@@ -14,7 +14,7 @@ from sglang_speed.lab.cutoff.cutoffs import MEASURES, NO_CONTEXT, cutoff_sums
 from sglang_speed.lab.cutoff.model import load_model
 from sglang_speed.lab.cutoff.request import Request
 from sglang_speed.reference.modeling import SpeedLlamaForCausalLM
-from tests.layers.conftest import NUM_LAYERS
+from tests.cutoff.conftest import NUM_LAYERS
 
 CUTOFFS = [NO_CONTEXT, 1, 2, 3, NUM_LAYERS]
 # float32 through four layers, summed over some ten tokens

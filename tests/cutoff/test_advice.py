@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
-import torch
 
+from sglang_speed.lab.common.statistics import Estimate
 from sglang_speed.lab.cutoff.advice import Advice, advise
-from sglang_speed.lab.cutoff.statistics import Estimate, per_token
 
 
 def divergences(by_cutoff: dict[int, float], error: float = 0.0) -> dict[int, Estimate]:
@@ -60,20 +57,3 @@ def test_a_cutoff_that_was_not_measured_is_not_recommended() -> None:
 )
 def test_every_kind_of_request_must_bear_a_cutoff(kind: dict[int, float], expected: Advice) -> None:
     assert advise([divergences(SMOOTH), divergences({**SMOOTH, **kind})], 8, max_kl=0.1) == expected
-
-
-def test_a_mean_per_token_weighs_responses_by_their_length() -> None:
-    assert per_token(torch.tensor([2.0, 9.0]), torch.tensor([1, 10])).value == 1.0
-    assert per_token(torch.tensor([2.0, 4.0, 6.0]), torch.tensor([1, 2, 3])).error == 0.0
-    assert per_token(torch.tensor([3.0]), torch.tensor([4])).error == 0.0
-
-
-def test_the_error_is_the_spread_of_repeated_measurements() -> None:
-    generator = torch.Generator().manual_seed(0)
-    num_tokens = torch.randint(1, 20, (400, 100), generator=generator)
-    sums = num_tokens * torch.randn(400, 100, generator=generator).exp()
-    estimates = [per_token(*pair) for pair in zip(sums, num_tokens, strict=True)]
-    spread = torch.tensor([one.value for one in estimates]).std()
-    stated = torch.tensor([one.error for one in estimates]).square().mean().sqrt()
-    assert float(stated) == pytest.approx(float(spread), rel=0.1)
-    assert math.isclose(estimates[0].upper, estimates[0].value + 2 * estimates[0].error)

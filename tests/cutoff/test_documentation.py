@@ -1,4 +1,4 @@
-"""docs/layers.md says what the committed results say."""
+"""docs/cutoff.md says what the committed results say."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
-RESULTS: dict[str, Any] = json.loads((ROOT / "benchmarks/results/layers_speed-llama.json").read_text(encoding="utf-8"))
+RESULTS: dict[str, Any] = json.loads((ROOT / "benchmarks/results/cutoff_speed-llama.json").read_text(encoding="utf-8"))
 BY_CUTOFF = {one["prefill_layers"]: one for one in RESULTS["cutoffs"]}
 NO_CONTEXT_ROW = "not seen"
 
 
 def rows_in_docs() -> list[list[str]]:
-    lines = (ROOT / "docs/layers.md").read_text(encoding="utf-8").splitlines()
+    lines = (ROOT / "docs/cutoff.md").read_text(encoding="utf-8").splitlines()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
     return [row for row in rows if row[0] != "prefill layers"]
 

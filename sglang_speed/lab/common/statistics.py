@@ -14,6 +14,11 @@ class Estimate:
     value: float
     stderr: float | None
 
+    @property
+    def upper(self) -> float:
+        """Two standard errors above the value."""
+        return self.value + 2 * (self.stderr or 0.0)
+
 
 def ratio(values: Sequence[float], weights: Sequence[float] | None = None, drawn_together: int = 1) -> Estimate:
     """Sum of values over sum of weights, e.g. log-probabilities of responses over their tokens; the mean without

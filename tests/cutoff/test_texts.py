@@ -12,6 +12,7 @@ from transformers import LlamaForCausalLM
 
 from sglang_speed.config import SpeedConfig
 from sglang_speed.errors import ConfigError
+from sglang_speed.lab.common.chat import Chat, ChatFormat, Conversation, Message
 from sglang_speed.lab.cutoff.model import load_model
 from sglang_speed.lab.cutoff.request import Request
 from sglang_speed.lab.cutoff.texts import (
@@ -24,10 +25,9 @@ from sglang_speed.lab.cutoff.texts import (
     requests_of,
     tool_turns,
 )
-from sglang_speed.lab.training.conversations import Chat, ChatFormat, Conversation, Message
 from sglang_speed.policies import SpeedPolicy
 from sglang_speed.reference.modeling import SpeedLlamaForCausalLM
-from tests.layers.conftest import write_chats
+from tests.cutoff.conftest import write_chats
 from tests.tiny_models import EOS_ID, ids_of
 
 

@@ -1,4 +1,4 @@
-"""`sglang-speed layers` as a user types it."""
+"""`sglang-speed cutoff` as a user types it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from sglang_speed.checkpoints.adapter import PROVENANCE_NAME
 from sglang_speed.checkpoints.convert import convert
 from sglang_speed.errors import ConfigError
 from sglang_speed.lab.cli import app
-from tests.layers.conftest import NUM_LAYERS, write_chats
+from tests.cutoff.conftest import NUM_LAYERS, write_chats
 
 
-def run_layers(*args: object) -> str:
+def run_cutoff(*args: object) -> str:
     """What the command prints; its errors are raised."""
-    return CliRunner().invoke(app, ["layers", *map(str, args)], catch_exceptions=False).stdout
+    return CliRunner().invoke(app, ["cutoff", *map(str, args)], catch_exceptions=False).stdout
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +33,8 @@ def test_a_speed_checkpoint_and_chats_become_a_table_a_file_and_a_picture(
     plain_directory: Path, chats: Path, tmp_path: Path
 ) -> None:
     speed = convert(plain_directory, tmp_path / "speed", prefill_layers=3, anchor_tokens=2, tail_tokens=5).path
-    files = {name: tmp_path / "out" / f"layers.{name}" for name in ("json", "png")}
-    printed = run_layers(speed, "--data", chats, "--samples", 4, "--json", files["json"], "--plot", files["png"])
+    files = {name: tmp_path / "out" / f"cutoff.{name}" for name in ("json", "png")}
+    printed = run_cutoff(speed, "--data", chats, "--samples", 4, "--json", files["json"], "--plot", files["png"])
     assert "no recommendation: chats.jsonl: 4 of 32 answers, 44 of 512 tokens in answers, none" in " ".join(
         printed.split()
     )
@@ -59,7 +59,7 @@ def test_a_speed_checkpoint_and_chats_become_a_table_a_file_and_a_picture(
 def test_the_same_seed_gives_the_same_figures(plain_directory: Path, chats: Path, tmp_path: Path) -> None:
     def figures(seed: int) -> Any:
         path = tmp_path / "out.json"
-        run_layers(plain_directory, "--data", chats, "--samples", 3, "--seed", seed, "--cutoff", 3, "--json", path)
+        run_cutoff(plain_directory, "--data", chats, "--samples", 3, "--seed", seed, "--cutoff", 3, "--json", path)
         return json.loads(path.read_text(encoding="utf-8"))["importance"]
 
     assert figures(0) == figures(0) != figures(1)
@@ -68,7 +68,7 @@ def test_the_same_seed_gives_the_same_figures(plain_directory: Path, chats: Path
 def test_without_chats_the_model_answers_built_in_prompts(plain_directory: Path, tmp_path: Path) -> None:
     pytest.importorskip("faker", reason="the built-in prompts are made with Faker")
     path = tmp_path / "out.json"
-    run_layers(plain_directory, "--samples", 2, "--max-tokens", 300, "--cutoff", 2, "--json", path)
+    run_cutoff(plain_directory, "--samples", 2, "--max-tokens", 300, "--cutoff", 2, "--json", path)
     results = json.loads(path.read_text(encoding="utf-8"))
     assert results["requests"]["num"] == 2
     assert results["requests"]["prompt_len"]["most"] <= 300 - 64
@@ -95,27 +95,27 @@ def test_a_mistake_names_the_value_the_rule_and_the_fix(
     plain_directory: Path, chats: Path, flags: tuple[object, ...], words: str
 ) -> None:
     with pytest.raises(ConfigError, match=words):
-        run_layers(plain_directory, "--data", chats, *flags)
+        run_cutoff(plain_directory, "--data", chats, *flags)
 
 
 def test_a_place_that_cannot_be_written_is_refused_before_the_model_is_read(chats: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     for flag in ("--json", "--plot"):
         with pytest.raises(ConfigError, match=r"file/out cannot be written"):
-            run_layers("no/such/model", "--data", chats, flag, tmp_path / "file" / "out")
+            run_cutoff("no/such/model", "--data", chats, flag, tmp_path / "file" / "out")
 
 
 def test_what_is_not_a_complete_llama_is_refused(plain_directory: Path, chats: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is not a directory"):
-        run_layers("no/such/model", "--data", chats)
+        run_cutoff("no/such/model", "--data", chats)
     broken = Path(shutil.copytree(plain_directory, tmp_path / "broken"))
     (broken / "model.safetensors").unlink()
     with pytest.raises(ConfigError, match=r"has no model\.safetensors"):
-        run_layers(broken, "--data", chats)
+        run_cutoff(broken, "--data", chats)
 
 
 def test_a_trained_checkpoint_has_no_full_depth_to_measure(plain_directory: Path, chats: Path, tmp_path: Path) -> None:
     trained = convert(plain_directory, tmp_path / "trained", prefill_layers=3).path
     (trained / PROVENANCE_NAME).write_text("{}", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"trained was trained for its cutoff .* cannot be measured; name the model"):
-        run_layers(trained, "--data", chats)
+        run_cutoff(trained, "--data", chats)

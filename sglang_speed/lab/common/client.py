@@ -1,7 +1,7 @@
 """Asks one server through SGLang's native /generate, several requests at a time.
 
-Owns the requests and what they return, in token ids. What is asked is the tasks' business, and a stock Llama and a
-SPEED model are asked alike.
+Owns the requests and what they return. What is asked is its caller's business, and a stock Llama and a SPEED model are
+asked alike.
 """
 
 from __future__ import annotations
@@ -17,10 +17,15 @@ from sglang_speed.errors import ConfigError
 from sglang_speed.lab.common.local_server import ServerFailed
 
 CONCURRENCY = 16
-TIMEOUT_SECONDS = 1800
+TIMEOUT_SECONDS = 90
+GENERATION_SECONDS = 3600
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
+
+
+class RequestFailed(ServerFailed):
+    """A request was refused, or not answered in full; the text carries the server's words."""
 
 
 @dataclass(frozen=True)
@@ -41,22 +46,22 @@ class Client:
     def info(self) -> dict[str, Any]:
         """/server_info. Raises ConfigError where nothing that speaks SGLang's API is there."""
         try:
-            answer = requests.get(f"{self.url}/server_info", timeout=60)
-            answer.raise_for_status()
-            info: dict[str, Any] = answer.json()
-        except (requests.RequestException, ValueError) as error:
+            info: dict[str, Any] = self.get("/server_info").json()
+        except (ServerFailed, ValueError) as error:
             raise ConfigError(
-                f"{self.url} does not answer as a SGLang server ({error}): start one, e.g. `python -m "
-                "sglang.launch_server --model speed-llama`, and name its address, e.g. http://127.0.0.1:30000"
+                f"{self.url} does not answer as a SGLang server ({error.__cause__ or error}): start one, e.g. "
+                "`python -m sglang.launch_server --model speed-llama`, and name its address, e.g. http://127.0.0.1:30000"
             ) from error
         return info
 
     def generate(self, prompt: Sequence[int], max_new_tokens: int, **sampling: Any) -> list[int]:
         """Generated token ids, the end token included. Greedy unless `sampling` says otherwise."""
-        params = {"temperature": 0, "max_new_tokens": max_new_tokens, **sampling}
-        answer = self._ask({"input_ids": list(prompt), "sampling_params": params})
-        output: list[int] = answer["output_ids"]
+        output: list[int] = self._generate(prompt, max_new_tokens, **sampling)["output_ids"]
         return output
+
+    def write(self, prompt: Sequence[int], max_new_tokens: int, **sampling: Any) -> str:
+        """The same as text, without the end token."""
+        return str(self._generate(prompt, max_new_tokens, **sampling)["text"]).strip()
 
     def score(self, context: Sequence[int], response: Sequence[int], tail_tokens: int) -> Score:
         """Score a response as if this server had generated it after the context.
@@ -67,8 +72,8 @@ class Client:
         ids = [*context, *response]
         start = max(0, len(context) - tail_tokens)
         scored = {"return_logprob": True, "logprob_start_len": start, "top_logprobs_num": 1}
-        answer = self._ask({"input_ids": ids, "sampling_params": {"temperature": 0, "max_new_tokens": 0}, **scored})
-        meta = answer["meta_info"]
+        payload = {"input_ids": ids, "sampling_params": {"temperature": 0, "max_new_tokens": 0}, **scored}
+        meta = self.post("/generate", payload, GENERATION_SECONDS).json()["meta_info"]
         own, best = meta["input_token_logprobs"], meta["input_top_logprobs"]
         # not by their ids: SGLang gives the last one of a vocabulary as 0 (logprob_result_processor.py)
         assert len(own) == len(best) == len(ids) - start, f"{len(own)} scores of {len(ids)} tokens from {start} on"
@@ -80,11 +85,27 @@ class Client:
         with ThreadPoolExecutor(self.concurrency) as pool:
             yield from pool.map(ask, items)
 
-    def _ask(self, payload: Mapping[str, Any]) -> Any:
+    def get(self, path: str) -> requests.Response:
+        """Raises ServerFailed where nothing answers, RequestFailed where the answer is an error."""
+        return self._send("GET", path, None, TIMEOUT_SECONDS)
+
+    def post(
+        self, path: str, payload: Mapping[str, Any] | None = None, seconds: float = TIMEOUT_SECONDS
+    ) -> requests.Response:
+        """The like. payload: sent as JSON."""
+        return self._send("POST", path, payload, seconds)
+
+    def _generate(self, prompt: Sequence[int], max_new_tokens: int, **sampling: Any) -> dict[str, Any]:
+        params = {"temperature": 0, "max_new_tokens": max_new_tokens, **sampling}
+        payload = {"input_ids": list(prompt), "sampling_params": params}
+        answer: dict[str, Any] = self.post("/generate", payload, GENERATION_SECONDS).json()
+        return answer
+
+    def _send(self, method: str, path: str, payload: Mapping[str, Any] | None, seconds: float) -> requests.Response:
         try:
-            answer = requests.post(f"{self.url}/generate", json=payload, timeout=TIMEOUT_SECONDS)
+            answer = requests.request(method, f"{self.url}{path}", json=payload, timeout=seconds)
         except requests.RequestException as error:
-            raise ServerFailed(f"{self.url} stopped answering: {error}") from error
+            raise ServerFailed(f"{self.url} does not answer ({error})") from error
         if not answer.ok:
-            raise ServerFailed(f"{self.url} answered {answer.status_code}: {answer.text[:2000]}")
-        return answer.json()
+            raise RequestFailed(f"{self.url} answered {answer.status_code}: {answer.text[:2000]}")
+        return answer

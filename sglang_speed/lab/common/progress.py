@@ -1,0 +1,61 @@
+"""What is seen on the terminal: a console wide enough for tables, and one kind of progress bar."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+
+def wide_console(least_width: int) -> Console:
+    """A console on stdout that is at least this wide where it is no terminal, so that a log has whole tables."""
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, least_width)
+    return console
+
+
+def progress_bars(console: Console, *more: ProgressColumn) -> Progress:
+    """Bars with a description, a count and the time. more: columns after these."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    return Progress(*columns, *more, console=console)
+
+
+def show_steps(console: Console, what: str, steps: Iterator[int], total: int) -> None:
+    """Run the steps, each of which says how many are done, under a bar."""
+    with progress_bars(console, TimeRemainingColumn()) as progress:
+        task = progress.add_task(what, total=total)
+        for done in steps:
+            progress.update(task, completed=done)
+
+
+def print_written(console: Console, paths: Iterable[Path | None]) -> None:
+    """Name the files that were written; None: not wanted."""
+    written = [str(path) for path in paths if path is not None]
+    if written:
+        console.print(f"written: {', '.join(written)}", soft_wrap=True)
+
+
+def silence_libraries() -> None:
+    """No bars and no advice of transformers, in this process; its errors stay."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
