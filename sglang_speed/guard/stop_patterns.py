@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Any
 
+import torch
+from sglang.srt.distributed import get_tp_group
 from sglang.srt.managers.schedule_batch import FINISH_ABORT, Req
 
 from sglang_speed.served import served
@@ -28,20 +30,33 @@ class SearchTooLong(Exception):
 
 def end_long_search(original: Callable[..., bool], req: Req, *args: Any, **kwargs: Any) -> bool:
     """Hook around Req._check_str_based_finish: abort a request whose search takes longer than SEARCH_SECONDS."""
-    patterns = req.sampling_params.stop_regex_strs
-    if not patterns or served() is None:
+    patterns, model = req.sampling_params.stop_regex_strs, served()
+    if not patterns or model is None:
         return original(req, *args, **kwargs)
     try:
         with processor_time(SEARCH_SECONDS):
-            return original(req, *args, **kwargs)
+            is_finished, is_long = original(req, *args, **kwargs), False
     except SearchTooLong:
-        req.finished_reason = FINISH_ABORT(
-            f"sglang_speed: searching the output for stop_regex={patterns!r:.200} took longer than {SEARCH_SECONDS} s; "
-            "simplify the pattern: usually it repeats something that is itself a repetition",
-            HTTPStatus.BAD_REQUEST,
-            "BadRequestError",
-        )
-        return True
+        is_finished, is_long = True, True
+    if not is_long_on_any_rank(is_long, model.num_ranks):
+        return is_finished
+    req.finished_len = None
+    req.finished_reason = FINISH_ABORT(
+        f"sglang_speed: searching the output for stop_regex={patterns!r:.200} took longer than {SEARCH_SECONDS} s; "
+        "simplify the pattern: usually it repeats something that is itself a repetition",
+        HTTPStatus.BAD_REQUEST,
+        "BadRequestError",
+    )
+    return True
+
+
+def is_long_on_any_rank(is_long: bool, num_ranks: int) -> bool:
+    """Tensor-parallel ranks search the same texts in the same order, and must end the same requests."""
+    if num_ranks == 1:
+        return is_long
+    votes = torch.tensor([int(is_long)])
+    torch.distributed.all_reduce(votes, torch.distributed.ReduceOp.MAX, group=get_tp_group().cpu_group)
+    return bool(votes)
 
 
 @contextmanager
@@ -51,18 +66,21 @@ def processor_time(seconds: float) -> Iterator[None]:
     `re` looks for signals while it matches, except between two starting points of a search; a search that is slow for
     that reason alone is slower by little than the one before, a token ago, which was not too long.
     """
-    end = time.thread_time() + seconds
+    end, is_searching = time.thread_time() + seconds, True
 
     def look(*_: Any) -> None:
         left = end - time.thread_time()  # the timer counts other threads of the process too
+        if not is_searching:
+            return
         if left <= 0:
             raise SearchTooLong
         signal.setitimer(signal.ITIMER_VIRTUAL, left)
 
-    previous = signal.signal(signal.SIGVTALRM, look)
+    # the handler stays: a signal that is on its way when the block ends must find one that ignores it
+    signal.signal(signal.SIGVTALRM, look)
     signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
     try:
         yield
     finally:
+        is_searching = False
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-        signal.signal(signal.SIGVTALRM, previous)

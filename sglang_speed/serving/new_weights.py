@@ -67,7 +67,7 @@ def require_same_model(directory: Path, running: SpeedLlamaConfig) -> None:
     """ConfigError unless the checkpoint in `directory` says what the running model was built from."""
     config = read_model_config(directory)
     if config is None:
-        raise ConfigError(f"{directory} has no config.json on this machine: name the directory of a SPEED checkpoint")
+        raise ConfigError(f"{directory} has no config.json: name the directory of a SPEED checkpoint on this machine")
     if not is_speed_model(config):
         speed = running.speed_config
         raise ConfigError(

@@ -38,12 +38,15 @@ def say_refusals_in_one_line() -> None:
     sys.excepthook = hook
 
 
-def exit_where_refused(original: Callable[..., None], scheduler: Any, *args: Any, **kwargs: Any) -> None:
+def exit_where_refused(
+    original: Callable[..., None], scheduler: Any, server_args: Any, *args: Any, **kwargs: Any
+) -> None:
     """Hook around Scheduler.__init__: a scheduler process that must not serve says why, and exits with REFUSED."""
     try:
-        original(scheduler, *args, **kwargs)
+        original(scheduler, server_args, *args, **kwargs)
     except (ConfigError, HostMismatch) as error:
-        if multiprocessing.parent_process() is None:
+        # the controller of data-parallel ranks waits for all of them, and only SGLang's own signal ends it
+        if multiprocessing.parent_process() is None or server_args.dp_size > 1:
             raise
         logger.critical(str(error))
         raise SystemExit(REFUSED) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 from types import SimpleNamespace
@@ -35,11 +36,13 @@ FOREVER = (
 
 @pytest.fixture(autouse=True)
 def _speed_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stop_patterns, "served", lambda: object())
+    monkeypatch.setattr(stop_patterns, "served", lambda: SimpleNamespace(num_ranks=1))
 
 
 def request(pattern: str) -> Any:
-    return SimpleNamespace(sampling_params=SimpleNamespace(stop_regex_strs=[pattern]), finished_reason=None)
+    return SimpleNamespace(
+        sampling_params=SimpleNamespace(stop_regex_strs=[pattern]), finished_reason=None, finished_len=None
+    )
 
 
 def search(req: Any, new_accepted_len: int = 1) -> bool:
@@ -63,11 +66,19 @@ def test_a_search_that_takes_too_long_ends_its_request(pattern: str) -> None:
 
 
 def test_nothing_is_left_of_the_timer() -> None:
-    handler = signal.getsignal(signal.SIGVTALRM)
     for pattern in (ORDINARY[0], FOREVER[0]):
         stop_patterns.end_long_search(search, request(pattern))
         assert signal.getitimer(signal.ITIMER_VIRTUAL) == (0.0, 0.0)
-        assert signal.getsignal(signal.SIGVTALRM) == handler
+        os.kill(os.getpid(), signal.SIGVTALRM)  # one that was on its way: it neither raises nor ends the process
+        assert signal.getitimer(signal.ITIMER_VIRTUAL) == (0.0, 0.0)
+
+
+def test_ranks_end_the_same_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where another rank's search took too long, this one's answer does not count."""
+    monkeypatch.setattr(stop_patterns, "is_long_on_any_rank", lambda is_long, num_ranks: True)
+    req = request(ORDINARY[0])
+    assert stop_patterns.end_long_search(search, req)
+    assert "took longer" in req.finished_reason.message
 
 
 def test_other_models_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -220,9 +220,19 @@ def _parse(line: str, origin: str) -> Chat:
     if not isinstance(value, dict):
         raise ConfigError(f'{origin} has no messages: write {{"messages": [{{"role": ..., "content": ...}}, ...]}}')
     tools = value.get("tools")
+    if isinstance(tools, str):
+        tools = _parsed_tools(tools, origin)
     if tools is not None and not isinstance(tools, list):
         raise ConfigError(f"{origin} has tools={tools!r}, which is not a list: write a list of JSON schemas")
     return Chat(messages_of(value, origin), tools, origin)
+
+
+def _parsed_tools(text: str, origin: str) -> Any:
+    """Some data sets keep the schemas as a text of JSON; an empty one means none."""
+    try:
+        return json.loads(text) if text.strip() else None
+    except ValueError as error:
+        raise ConfigError(f"{origin} has tools that are not JSON ({error}): write a list of JSON schemas") from error
 
 
 def _require_answers(chat: Chat) -> None:

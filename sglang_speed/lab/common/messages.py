@@ -17,7 +17,6 @@ Message = dict[str, Any]
 ROLES = ("system", "developer", "user", "assistant", "tool", "function", "ipython")
 """What a server's chat API takes, and Llama 3's own name for the result of a tool."""
 
-_KEYS = ("role", "content", "name", "tool_calls", "tool_call_id")
 _SHARE_GPT_ROLES = {
     "system": "system",
     **dict.fromkeys(("human", "user"), "user"),
@@ -34,6 +33,7 @@ def messages_of(line: Mapping[str, Any], origin: str) -> list[Message]:
     messages = [
         _message(message, f"{origin}, message {number}", may_be_empty=_MODELS_OWN in line)
         for number, message in enumerate(given, 1)
+        if message != {"role": "system", "content": ""}
     ]
     _require_known_questions(messages, origin)
     return messages
@@ -53,7 +53,7 @@ def _given(line: Mapping[str, Any], origin: str) -> list[Any]:
     given = [
         _from_share_gpt(message, f"{origin}, message {number}") for number, message in enumerate(line[found[0]], 1)
     ]
-    system = line.get("system")
+    system = line.get("system") or line.get("system_prompt")
     return [{"role": "system", "content": system}, *given] if system else given
 
 
@@ -75,12 +75,11 @@ def _message(given: Any, origin: str, *, may_be_empty: bool) -> Message:
         raise ConfigError(f"{origin}: role={given['role']!r} is not one of {', '.join(ROLES)}: write one of these")
     # tables of several kinds of messages have null in the columns of the others
     message = {key: value for key, value in given.items() if value not in (None, [])}
-    for key in message:
-        if key not in _KEYS:
-            raise ConfigError(
-                f"{origin}: {key}={_short(message[key])} is not known, and nothing would be learned from it: the keys "
-                f"are {', '.join(_KEYS)}; remove it"
-            )
+    if given["role"] == "assistant" and message.get("weight", 1) == 0:
+        raise ConfigError(
+            f"{origin}: weight=0 leaves an answer out of training, and every answer of a chat is learned: remove the "
+            "chat, or cut it before this answer"
+        )
     message["content"] = _content(given, origin, may_be_empty=may_be_empty)
     if "tool_calls" in message:
         message["tool_calls"] = _tool_calls(message, origin)
