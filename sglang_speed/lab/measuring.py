@@ -59,9 +59,10 @@ def bench(
 def layers(
     checkpoint: Annotated[str, typer.Argument(help="Llama checkpoint directory, or an untrained SPEED one.")],
     data: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            help="Chats like those to be served, as JSON lines; left out: the model answers built-in prompts."
+            help="Chats like those to be served: a JSONL file, a Parquet file, or OWNER/NAME on the Hub; left out: "
+            "the model answers built-in prompts."
         ),
     ] = None,
     samples: Annotated[
@@ -90,15 +91,15 @@ def layers(
     """Measure which cutoff suits a checkpoint: what each layer does, and what each cutoff costs without training."""
     if plot is not None:
         require_extra("train", "matplotlib")
-    if data is None:
-        require_extra("train", "faker")
     from sglang_speed.checkpoints.default_model import resolve_model
     from sglang_speed.lab.cutoff.command import Wanted
     from sglang_speed.lab.cutoff.command import layers as measure
     from sglang_speed.lab.cutoff.texts import Limits
+    from sglang_speed.lab.training.data import chats_file
 
     limits = Limits(samples, max_tokens, seed)
-    wanted = Wanted(data, limits, anchor_tokens, tail_tokens, cutoff or (), max_kl, json, plot)
+    chats = None if data is None else chats_file(data)
+    wanted = Wanted(chats, limits, anchor_tokens, tail_tokens, cutoff or (), max_kl, json, plot)
     measure(Path(resolve_model(checkpoint)), wanted)
 
 
