@@ -12,14 +12,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from recipes.speed_llama.prompts import Messages, labelled_prompts
+from recipes.speed_llama.prompts.prose import paragraphs
 from sglang_speed.lab.cutoff.evidence import LONG, LOOKUPS, TOOLS
 from sglang_speed.lab.cutoff.texts import BUILT_IN_LOOKUPS, choose
 from sglang_speed.lab.training.conversations import Chat, ChatFormat
 
 NUM = 128
 QUOTAS = {LONG: 32, LOOKUPS: 40, TOOLS: 24}
-LONG_TOKENS, MOST_TOKENS = 600, 840
-"""A sixth more than what makes a prompt long, and a seventh less than what `layers` takes with an answer."""
+LONG_CHARS, MOST_TOKENS = 2750, 920
+"""Long with 5 characters a token; and a little less than what `layers` takes with an answer."""
 SEED = 3
 
 
@@ -32,17 +33,22 @@ def main(base: Path, path: Path) -> None:
 
 
 def _candidates(chat_format: ChatFormat) -> Iterator[tuple[str, Messages, int]]:
-    """kind, messages up to the first answer, tokens of that prompt."""
-    for kind, messages in labelled_prompts(8 * NUM, SEED):
+    """kind, messages up to the first answer, characters of that prompt."""
+    for kind, messages in labelled_prompts(16 * NUM, SEED):
         unanswered = next(index for index, message in enumerate(messages) if message["content"] is None)
         asked = messages[:unanswered]
-        num_tokens = len(chat_format.prompt_ids(Chat(list(asked))))
-        if num_tokens <= MOST_TOKENS:
-            yield kind, asked, num_tokens
+        chat = Chat(list(asked))
+        if len(chat_format.prompt_ids(chat)) <= MOST_TOKENS and not _is_others_text(asked):
+            yield kind, asked, len(chat_format.render(chat, unanswered, answer_follows=True))
 
 
-def _kinds(kind: str, num_tokens: int) -> set[str]:
-    belongs = {LONG: num_tokens >= LONG_TOKENS, LOOKUPS: kind in BUILT_IN_LOOKUPS, TOOLS: kind == "tools"}
+def _is_others_text(messages: Messages) -> bool:
+    """Whether prose of other authors is in them: what is shipped in the wheel has one license."""
+    return any(paragraph in (message["content"] or "") for message in messages for paragraph in paragraphs())
+
+
+def _kinds(kind: str, num_chars: int) -> set[str]:
+    belongs = {LONG: num_chars >= LONG_CHARS, LOOKUPS: kind in BUILT_IN_LOOKUPS, TOOLS: kind == "tools"}
     return {name for name, does in belongs.items() if does}
 
 
