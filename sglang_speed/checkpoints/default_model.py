@@ -6,7 +6,6 @@ Owns the cache directory and its lock. A finished checkpoint there is never writ
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -29,12 +28,12 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "speed-llama"
 DEFAULT_SPEED = SpeedConfig(num_layers=smollm2.NUM_LAYERS, prefill_layers=24)
 ADAPTER = Path(__file__).with_name("speed_llama.safetensors")
-"""What training for that cutoff changed: docs/training.md has the commands that made it."""
+"""What training for that cutoff changed: recipes/speed_llama has the commands that made it."""
 ADAPTER_SHA256 = "0192aa0e338fffecf648c69edb8fee6a4b742aedb0d3ad06a2e77d477b8e7193"
 
 _BUILD = 3  # counts what this module writes: raise it when the same settings give other files
 _NEEDED_BYTES = 400 * 2**20  # the weights, 269 MB, and room for the rest
-_OTHER_CACHE = "set XDG_CACHE_HOME to a directory with room and with permission to write"
+OTHER_CACHE = "set XDG_CACHE_HOME to a directory with room and with permission to write"
 
 
 def resolve_model(name: str) -> str:
@@ -54,7 +53,7 @@ def default_model(*, every_byte: bool = False) -> Path:
     directory = default_model_directory()
     if find_damage(directory, every_byte=every_byte) is None:
         return directory
-    with writing_to(directory, _OTHER_CACHE), _build_lock(directory):
+    with writing_to(directory, OTHER_CACHE), _build_lock(directory):
         damage = find_damage(directory, every_byte=every_byte)
         if damage is not None:
             _rebuild(directory, damage)
@@ -83,14 +82,13 @@ def default_model_directory() -> Path:
 
 
 def user_cache() -> Path:
-    """`$XDG_CACHE_HOME/sglang-speed`, or `~/.cache/sglang-speed` where the variable is unset or not absolute."""
-    root = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    if root.is_absolute():
-        return root / "sglang-speed"
+    """The user's cache for this package; `$XDG_CACHE_HOME/sglang-speed` or `~/.cache/sglang-speed` on Linux."""
+    from platformdirs import user_cache_path
+
     try:
-        return Path.home() / ".cache" / "sglang-speed"
+        return user_cache_path("sglang-speed", appauthor=False)
     except RuntimeError as error:
-        raise ConfigError("the default model needs a cache and this user has no home: set XDG_CACHE_HOME") from error
+        raise ConfigError("a cache is needed and this user has no home: set XDG_CACHE_HOME") from error
 
 
 @contextmanager
@@ -163,5 +161,5 @@ def _require_space(directory: Path) -> None:
     if free < _NEEDED_BYTES:
         raise ConfigError(
             f"{directory} has {free // 2**20} MiB free and the default model needs {_NEEDED_BYTES // 2**20} MiB: free "
-            f"some space or {_OTHER_CACHE}"
+            f"some space or {OTHER_CACHE}"
         )

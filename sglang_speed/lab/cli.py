@@ -127,30 +127,11 @@ app.command(name="eval")(measuring.eval_)
 
 
 @app.command()
-def prompts(
-    out: Annotated[Path, typer.Argument(help="JSONL file to write.")],
-    num: Annotated[int, typer.Option(help="How many conversations.", min=1)],
-    seed: Annotated[int, typer.Option(help="The same seed gives the same prompts.")] = 0,
-    own_questions: Annotated[
-        int, typer.Option(help="How many chats after them in which the model writes the user's turns too.", min=0)
-    ] = 0,
-) -> None:
-    """Write chats for a model to answer, made offline, to train on its own answers."""
-    require_extra("train", "faker")
-    from sglang_speed.lab.training.prompts import write_prompts
-
-    write_prompts(out, num, seed, own_questions)
-    chats = f"{num} chat{'s' * (num != 1)}"
-    own = f", then {own_questions} of which the model writes the questions too" if own_questions else ""
-    print(f"{out}: {chats} of seed {seed}{own}")
-
-
-@app.command()
 def train(
     source: Annotated[str, typer.Argument(help="Llama checkpoint directory, or an untrained SPEED one.")],
     destination: Annotated[Path, typer.Argument(help="Directory to make; must be absent or empty.")],
     data: Annotated[
-        Path, typer.Option(help="Chats as JSON lines; prompts are enough for distil (`sglang-speed prompts`).")
+        str, typer.Option(help="Chats (to distil: prompts): a JSONL file, a Parquet file, or OWNER/NAME on the Hub.")
     ],
     prefill_layers: Annotated[int, typer.Option(help="Layers that prompt tokens pass; 3/4 of all is usual.")],
     anchor_tokens: Annotated[int, typer.Option(help="First prompt tokens that pass all layers.")] = (
@@ -214,7 +195,7 @@ def train(
     run = TrainingRun(
         source=directory,
         destination=destination,
-        data=data,
+        data=chats_file(data),
         settings=Settings(
             speed=SpeedConfig(num_layers, prefill_layers, anchor_tokens, tails[0]),
             objective=choose(Objective, "objective", objective),

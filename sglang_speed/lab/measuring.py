@@ -62,9 +62,10 @@ def bench(
 def cutoff_(
     checkpoint: Annotated[str, typer.Argument(help="Llama checkpoint directory, or an untrained SPEED one.")],
     data: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            help="Chats like those to be served, as JSON lines; left out: the model answers built-in prompts."
+            help="Chats like those to be served: a JSONL file, a Parquet file, or OWNER/NAME on the Hub; left out: "
+            "the model answers built-in prompts."
         ),
     ] = None,
     samples: Annotated[
@@ -93,16 +94,15 @@ def cutoff_(
     """Measure which cutoff suits a checkpoint: what each layer does, and what each cutoff costs without training."""
     if plot is not None:
         require_extra("train", "matplotlib")
-    if data is None:
-        require_extra("train", "faker")
     from sglang_speed.checkpoints.default_model import resolve_model
+    from sglang_speed.lab.common.data import chats_file
     from sglang_speed.lab.cutoff.command import CutoffOptions, measure_cutoffs
     from sglang_speed.lab.cutoff.texts import Limits
 
     measure_cutoffs(
         CutoffOptions(
             checkpoint=Path(resolve_model(checkpoint)),
-            data=data,
+            data=None if data is None else chats_file(data),
             limits=Limits(samples, max_tokens, seed),
             anchor_tokens=anchor_tokens,
             tail_tokens=tail_tokens,

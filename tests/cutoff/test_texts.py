@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections import Counter
 from copy import copy
 from pathlib import Path
@@ -13,6 +14,7 @@ from transformers import LlamaForCausalLM
 from sglang_speed.config import SpeedConfig
 from sglang_speed.errors import ConfigError
 from sglang_speed.lab.common.chat import Chat, ChatFormat, Conversation, Message
+from sglang_speed.lab.cutoff.evidence import REQUIREMENTS
 from sglang_speed.lab.cutoff.model import load_model
 from sglang_speed.lab.cutoff.request import Request
 from sglang_speed.lab.cutoff.texts import (
@@ -126,13 +128,34 @@ def test_places_are_kept_for_what_is_rare() -> None:
     assert choose(["a"], set, 4, {"b": 2}) == ["a"]
 
 
-def test_built_in_prompts_have_what_a_recommendation_needs(chat_format: ChatFormat) -> None:
-    pytest.importorskip("faker", reason="the built-in prompts are made with Faker")
-    policy = SpeedPolicy(SpeedConfig(4, 4))
-    prompts = built_in_prompts(chat_format, policy, Limits(64, 4096, 0), 64)  # a byte is a token here
+class CoarseFormat(ChatFormat):
+    """A token is a number of characters: common tokenizers have 3 to 5 of English."""
+
+    def __init__(self, other: ChatFormat, chars: int) -> None:
+        super().__init__(other.tokenizer, sorted(other.stop_ids))
+        self.chars = chars
+
+    def encode(self, text: str) -> list[int]:
+        return [zlib.crc32(text[start : start + self.chars].encode()) for start in range(0, len(text), self.chars)]
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("chars", [3, 4, 5])
+def test_built_in_prompts_have_what_a_recommendation_needs(chat_format: ChatFormat, chars: int, seed: int) -> None:
+    """At the command's defaults."""
+    prompts = built_in_prompts(
+        CoarseFormat(chat_format, chars), SpeedPolicy(SpeedConfig(4, 4)), Limits(64, 1024, seed), 64
+    )
     found = Counter(kind for prompt in prompts for kind in prompt.kinds)
     assert len(set(prompts)) == 64
     assert all(found[kind] >= quota for kind, quota in BUILT_IN_QUOTAS.items())
+    assert all(quota >= REQUIREMENTS[kind].needed for kind, quota in BUILT_IN_QUOTAS.items())
+    assert len(prompts) >= REQUIREMENTS["answers"].needed
+
+
+def test_more_samples_than_built_in_prompts_are_refused(chat_format: ChatFormat) -> None:
+    with pytest.raises(ConfigError, match="--samples 129 is more than the 128 built-in prompts: lower it, or give"):
+        built_in_prompts(chat_format, SpeedPolicy(SpeedConfig(4, 4)), Limits(129, 4096, 0), 64)
 
 
 def test_answers_are_drawn_from_the_model_at_full_depth(small_model: SpeedLlamaForCausalLM) -> None:

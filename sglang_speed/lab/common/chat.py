@@ -5,7 +5,7 @@ is done with a conversation.
 
 A line is `{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}, ...]}`, with
 `"tools": [...]` beside it where the chat template takes JSON schemas; or ShareGPT's form of it,
-`{"conversations": [{"from": "human", "value": "..."}, {"from": "gpt", "value": "..."}, ...]}`.
+`{"conversations": [{"from": "human", "value": "..."}, {"from": "gpt", "value": "..."}, ...]}`. The file may be gzip.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from sglang_speed.errors import ConfigError
+from sglang_speed.lab.common.data import read_text
 from sglang_speed.lab.common.digest import digest_of
 from sglang_speed.lab.common.messages import Message, is_unwritten, messages_of
 
@@ -200,11 +201,8 @@ def read_conversations(path: Path, chat_format: ChatFormat, max_tokens: int | No
 
 def read_chats(path: Path) -> Iterator[Chat]:
     """The chats of a JSONL file; ConfigError with the line for anything else. Empty lines are skipped."""
-    try:
-        # not splitlines, which ends lines at characters that JSON leaves as they are inside a string
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read as UTF-8 text ({error}): give a file of JSON lines") from error
+    # not splitlines, which ends lines at characters that JSON leaves as they are inside a string
+    lines = read_text(path).split("\n")
     numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
     if not numbered:
         raise ConfigError(f'{path} has no chats: write one JSON object a line, {{"messages": [...]}}')

@@ -151,7 +151,7 @@ def _require_known_questions(messages: Sequence[Message], origin: str) -> None:
     if open_turns and not (in_turns and all(map(is_unwritten, messages))):
         raise ConfigError(
             f"{origin}, message {open_turns[0]}: role 'user' has no content, and the model writes a user's turns only "
-            "in chats of which it writes all, user and assistant in turns (`sglang-speed prompts --own-questions`): "
+            'in chats of which it writes all, user and assistant in turns, each with "content": null: '
             "write the question"
         )
 

@@ -6,6 +6,7 @@ a recommendation needs of each kind (`evidence.py`).
 
 from __future__ import annotations
 
+import json
 import random
 import re
 from collections import Counter
@@ -32,8 +33,9 @@ from sglang_speed.policies import DepthPolicy
 from sglang_speed.reference.modeling import SpeedLlamaForCausalLM
 
 BATCH_SIZE = 8
-MOST_TRIES = 8
 FEWEST = 2
+BUILT_IN_FILE = Path(__file__).with_name("prompts.jsonl")
+"""Drawn by recipes/speed_llama/built_in.py."""
 # not every answer to a built-in prompt that asks for something in a text copies it from there
 BUILT_IN_QUOTAS = {LONG: NEEDED_OF_KIND, LOOKUPS: 2 * NEEDED_OF_KIND, TOOLS: NEEDED_OF_KIND}
 BUILT_IN_LOOKUPS = ("needles", "lookups")
@@ -132,7 +134,7 @@ def has_gap(prompt_len: int, policy: DepthPolicy) -> bool:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A generated prompt that waits for its answer. kinds: what it asks for, of the kinds in `evidence.py`."""
+    """A built-in prompt that waits for its answer. kinds: what it asks for, of the kinds in `evidence.py`."""
 
     token_ids: tuple[int, ...]
     kinds: frozenset[str]
@@ -144,14 +146,16 @@ class Prompt:
 
 
 def built_in_prompts(chat_format: ChatFormat, policy: DepthPolicy, limits: Limits, response_len: int) -> list[Prompt]:
-    """Generated prompts of many kinds, up to their first answer."""
-    from sglang_speed.lab.training.prompts import labelled_prompts  # Faker is in an extra
-
-    found = (
-        _prompt(name, _prompt_ids(messages, chat_format), policy)
-        for name, messages in labelled_prompts(MOST_TRIES * limits.num, limits.seed)
-    )
+    """A random choice of the prompts in BUILT_IN_FILE, with as many of each kind as BUILT_IN_QUOTAS say."""
+    chats = read_built_in()
+    if limits.num > len(chats):
+        raise ConfigError(
+            f"--samples {limits.num} is more than the {len(chats)} built-in prompts: lower it, or give chats "
+            "with --data"
+        )
+    random.Random(limits.seed).shuffle(chats)
     most = limits.max_tokens - response_len
+    found = (_prompt(name, chat_format.prompt_ids(chat), policy) for name, chat in chats)
     usable = (one for one in found if len(one.token_ids) <= most and has_gap(len(one.token_ids), policy))
     prompts = choose(usable, lambda one: one.kinds, limits.num, BUILT_IN_QUOTAS)
     if len(prompts) < FEWEST:
@@ -163,20 +167,20 @@ def built_in_prompts(chat_format: ChatFormat, policy: DepthPolicy, limits: Limit
     return prompts
 
 
+def read_built_in() -> list[tuple[str, Chat]]:
+    """Each built-in prompt with the name of its kind."""
+    lines = map(json.loads, BUILT_IN_FILE.read_text(encoding="utf-8").split("\n")[:-1])
+    return [(line["kind"], Chat(line["messages"])) for line in lines]
+
+
 def _prompt(name: str, token_ids: Sequence[int], policy: DepthPolicy) -> Prompt:
-    """name: of the kind of prompt that was generated."""
+    """name: of the kind of prompt."""
     belongs = {
         LONG: policy.deep_tokens(len(token_ids)).gap >= LONG_GAP,
         LOOKUPS: name in BUILT_IN_LOOKUPS,
         TOOLS: name == "tools",
     }
     return Prompt(tuple(token_ids), frozenset(kind for kind, does in belongs.items() if does))
-
-
-def _prompt_ids(messages: Sequence[Message], chat_format: ChatFormat) -> list[int]:
-    """The prompt of the first assistant turn that has no answer yet."""
-    unanswered = next(index for index, message in enumerate(messages) if message.get("content") is None)
-    return chat_format.prompt_ids(Chat(list(messages[:unanswered])))
 
 
 def answered(

@@ -5,11 +5,11 @@ Owns the hidden facts and the requests. Where a fact stands, and which record is
 
 from __future__ import annotations
 
-from sglang_speed.lab.training.prompts.draw import Draw
-from sglang_speed.lab.training.prompts.facts import passage, sentences
-from sglang_speed.lab.training.prompts.messages import Messages, conversation, maybe_system, placed
-from sglang_speed.lab.training.prompts.prose import prose
-from sglang_speed.lab.training.prompts.records import FORMATS, Records, Row, records, render
+from recipes.speed_llama.prompts.draw import Draw
+from recipes.speed_llama.prompts.facts import passage, sentences
+from recipes.speed_llama.prompts.messages import Messages, conversation, maybe_system, placed
+from recipes.speed_llama.prompts.prose import prose
+from recipes.speed_llama.prompts.records import FORMATS, Records, Row, records, render
 
 HIDDEN = (
     ("The spare key of the {room} hangs {spot}.", "Where does the spare key of the {room} hang?"),

@@ -9,8 +9,8 @@ import re
 from dataclasses import dataclass
 from functools import cache
 
-from sglang_speed.lab.training.prompts.draw import Draw
-from sglang_speed.lab.training.prompts.subjects import FILLERS, SUBJECTS
+from recipes.speed_llama.prompts.draw import Draw
+from recipes.speed_llama.prompts.subjects import FILLERS, SUBJECTS
 
 MAX_FILLERS = 0.35
 

@@ -5,8 +5,8 @@ the model in order; the last message is such a one. An assistant message with te
 
 Everything is made offline from templates, Faker's names and prose that the installation carries, so the same seed gives
 the same prompts on the same versions of Python, Faker and the packages that prose.py names. Wording, word lists and
-seeds are separate from those of `lab.evaluation`, although the skills overlap: a model must not be judged on
-what it was trained on. Imports neither torch nor sglang.
+seeds are separate from those of `sglang_speed.lab.evaluation`, although the skills overlap: a model must not be judged
+on what it was trained on. Imports neither torch nor sglang.
 
 draw          chance, words, filled templates       messages     how a conversation is written down
 facts         invented passages, subjects           prose        real paragraphs
@@ -15,17 +15,17 @@ records       tables in many formats                kinds        the table of ki
 
 from __future__ import annotations
 
+import gzip
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 from pathlib import Path
 
-from sglang_speed.checkpoints.atomic import writing_to
-from sglang_speed.lab.training.prompts.draw import Draw
-from sglang_speed.lab.training.prompts.kinds import KINDS, Kind
-from sglang_speed.lab.training.prompts.messages import Message, Messages
+from recipes.speed_llama.prompts.draw import Draw
+from recipes.speed_llama.prompts.kinds import KINDS, Kind
+from recipes.speed_llama.prompts.messages import Message, Messages
 
-__all__ = ["KINDS", "Kind", "Message", "Messages", "generate_prompts", "labelled_prompts", "write_prompts"]
+__all__ = ["KINDS", "Kind", "Message", "Messages", "chats", "generate_prompts", "labelled_prompts", "write_chats"]
 
 
 def generate_prompts(num: int, seed: int) -> Iterator[Messages]:
@@ -47,15 +47,17 @@ def labelled_prompts(num: int, seed: int) -> Iterator[tuple[str, Messages]]:
             yield kind.name, messages
 
 
-def write_prompts(path: Path, num: int, seed: int, own_questions: int = 0) -> None:
-    """Write them as JSON lines, `{"messages": [...]}`; ConfigError for a file that cannot be written.
-
-    own_questions: chats of one to three turns after them in which the model writes the user's turns too.
-    """
+def chats(num: int, seed: int, own_questions: int = 0) -> Iterator[Messages]:
+    """Prompts, then `own_questions` chats of one to three turns in which the model writes the user's turns too."""
     turns = Draw(seed).random.choices((1, 2, 3), weights=(6, 3, 1), k=own_questions)
-    with writing_to(path, "make its folder, or choose another file"), path.open("w", encoding="utf-8") as lines:
-        for messages in (*generate_prompts(num, seed), *map(_all_open, turns)):
-            lines.write(json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
+    yield from generate_prompts(num, seed)
+    yield from map(_all_open, turns)
+
+
+def write_chats(path: Path, found: Iterable[Messages]) -> None:
+    """Write JSON lines, `{"messages": [...]}`; compressed, and always to the same bytes, where the name ends in .gz."""
+    lines = "".join(json.dumps({"messages": messages}, ensure_ascii=False) + "\n" for messages in found).encode()
+    path.write_bytes(gzip.compress(lines, mtime=0) if path.suffix == ".gz" else lines)
 
 
 def _all_open(num_turns: int) -> Messages:

@@ -9,8 +9,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from sglang_speed.lab.training.prompts.draw import Draw
-from sglang_speed.lab.training.prompts.messages import Messages, conversation
+from recipes.speed_llama.prompts.draw import Draw
+from recipes.speed_llama.prompts.messages import Messages, conversation
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sglang_speed.lab.training.prompts import patterns, reading, recall, searching, smalltalk, tools
-from sglang_speed.lab.training.prompts.draw import Draw
-from sglang_speed.lab.training.prompts.messages import Messages
+from recipes.speed_llama.prompts import patterns, reading, recall, searching, smalltalk, tools
+from recipes.speed_llama.prompts.draw import Draw
+from recipes.speed_llama.prompts.messages import Messages
 
 
 @dataclass(frozen=True)

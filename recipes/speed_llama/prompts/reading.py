@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import re
 
-from sglang_speed.lab.training.prompts.draw import Draw
-from sglang_speed.lab.training.prompts.facts import Fact, Passage, passage
-from sglang_speed.lab.training.prompts.messages import Messages, conversation, maybe_system, placed
-from sglang_speed.lab.training.prompts.prose import prose
-from sglang_speed.lab.training.prompts.smalltalk import OPENERS
+from recipes.speed_llama.prompts.draw import Draw
+from recipes.speed_llama.prompts.facts import Fact, Passage, passage
+from recipes.speed_llama.prompts.messages import Messages, conversation, maybe_system, placed
+from recipes.speed_llama.prompts.prose import prose
+from recipes.speed_llama.prompts.smalltalk import OPENERS
 
 PROSE_QUESTIONS = (
     "What is this text about? Answer in one sentence.",

@@ -5,10 +5,10 @@ Owns what is told. Between telling and asking the model answers other turns.
 
 from __future__ import annotations
 
-from sglang_speed.lab.training.prompts.draw import Draw
-from sglang_speed.lab.training.prompts.facts import passage
-from sglang_speed.lab.training.prompts.messages import Messages, conversation, maybe_system
-from sglang_speed.lab.training.prompts.smalltalk import LENGTHS, OPENERS
+from recipes.speed_llama.prompts.draw import Draw
+from recipes.speed_llama.prompts.facts import passage
+from recipes.speed_llama.prompts.messages import Messages, conversation, maybe_system
+from recipes.speed_llama.prompts.smalltalk import LENGTHS, OPENERS
 
 TOLD = (
     ("My name is {name}.", "What is my name?"),

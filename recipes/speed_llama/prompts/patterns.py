@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sglang_speed.lab.training.prompts.draw import Draw
-from sglang_speed.lab.training.prompts.facts import sentences
-from sglang_speed.lab.training.prompts.messages import Messages, conversation, maybe_system, placed
+from recipes.speed_llama.prompts.draw import Draw
+from recipes.speed_llama.prompts.facts import sentences
+from recipes.speed_llama.prompts.messages import Messages, conversation, maybe_system, placed
 
 Example = tuple[str, str]
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from pydoc_data.topics import topics
 from sysconfig import get_path
 
-from sglang_speed.lab.training.prompts.draw import Draw
+from recipes.speed_llama.prompts.draw import Draw
 
 MODULES = (
     *("argparse", "ast", "bisect", "calendar", "collections/__init__", "contextlib", "csv", "dataclasses", "datetime"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sglang_speed.lab.training.prompts.draw import Draw
+from recipes.speed_llama.prompts.draw import Draw
 
 Message = dict[str, str | None]
 Messages = list[Message]

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from faker import Faker
 
-from sglang_speed.lab.training.prompts.words import WORDS
+from recipes.speed_llama.prompts.words import WORDS
 
 T = TypeVar("T")
 

@@ -5,8 +5,8 @@ Owns their wording.
 
 from __future__ import annotations
 
-from sglang_speed.lab.training.prompts.draw import Draw
-from sglang_speed.lab.training.prompts.messages import Messages, conversation, maybe_system
+from recipes.speed_llama.prompts.draw import Draw
+from recipes.speed_llama.prompts.messages import Messages, conversation, maybe_system
 
 OPENERS = (
     "What is {topic}?",

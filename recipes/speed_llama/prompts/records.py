@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sglang_speed.lab.training.prompts.draw import Draw
+from recipes.speed_llama.prompts.draw import Draw
 
 Row = dict[str, str]
 

@@ -14,19 +14,20 @@ from pathlib import Path
 
 import pytest
 
-import sglang_speed
-from sglang_speed.errors import ConfigError
+import recipes.speed_llama.prompts
+import sglang_speed.lab.evaluation
+from recipes.speed_llama.prompts import KINDS, Messages, chats, generate_prompts, labelled_prompts, write_chats
+from recipes.speed_llama.prompts.draw import Draw
+from recipes.speed_llama.prompts.facts import passage
+from recipes.speed_llama.prompts.reading import follow_ups
+from recipes.speed_llama.prompts.searching import hidden, hide
+from recipes.speed_llama.prompts.subjects import SUBJECTS
+from recipes.speed_llama.prompts.tools import FUNCTIONS
+from sglang_speed.lab.common.chat import read_chats
 from sglang_speed.lab.evaluation.tasks.catalogue import CATALOGUE
-from sglang_speed.lab.training.prompts import KINDS, Messages, generate_prompts, labelled_prompts, write_prompts
-from sglang_speed.lab.training.prompts.draw import Draw
-from sglang_speed.lab.training.prompts.facts import passage
-from sglang_speed.lab.training.prompts.reading import follow_ups
-from sglang_speed.lab.training.prompts.searching import hidden, hide
-from sglang_speed.lab.training.prompts.subjects import SUBJECTS
-from sglang_speed.lab.training.prompts.tools import FUNCTIONS
 
 NUM = 2000
-PACKAGE = Path(sglang_speed.__file__).parent
+EVALUATION = Path(sglang_speed.lab.evaluation.__file__).parent
 MAX_CHARS = 14_000
 
 
@@ -50,7 +51,7 @@ def test_seeds_share_no_prompt() -> None:
 
 def test_another_process_gives_the_same_prompts_without_torch_and_sglang() -> None:
     program = (
-        "import json, sys; from sglang_speed.lab.training.prompts import generate_prompts as g;"
+        "import json, sys; from recipes.speed_llama.prompts import generate_prompts as g;"
         "print(json.dumps(list(g(40, 9)))); assert not {'torch', 'sglang', 'transformers'} & set(sys.modules)"
     )
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
@@ -66,10 +67,10 @@ def constants(files: Iterable[Path]) -> set[str]:
 
 def test_nothing_that_evaluation_says_or_offers_is_trained_on() -> None:
     assert not {tool.name for tool in CATALOGUE} & {function.name for function in FUNCTIONS}
-    judged = constants((*PACKAGE.glob("evaluation/tasks/*.py"), PACKAGE / "evaluation" / "prompts.py"))
+    judged = constants((*EVALUATION.glob("tasks/*.py"), EVALUATION / "prompts.py"))
     phrases = {part.strip() for text in judged for part in text.split(";") if " " in part.strip()}
     assert {"buy a train ticket", "thank you, i will remember that.", "the end."} <= phrases
-    trained = constants(PACKAGE.glob("training/prompts/*.py"))
+    trained = constants(Path(recipes.speed_llama.prompts.__file__).parent.glob("*.py"))
     assert not phrases & trained
     text = "\n".join(trained)
     assert not [phrase for phrase in phrases if phrase.count(" ") >= 3 and phrase in text]
@@ -167,26 +168,19 @@ def test_a_follow_up_comes_after_a_long_answer_that_is_given() -> None:
         assert wanted == {"role": "assistant", "content": None}
 
 
-def test_a_file_has_one_conversation_a_line(tmp_path: Path) -> None:
-    write_prompts(tmp_path / "prompts.jsonl", 25, seed=8)
-    lines = (tmp_path / "prompts.jsonl").read_text(encoding="utf-8").split("\n")
-    assert lines.pop() == ""
-    assert [json.loads(line)["messages"] for line in lines] == list(generate_prompts(25, seed=8))
+@pytest.mark.parametrize("name", ["prompts.jsonl", "prompts.jsonl.gz"])
+def test_a_file_has_one_conversation_a_line(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    write_chats(path, chats(25, seed=8))
+    assert [chat.messages for chat in read_chats(path)] == list(generate_prompts(25, seed=8))
+    before = path.read_bytes()
+    write_chats(path, chats(25, seed=8))
+    assert path.read_bytes() == before
 
 
-def test_the_model_can_be_left_the_questions_too(tmp_path: Path) -> None:
-    write_prompts(tmp_path / "prompts.jsonl", 2, seed=8, own_questions=40)
-    lines = (tmp_path / "prompts.jsonl").read_text(encoding="utf-8").splitlines()[2:]
-    lengths = Counter(len(json.loads(line)["messages"]) for line in lines)
-    assert sum(lengths.values()) == 40
-    assert set(lengths) == {2, 4, 6}
-    for line in lines:
-        messages = json.loads(line)["messages"]
+def test_the_model_can_be_left_the_questions_too() -> None:
+    own = list(chats(2, seed=8, own_questions=40))[2:]
+    assert len(own) == 40
+    assert {len(messages) for messages in own} == {2, 4, 6}
+    for messages in own:
         assert messages == [{"role": role, "content": None} for role in ("user", "assistant")] * (len(messages) // 2)
-
-
-@pytest.mark.parametrize("name", ["no/prompts.jsonl", "file/prompts.jsonl", ".", "n" * 256])
-def test_a_file_that_cannot_be_written_is_explained(name: str, tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match=r"cannot be written .*make its folder, or choose another file"):
-        write_prompts(tmp_path / name, 1, seed=0)

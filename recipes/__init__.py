@@ -1,0 +1,1 @@
+"""How what is shipped was made: data, scripts and commands that are not in the wheel."""
