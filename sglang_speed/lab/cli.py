@@ -183,6 +183,7 @@ def train(
     from sglang_speed.checkpoints.atomic import absolute
     from sglang_speed.checkpoints.convert import read_source_config
     from sglang_speed.checkpoints.default_model import resolve_model
+    from sglang_speed.lab.common.data import chats_file
     from sglang_speed.lab.training.answers import Sampling
     from sglang_speed.lab.training.checks import refuse_several_processes
     from sglang_speed.lab.training.command import finish, train_checkpoint
