@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.servers import RunningServer, running_server
+from tests.tiers import LONG, tier_of
 
 if TYPE_CHECKING:
     from xdist.scheduler import Scheduling
@@ -32,7 +34,8 @@ GRAMMAR_FLAGS = ("--constrained-json-disable-any-whitespace",)
 
 # an example that takes longer than 200 ms says that the machine is busy, not that a claim is wrong
 settings.register_profile("any machine", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("any machine")
+settings.register_profile("quick", settings.get_profile("any machine"), max_examples=10)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "any machine"))
 
 
 @pytest.fixture(scope="session")
@@ -69,6 +72,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        item.add_marker(tier_of(item.path, set(getattr(item, "fixturenames", ()))))
+        if item.nodeid.startswith(LONG):
+            item.add_marker("long")
     if hasattr(config, "workerinput"):
         from tests.workers import turn_of
 
