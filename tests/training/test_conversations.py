@@ -165,7 +165,7 @@ def line_of(*messages: object, **beside: object) -> str:
         ),
         (line_of(user("a")), "has no assistant message"),
         (line_of(user("a"), assistant(None)), "has a message without content"),
-        (line_of(user(None), assistant("b")), "message 1: role 'user' has no content, .*--own-questions"),
+        (line_of(user(None), assistant("b")), "message 1: role 'user' has no content, .*null: write the"),
         (line_of(user("a"), assistant("b"), user(None), assistant(None)), "message 3: role 'user' has no content"),
         (line_of({"role": "system", "content": "a"}, user(None), assistant(None)), "message 2: role 'user' has no con"),
         (line_of(user("a"), {**assistant("b"), "weight": 0}), "message 2: weight=0 leaves an answer out of training"),
