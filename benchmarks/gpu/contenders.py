@@ -14,6 +14,7 @@ from typing import Any
 from sglang_speed.checkpoints.convert import plain_model_config, speed_model_config
 from sglang_speed.config import SpeedConfig
 from sglang_speed.kv_pool.capacity import split_kv_bytes
+from sglang_speed.lab.bench import profiles
 from sglang_speed.lab.bench.models import llama_config
 from sglang_speed.method.cost import ModelShape
 
@@ -56,13 +57,13 @@ class Profile:
         return tokens * self.num_layers * self.shape.kv_bytes_per_layer
 
 
-# Llama 3.1 8B
+# the model of `sglang-speed bench --profile gpu`: Llama 3.1 8B
 GPU = Profile(
     device="cuda",
     dtype="bfloat16",
-    shape=ModelShape(4096, 14336, 32, 8, 128, 128256),
-    num_layers=32,
-    prefill_layers=24,
+    shape=profiles.GPU.shape,
+    num_layers=profiles.GPU.num_layers,
+    prefill_layers=profiles.GPU.prefill_layers,
     prompt_lens=(8192, 32768, 131072),
     new_tokens=64,
     follow_up_len=512,
@@ -70,8 +71,8 @@ GPU = Profile(
     chunk=8192,
     served_requests=16,
     served_new_tokens=256,
-    copy_bytes=8 * 2**30,
-    matrix_size=8192,
+    copy_bytes=profiles.GPU.copy_bytes,
+    matrix_size=profiles.GPU.matrix_size,
     # FA3, which SGLang would choose on this chip, does not travel; prefill graphs are refused with depth bands
     settings={
         "attention_backend": "flashinfer",

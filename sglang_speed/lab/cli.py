@@ -18,6 +18,9 @@ from sglang_speed.lab import measuring
 from sglang_speed.lab.common.extras import require_extra
 from sglang_speed.lab.common.local_server import ServerFailed
 
+PrefillLayers = Annotated[int, typer.Option(help="Layers that prompt tokens pass; 3/4 of all is usual.")]
+AnchorTokens = Annotated[int, typer.Option(help="First prompt tokens that pass all layers.")]
+
 app = typer.Typer(
     name="sglang-speed",
     help="SPEED for SGLang: prompt tokens pass the lower layers only, generated tokens pass all.",
@@ -61,10 +64,8 @@ def options(
 def convert(
     source: Annotated[str, typer.Argument(help="Llama or SPEED checkpoint directory, or `speed-llama`.")],
     destination: Annotated[Path, typer.Argument(help="Directory to make; must be absent or empty.")],
-    prefill_layers: Annotated[int, typer.Option(help="Layers that prompt tokens pass; 3/4 of all is usual.")],
-    anchor_tokens: Annotated[int, typer.Option(help="First prompt tokens that pass all layers.")] = (
-        DEFAULT_ANCHOR_TOKENS
-    ),
+    prefill_layers: PrefillLayers,
+    anchor_tokens: AnchorTokens = DEFAULT_ANCHOR_TOKENS,
     tail_tokens: Annotated[int, typer.Option(help="Last prompt tokens that pass all layers.")] = DEFAULT_TAIL_TOKENS,
     copy: Annotated[bool, typer.Option("--copy", help="Copy the weights instead of linking them.")] = False,
 ) -> None:
@@ -133,10 +134,8 @@ def train(
     data: Annotated[
         str, typer.Option(help="Chats (to distil: prompts): a JSONL file, a Parquet file, or OWNER/NAME on the Hub.")
     ],
-    prefill_layers: Annotated[int, typer.Option(help="Layers that prompt tokens pass; 3/4 of all is usual.")],
-    anchor_tokens: Annotated[int, typer.Option(help="First prompt tokens that pass all layers.")] = (
-        DEFAULT_ANCHOR_TOKENS
-    ),
+    prefill_layers: PrefillLayers,
+    anchor_tokens: AnchorTokens = DEFAULT_ANCHOR_TOKENS,
     tail_tokens: Annotated[
         list[int] | None,
         typer.Option(

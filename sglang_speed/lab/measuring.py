@@ -18,16 +18,16 @@ from sglang_speed.lab.evaluation import NUM_SAMPLES, TASK_NAMES
 
 def bench(
     model: Annotated[
-        str | None, typer.Option(help="SPEED checkpoint, or `speed-llama`; left out: a model with random weights.")
+        str | None, typer.Option(help="SPEED checkpoint, or `speed-llama`; default: a model with random weights.")
     ] = None,
     full_depth: Annotated[
-        Path | None, typer.Option(help="The same model as a plain Llama; left out: made from --model.")
+        Path | None, typer.Option(help="The same model as a plain Llama; default: made from --model.")
     ] = None,
     profile: Annotated[
-        str | None, typer.Option(help=f"How large the run is: {', '.join(PROFILE_NAMES)}; left out: gpu, or else cpu.")
+        str | None, typer.Option(help=f"How large the run is: {', '.join(PROFILE_NAMES)}; default: gpu, or else cpu.")
     ] = None,
     scenario: Annotated[
-        list[str] | None, typer.Option(help=f"{', '.join(SCENARIO_NAMES)}; may be given several times; left out: all.")
+        list[str] | None, typer.Option(help=f"{', '.join(SCENARIO_NAMES)}; may be given several times; default: all.")
     ] = None,
     length: Annotated[list[int] | None, typer.Option(help="Prompt tokens; may be given several times.")] = None,
     json: Annotated[Path | None, typer.Option(help="JSON file to write, with all figures and samples.")] = None,
@@ -74,13 +74,13 @@ def cutoff_(
     seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
     cutoff: Annotated[
         list[int] | None,
-        typer.Option(help="Prefill layers to measure; may be given several times; left out: the upper half."),
+        typer.Option(help="Prefill layers to measure; may be given several times; default: the upper half."),
     ] = None,
     anchor_tokens: Annotated[
-        int | None, typer.Option(help="First prompt tokens that pass all layers; left out: as in the checkpoint, or 1.")
+        int | None, typer.Option(help="First prompt tokens that pass all layers; default: as in the checkpoint, or 1.")
     ] = None,
     tail_tokens: Annotated[
-        int | None, typer.Option(help="Last prompt tokens that pass all layers; left out: as in the checkpoint, or 16.")
+        int | None, typer.Option(help="Last prompt tokens that pass all layers; default: as in the checkpoint, or 16.")
     ] = None,
     max_kl: Annotated[
         float, typer.Option(help="KL from full depth to accept without training, in nats per answer token.")
@@ -120,16 +120,14 @@ def eval_(
     ] = None,
     full_depth: Annotated[
         str | None,
-        typer.Option(
-            help="The model to compare with, as DIR or URL; left out: the weights of an untrained checkpoint."
-        ),
+        typer.Option(help="The model to compare with, as DIR or URL; default: the weights of an untrained checkpoint."),
     ] = None,
     url: Annotated[str | None, typer.Option(help="A running server to evaluate, instead of checkpoints.")] = None,
     tail_tokens: Annotated[
         list[int] | None, typer.Option(help="Tail tokens to serve SPEED checkpoints with; may be given several times.")
     ] = None,
     task: Annotated[
-        list[str] | None, typer.Option(help=f"{', '.join(TASK_NAMES)}; may be given several times; left out: all.")
+        list[str] | None, typer.Option(help=f"{', '.join(TASK_NAMES)}; may be given several times; default: all.")
     ] = None,
     samples: Annotated[int, typer.Option(help="Questions in each task.")] = NUM_SAMPLES,
     length: Annotated[

@@ -5,7 +5,7 @@ Knows no figures. Shows what the servers really ran, the model's own sizes and f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,81 +75,51 @@ def model_facts(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
+_POOL = "KV memory of {%s_pool[tokens]:,} tokens at full depth"
+ASKED = {
+    "prefill": "prompts of {prompts}; " + _POOL % "long",
+    "decode": (
+        "{decode_tokens} tokens after {longest:,}, {batches} requests at once, {repeats} times; " + _POOL % "long"
+    ),
+    "overhead": "{decode_tokens} tokens after {overhead_len:,}, {overhead_repeats} times; " + _POOL % "cache",
+    "capacity": (
+        "prompts of {capacity_prompt:,} tokens, {capacity_tokens} new tokens each, more than fit; " + _POOL % "cache"
+    ),
+    "chat": (
+        "{chat[num_turns]} turns; a prompt of {chat[first_prompt]:,} tokens, {chat[user_tokens]} more in each turn, "
+        "answers of {chat[answer_tokens]}; {repeats} times; " + _POOL % "cache"
+    ),
+    "tree": (
+        "{tree[num_branches]} agents, {tree[num_steps]} steps; a system prompt of {tree[system_tokens]:,} tokens, "
+        "observations of {tree[observation_tokens]}, actions of {tree[action_tokens]}; {repeats} times; "
+        + _POOL
+        % "cache"
+    ),
+    "step": (
+        "another model, of four tiny layers; {step_requests} requests at once, {decode_tokens} tokens each, "
+        "{overhead_repeats} times; " + _POOL % "step"
+    ),
+}
+"""What each scenario asks, with fields of the profile."""
+
+
 def asked(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What each scenario asked that was run, with its sizes."""
     sizes = results["configuration"]["sizes"]
-    return [(name, words(sizes)) for name, words in ASKED.items() if name in results["scenarios"]]
-
-
-def _prefill(sizes: Mapping[str, Any]) -> str:
     each = zip(sizes["prompt_lens"], sizes["prompt_repeats"], strict=True)
     prompts = ", ".join(f"{length:,} tokens ({repeats} times)" for length, repeats in each)
-    return f"prompts of {prompts}; {_pool(sizes, 'long')}"
-
-
-def _decode(sizes: Mapping[str, Any]) -> str:
-    return (
-        f"{sizes['decode_tokens']} tokens after {sizes['prompt_lens'][-1]:,}, {_listed(sizes['batch_sizes'])} requests "
-        f"at once, {sizes['repeats']} times; {_pool(sizes, 'long')}"
-    )
-
-
-def _overhead(sizes: Mapping[str, Any]) -> str:
-    return (
-        f"{sizes['decode_tokens']} tokens after {sizes['overhead_len']:,}, {sizes['overhead_repeats']} times; "
-        f"{_pool(sizes, 'cache')}"
-    )
-
-
-def _capacity(sizes: Mapping[str, Any]) -> str:
-    return (
-        f"prompts of {sizes['capacity_prompt']:,} tokens, {sizes['capacity_tokens']} new tokens each, more than fit; "
-        f"{_pool(sizes, 'cache')}"
-    )
-
-
-def _chat(sizes: Mapping[str, Any]) -> str:
-    chat = sizes["chat"]
-    return (
-        f"{chat['num_turns']} turns; a prompt of {chat['first_prompt']:,} tokens, {chat['user_tokens']} more in each "
-        f"turn, answers of {chat['answer_tokens']}; {sizes['repeats']} times; {_pool(sizes, 'cache')}"
-    )
-
-
-def _tree(sizes: Mapping[str, Any]) -> str:
-    tree = sizes["tree"]
-    return (
-        f"{tree['num_branches']} agents, {tree['num_steps']} steps; a system prompt of {tree['system_tokens']:,} "
-        f"tokens, observations of {tree['observation_tokens']}, actions of {tree['action_tokens']}; "
-        f"{sizes['repeats']} times; {_pool(sizes, 'cache')}"
-    )
-
-
-def _step(sizes: Mapping[str, Any]) -> str:
-    return (
-        f"another model, of four tiny layers; {sizes['step_requests']} requests at once, {sizes['decode_tokens']} "
-        f"tokens each, {sizes['overhead_repeats']} times; {_pool(sizes, 'step')}"
-    )
-
-
-def _pool(sizes: Mapping[str, Any], name: str) -> str:
-    return f"KV memory of {sizes[f'{name}_pool']['tokens']:,} tokens at full depth"
+    fields = {
+        **sizes,
+        "prompts": prompts,
+        "batches": _listed(sizes["batch_sizes"]),
+        "longest": sizes["prompt_lens"][-1],
+    }
+    return [(name, words.format(**fields)) for name, words in ASKED.items() if name in results["scenarios"]]
 
 
 def _listed(values: list[int]) -> str:
     *most, last = map(str, values)
     return f"{', '.join(most)} and {last}" if most else last
-
-
-ASKED: dict[str, Callable[[Mapping[str, Any]], str]] = {
-    "prefill": _prefill,
-    "decode": _decode,
-    "overhead": _overhead,
-    "capacity": _capacity,
-    "chat": _chat,
-    "tree": _tree,
-    "step": _step,
-}
 
 
 def machine_facts(results: Mapping[str, Any]) -> list[tuple[str, str]]:

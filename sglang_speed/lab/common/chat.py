@@ -81,8 +81,7 @@ class ChatFormat:
 
     def prompt_ids(self, chat: Chat) -> list[int]:
         """The prompt of an assistant turn that follows `chat.messages`, as a server reads it."""
-        ids: list[int] = self.encode(self.render(chat, len(chat.messages), answer_follows=True))
-        return ids
+        return self.encode(self.render(chat, len(chat.messages), answer_follows=True))
 
     def text(self, ids: Sequence[int]) -> str:
         """An answer as its reader sees it."""
@@ -131,8 +130,7 @@ class ChatFormat:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of text as it is, without a BoS of the tokenizer's own."""
-        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
-        return ids
+        return self.tokenizer.encode(text, add_special_tokens=False)
 
     def _require_shown(self, chat: Chat) -> None:
         """ConfigError where the template leaves out a message: it would be learned without what it answers.

@@ -56,8 +56,7 @@ class Client:
 
     def generate(self, prompt: Sequence[int], max_new_tokens: int, **sampling: Any) -> list[int]:
         """Generated token ids, the end token included. Greedy unless `sampling` says otherwise."""
-        output: list[int] = self._generate(prompt, max_new_tokens, **sampling)["output_ids"]
-        return output
+        return self._generate(prompt, max_new_tokens, **sampling)["output_ids"]
 
     def write(self, prompt: Sequence[int], max_new_tokens: int, **sampling: Any) -> str:
         """The same as text, without the end token."""
@@ -98,8 +97,7 @@ class Client:
     def _generate(self, prompt: Sequence[int], max_new_tokens: int, **sampling: Any) -> dict[str, Any]:
         params = {"temperature": 0, "max_new_tokens": max_new_tokens, **sampling}
         payload = {"input_ids": list(prompt), "sampling_params": params}
-        answer: dict[str, Any] = self.post("/generate", payload, GENERATION_SECONDS).json()
-        return answer
+        return self.post("/generate", payload, GENERATION_SECONDS).json()
 
     def _send(self, method: str, path: str, payload: Mapping[str, Any] | None, seconds: float) -> requests.Response:
         try:

@@ -1,7 +1,7 @@
 """The messages of a line of chats: which forms are read, and what is said of one that nothing could be learned from.
 
 Owns the rules for a message and for open ones, and ShareGPT's names for the same. What a chat template makes of them is
-`conversations`' business.
+`chat`'s business.
 """
 
 from __future__ import annotations

@@ -79,8 +79,7 @@ def cell(model: Mapping[str, Any], column: Column) -> str:
 def estimate_of(model: Mapping[str, Any], task: str, metric: str) -> Mapping[str, Any] | None:
     if task not in model["tasks"]:
         return None
-    found: Mapping[str, Any] | None = model["tasks"][task]["estimates"].get(metric)
-    return found
+    return model["tasks"][task]["estimates"].get(metric)
 
 
 def perplexity_ratio(estimate: Mapping[str, Any]) -> str:

@@ -41,8 +41,7 @@ class Results:
 
     @property
     def models(self) -> list[dict[str, Any]]:
-        models: list[dict[str, Any]] = self.data["models"]
-        return models
+        return self.data["models"]
 
     def has(self, subject: Subject, measurement: Measurement) -> bool:
         """Whether this was asked before. A running server may have changed: it is always asked again."""

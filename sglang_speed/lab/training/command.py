@@ -166,8 +166,7 @@ def read_dtype(source: Path) -> torch.dtype:
     """The dtype that a checkpoint's config names, or that most of its weights have."""
     config = read_source_config(source)
     name = config.get("dtype") or config.get("torch_dtype") or read_weights(source).dtype
-    dtype: torch.dtype = getattr(torch, name)
-    return dtype
+    return getattr(torch, name)
 
 
 def finish(record: Record, destination: Path) -> None:

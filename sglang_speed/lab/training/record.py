@@ -92,8 +92,7 @@ def fingerprint(source: Path, data: Path, settings: Settings) -> dict[str, Any]:
         "data": file_sha256(data),
         **asked,
     }
-    same: dict[str, Any] = json.loads(json.dumps(run))
-    return same
+    return json.loads(json.dumps(run))
 
 
 def claim_work(work: Path, run: Mapping[str, Any]) -> None:

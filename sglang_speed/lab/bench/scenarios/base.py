@@ -44,16 +44,18 @@ class Setting:
 class Scenario(ABC):
     """One question about both sides.
 
-    name: what the user types. sides: which servers it needs. is_tiny: it asks a model that costs nothing.
+    name: what the user types. pool_name: field of the profile with the KV memory of its servers. sides: which servers
+        it needs. is_tiny: it asks a model that costs nothing.
     """
 
     name: ClassVar[str]
+    pool_name: ClassVar[str]
     sides: ClassVar[tuple[str, ...]] = ("stock", "speed")
     is_tiny: ClassVar[bool] = False
 
-    @abstractmethod
     def pool(self, profile: Profile) -> Pool:
         """The KV memory of its servers."""
+        return getattr(profile, self.pool_name)
 
     @abstractmethod
     def run(self, setting: Setting) -> AsyncIterator[Measured]:

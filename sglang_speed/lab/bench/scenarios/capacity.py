@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from sglang_speed.lab.bench.load import Answer, LoadClient
-from sglang_speed.lab.bench.profiles import Pool, Profile
 from sglang_speed.lab.bench.results import Figure, Sample
 from sglang_speed.lab.bench.scenarios.base import Measured, Scenario, Setting
 from sglang_speed.lab.common.client import RequestFailed
@@ -21,9 +20,7 @@ HIT_SHARE = 0.5
 
 class Capacity(Scenario):
     name = "capacity"
-
-    def pool(self, profile: Profile) -> Pool:
-        return profile.cache_pool
+    pool_name = "cache_pool"
 
     async def run(self, setting: Setting) -> AsyncIterator[Measured]:
         """More distinct prompts than either side holds are sent at once; then it is counted which are still there."""

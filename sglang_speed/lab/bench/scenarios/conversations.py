@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from statistics import mean
 
 from sglang_speed.lab.bench.load import Answer, LoadClient
-from sglang_speed.lab.bench.profiles import ChatSizes, Pool, Profile, TreeSizes
+from sglang_speed.lab.bench.profiles import ChatSizes, Profile, TreeSizes
 from sglang_speed.lab.bench.results import Figure, Point, Sample
 from sglang_speed.lab.bench.scenarios.base import Measured, Scenario, Setting, alternating
 
@@ -58,9 +58,7 @@ class MultiTurnChat(Scenario):
     """Users who take turns one after another, whose conversations together are about as long as stock's pool."""
 
     name = "chat"
-
-    def pool(self, profile: Profile) -> Pool:
-        return profile.cache_pool
+    pool_name = "cache_pool"
 
     async def run(self, setting: Setting) -> AsyncIterator[Measured]:
         for working_set in setting.profile.chat.working_sets:
@@ -117,9 +115,7 @@ class AgentTree(Scenario):
     """Agents that share a system prompt with tools, and act at the same time."""
 
     name = "tree"
-
-    def pool(self, profile: Profile) -> Pool:
-        return profile.cache_pool
+    pool_name = "cache_pool"
 
     async def run(self, setting: Setting) -> AsyncIterator[Measured]:
         ttft, seconds, hits = self.figures(setting)

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Sequence
 from statistics import median
 
 from sglang_speed.lab.bench.load import Answer, LoadClient
-from sglang_speed.lab.bench.profiles import Pool, Profile
 from sglang_speed.lab.bench.results import Figure, Point, Sample
 from sglang_speed.lab.bench.scenarios.base import Measured, Scenario, Setting, alternating
 from sglang_speed.lab.common.client import RequestFailed
@@ -17,9 +16,7 @@ TARGET_SHARE = 0.90
 
 class Decode(Scenario):
     name = "decode"
-
-    def pool(self, profile: Profile) -> Pool:
-        return profile.long_pool
+    pool_name = "long_pool"
 
     async def run(self, setting: Setting) -> AsyncIterator[Measured]:
         """Prompts are put into the tree first, so that a batch starts at once; each has its own KV."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-from sglang_speed.lab.bench.profiles import Pool, Profile
 from sglang_speed.lab.bench.results import Figure, Sample
 from sglang_speed.lab.bench.scenarios.base import Measured, Scenario, Setting, alternating
 from sglang_speed.lab.bench.scenarios.decode import ask_all, decode_step
@@ -17,9 +16,7 @@ STEP_PROMPT = 512
 class Overhead(Scenario):
     name = "overhead"
     sides = ("stock", "equal")
-
-    def pool(self, profile: Profile) -> Pool:
-        return profile.cache_pool
+    pool_name = "cache_pool"
 
     async def run(self, setting: Setting) -> AsyncIterator[Measured]:
         profile, length = setting.profile, setting.profile.overhead_len
@@ -39,9 +36,7 @@ class Overhead(Scenario):
 class SchedulerStep(Scenario):
     name = "step"
     is_tiny = True
-
-    def pool(self, profile: Profile) -> Pool:
-        return profile.step_pool
+    pool_name = "step_pool"
 
     async def run(self, setting: Setting) -> AsyncIterator[Measured]:
         """Four tiny layers: what a step takes is the scheduler's, the event loop's and the launches' time."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from sglang_speed.lab.bench.load import Answer
-from sglang_speed.lab.bench.profiles import Pool, Profile
 from sglang_speed.lab.bench.results import Figure, Point, Sample
 from sglang_speed.lab.bench.scenarios.base import Measured, Scenario, Setting, alternating
 from sglang_speed.lab.common.client import RequestFailed
@@ -18,9 +17,7 @@ TARGET_SHARE = 0.96
 
 class Prefill(Scenario):
     name = "prefill"
-
-    def pool(self, profile: Profile) -> Pool:
-        return profile.long_pool
+    pool_name = "long_pool"
 
     async def run(self, setting: Setting) -> AsyncIterator[Measured]:
         """The shortest prompts first. The longest ones stay in the tree, where the decode scenario finds them."""
