@@ -38,6 +38,7 @@ def test_a_speed_checkpoint_and_chats_become_a_table_a_file_and_a_picture(
     assert "no recommendation: chats.jsonl: 4 of 32 answers, 44 of 512 tokens in answers, none" in " ".join(
         printed.split()
     )
+    assert "by kind" not in printed, "none of the kinds was found"
     assert files["png"].read_bytes().startswith(b"\x89PNG")
     results = json.loads(files["json"].read_text(encoding="utf-8"))
     assert results["model"] == "speed"

@@ -131,7 +131,8 @@ def measure(
 def show(results: dict[str, Any], options: CutoffOptions) -> None:
     """Print the table and the sentences; write files."""
     console.print(cutoffs_table(results))
-    console.print(kinds_table(results))
+    if results["cutoffs"][0]["divergence_by_kind"]:
+        console.print(kinds_table(results))
     for sentence in sentences(results):
         console.print(sentence, highlight=False)
     if options.json is not None:
