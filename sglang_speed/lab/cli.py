@@ -18,7 +18,9 @@ from sglang_speed.lab import measuring
 from sglang_speed.lab.common.extras import require_extra
 from sglang_speed.lab.common.local_server import ServerFailed
 
-PrefillLayers = Annotated[int, typer.Option(help="Layers that prompt tokens pass; 3/4 of all is usual.")]
+PrefillLayers = Annotated[
+    int, typer.Option(help="Layers that prompt tokens pass; `sglang-speed cutoff` finds a number.")
+]
 AnchorTokens = Annotated[int, typer.Option(help="First prompt tokens that pass all layers.")]
 
 app = typer.Typer(
