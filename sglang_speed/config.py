@@ -109,10 +109,12 @@ class SpeedConfig:
 def read_model_config(directory: Path) -> dict[str, Any] | None:
     """config.json of a checkpoint directory as a dict, or None where there is none."""
     path = directory / "config.json"
-    if not path.is_file():
-        return None
     try:
+        if not path.is_file():
+            return None
         config = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{directory} cannot be read ({error.strerror}): name a checkpoint directory") from error
     except ValueError as error:
         raise ConfigError(f"{path} is not valid JSON ({error}): make the checkpoint again") from error
     if not isinstance(config, dict):

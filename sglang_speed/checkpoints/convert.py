@@ -22,7 +22,6 @@ from sglang_speed.checkpoints.servable import (
     CONFIG_NAME,
     LLAMA_ARCHITECTURE,
     LLAMA_MODEL_TYPE,
-    read_config,
     require_servable,
 )
 from sglang_speed.checkpoints.weights import INDEX_NAME, read_weights, require_layers
@@ -32,6 +31,7 @@ from sglang_speed.config import (
     DEFAULT_TAIL_TOKENS,
     MODEL_TYPE,
     SpeedConfig,
+    read_model_config,
 )
 from sglang_speed.errors import ConfigError
 
@@ -126,7 +126,7 @@ def fill_trained(source: Path, directory: Path, speed: SpeedConfig, save_weights
 
 def read_source_config(source: Path) -> dict[str, Any]:
     """config.json of a Llama or SPEED checkpoint; ConfigError for anything else, and for what no server would take."""
-    config = read_config(source)
+    config = read_model_config(source)
     if config is None:
         problem = "has no config.json" if source.is_dir() else "is not a directory"
         raise ConfigError(

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sglang_speed.checkpoints.adapter import PROVENANCE_NAME, UNTRAINED_COST, UNTRAINED_NEXT, Training, training_of
-from sglang_speed.checkpoints.servable import read_config, require_servable
+from sglang_speed.checkpoints.servable import require_servable
 from sglang_speed.checkpoints.weights import Weights, read_weights, require_layers
-from sglang_speed.config import SpeedConfig, is_speed_model
+from sglang_speed.config import SpeedConfig, is_speed_model, read_model_config
 from sglang_speed.errors import ConfigError
 from sglang_speed.method import DepthBand, ModelShape, depth_bands
 from sglang_speed.method.cost import (
@@ -108,7 +108,7 @@ class Description:
 
 def describe(directory: Path) -> Description:
     """Describe the SPEED checkpoint in `directory`; ConfigError where it is none or is not complete."""
-    config = read_config(directory)
+    config = read_model_config(directory)
     if config is None or not is_speed_model(config):
         problem = "is not a directory" if not directory.is_dir() else "is not a SPEED checkpoint"
         raise ConfigError(

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sglang_speed.config import ARCHITECTURE, is_speed_model, read_model_config
+from sglang_speed.config import ARCHITECTURE, is_speed_model
 from sglang_speed.errors import ConfigError
 
 CONFIG_NAME = "config.json"
@@ -34,14 +34,6 @@ _SIZES = (
 )
 _NEEDED = _SIZES[:4]
 _UNQUANTIZED = "take the checkpoint that it was made from, in bfloat16 or float16"
-
-
-def read_config(directory: Path) -> dict[str, Any] | None:
-    """config.json of a directory, None where there is none; ConfigError where it cannot be read."""
-    try:
-        return read_model_config(directory)
-    except OSError as error:
-        raise ConfigError(f"{directory} cannot be read ({error.strerror}): name a checkpoint directory") from error
 
 
 def require_servable(config: Mapping[str, Any], directory: Path) -> None:

@@ -10,7 +10,7 @@ import inspect
 import pkgutil
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import version
 from itertools import chain
 from typing import Any
@@ -46,12 +46,12 @@ def check_target(hook: Hook) -> None:
         raise HostMismatch(f"sglang_speed: {hook.target} takes {found}, expected {hook.parameters}")
 
 
-def install(owner: str, hooks: Iterable[Hook]) -> None:
-    """Register the hooks of one owner.
+def install(owners: Mapping[str, tuple[Hook, ...]]) -> None:
+    """Register the hooks of some owners.
 
     HostMismatch, and none is registered, where one does not fit or two change the same target.
     """
-    hooks = tuple(hooks)
+    hooks = tuple(chain(*owners.values()))
     targets = Counter(hook.target for hook in (*chain(*_installed.values()), *hooks))
     twice = [target for target, count in targets.items() if count > 1]
     if twice:
@@ -60,7 +60,7 @@ def install(owner: str, hooks: Iterable[Hook]) -> None:
         check_target(hook)
     for hook in hooks:
         HookRegistry.register(hook.target, hook.function, hook.kind)
-    _installed[owner] = hooks
+    _installed.update(owners)
 
 
 def require_host(owner: str) -> None:

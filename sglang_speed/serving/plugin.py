@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from itertools import chain
 
 from sglang_speed.errors import HostMismatch
 
@@ -39,7 +38,7 @@ def register() -> None:
 
 
 def _install_all() -> None:
-    from sglang_speed.host.check import check_target, check_version, install
+    from sglang_speed.host.check import check_version, install
 
     check_version()
     from sglang_speed import features
@@ -54,10 +53,7 @@ def _install_all() -> None:
     owners = {"serving": HOOKS, "features": features.HOOKS}
     if Settings.from_environment().has_guard:
         owners["guard"] = GUARD_HOOKS
-    for hook in chain(*owners.values()):  # all, before the first is registered
-        check_target(hook)
-    for owner, hooks in owners.items():
-        install(owner, hooks)
+    install(owners)
 
 
 def _install_platform() -> None:
@@ -71,7 +67,7 @@ def _install_platform() -> None:
     if not isinstance(current_platform, CpuPlatform):
         return
     try:
-        install("platform", HOOKS)
+        install({"platform": HOOKS})
     except HostMismatch as error:
         message = f"sglang_speed: its CPU platform does not fit this SGLang: {error}"
         logger.critical(message)

@@ -35,7 +35,8 @@ def served_config(args: Any) -> SpeedConfig | None:
     hf_config = args.get_model_config().hf_config
     names = {"model_type": hf_config.model_type, "architectures": hf_config.architectures}
     directory = checkpoint_directory(args.model_path, args.revision)
-    on_disk = SpeedConfig.from_checkpoint(directory)
+    written = read_model_config(directory) or {}
+    on_disk = SpeedConfig.from_model_config(written) if is_speed_model(written) else None
     if on_disk is None and not is_speed_model(names):
         return None
     if names != {"model_type": MODEL_TYPE, "architectures": [ARCHITECTURE]}:
@@ -50,5 +51,5 @@ def served_config(args: Any) -> SpeedConfig | None:
             f"sglang_speed: --json-model-override-args would serve {config}, the checkpoint says {on_disk}; leave it "
             "out, or convert the checkpoint again with `sglang-speed convert`"
         )
-    require_servable(read_model_config(directory) or {}, directory)
+    require_servable(written, directory)
     return config
