@@ -35,6 +35,8 @@ def test_without_the_plugin_a_speed_checkpoint_is_not_served(tiny_speed: Path) -
 def test_with_a_refused_flag_the_server_does_not_start(tiny_speed: Path) -> None:
     text = failure(tiny_speed, "--enable-streaming-session")
     assert "sglang_speed: --enable-streaming-session is not supported with a SPEED model" in text
+    assert "the server ended with 1\n" in text
+    assert "Traceback" not in text
 
 
 def test_with_a_wrong_speed_object_the_server_does_not_start(tiny_speed: Path, tmp_path: Path) -> None:
@@ -46,3 +48,4 @@ def test_with_too_small_a_deep_band_the_server_does_not_start(tiny_speed: Path) 
     """Found out in the scheduler's process, which takes the others with it."""
     text = failure(tiny_speed, env={"SGLANG_SPEED_DEEP_TOKENS": "4"})
     assert "the deep band has room for 4 tokens, but one request needs 5" in text
+    assert "the server ended with 1\n" in text, "not 137, as for a machine out of memory"
