@@ -9,15 +9,19 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import typer
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
+HERE = Path(__file__).parent
+sys.path[:0] = [str(ROOT), str(HERE), str(HERE / "gpu")]
 
+from contenders import Profile  # noqa: E402
 from documents import write_figures  # noqa: E402
+from figures import gpu_rows  # noqa: E402
 
 from sglang_speed.config import SpeedConfig  # noqa: E402
 from sglang_speed.kv_pool.capacity import DeepTables, deep_band_bytes, split_kv_bytes  # noqa: E402
@@ -25,7 +29,7 @@ from sglang_speed.lab.bench.facts import described_depth, model_name  # noqa: E4
 from sglang_speed.lab.bench.plots import draw  # noqa: E402
 from sglang_speed.lab.bench.report import name_of, value_of  # noqa: E402
 from sglang_speed.lab.common.report import number  # noqa: E402
-from sglang_speed.method.cost import ModelShape  # noqa: E402
+from sglang_speed.method.cost import Rates  # noqa: E402
 
 ON_GPU = "benchmarks/results/bench_gpu.json"
 README = ROOT / "README.md"
@@ -74,13 +78,20 @@ def main(check: bool = False) -> None:
 
 def gpu_figures(results: Mapping[str, Any]) -> str:
     """A line for each figure, and where it was measured."""
-    profile = results["configuration"]["profile"]
+    configuration, rates = results["configuration"], results["rates"]
+    profile = Profile.of_results(configuration)
+    rates = Rates(rates["flops"], rates["bandwidth"])
+    table = gpu_rows(results["samples"], profile, configuration["stock_requests"], rates)
+    gains, equal = (
+        {row.figure.name: row for row in table if row.figure.rival == rival} for rival in ("speed", "equal")
+    )
     lines = ["| | stock SGLang | SPEED | ratio | ceiling | target | `Lc = L` |", "|---|---|---|---|---|---|---|"]
-    measured = {figure["figure"]: figure for figure in results["figures"]}
     lines += [
-        gpu_line(measured[name], SHOWN_OF_GPU[name].format(**profile)) for name in SHOWN_OF_GPU if name in measured
+        gpu_line(gains[name].to_dict(), called.format(**asdict(profile)), equal[name].ratio if name in equal else None)
+        for name, called in SHOWN_OF_GPU.items()
+        if name in gains
     ]
-    return "\n".join([*lines, "", where_on_gpu(results), deep_band_on_gpu(results["configuration"]), ""])
+    return "\n".join([*lines, "", where_on_gpu(results), deep_band_on_gpu(configuration, profile), ""])
 
 
 def where_on_gpu(results: Mapping[str, Any]) -> str:
@@ -99,27 +110,24 @@ def where_on_gpu(results: Mapping[str, Any]) -> str:
     )
 
 
-def deep_band_on_gpu(configuration: Mapping[str, Any]) -> str:
-    """The deep band of the benchmark, and what one of the usual size would leave."""
-    profile, kv_bytes = configuration["profile"], configuration["kv_bytes"]
-    token_bytes = ModelShape(**profile["shape"]).kv_bytes_per_layer
-    speed = SpeedConfig(profile["num_layers"], profile["prefill_layers"])
-    share = deep_band_bytes(speed, profile["deep_tokens"], token_bytes, DeepTables()) / kv_bytes
+def deep_band_on_gpu(configuration: Mapping[str, Any], profile: Profile) -> str:
+    """The deep band of the benchmark, and what the default one would leave."""
+    kv_bytes, token_bytes = configuration["kv_bytes"], profile.shape.kv_bytes_per_layer
+    speed = SpeedConfig(profile.num_layers, profile.prefill_layers)
+    share = deep_band_bytes(speed, profile.deep_tokens, token_bytes, DeepTables()) / kv_bytes
     usual = split_kv_bytes(speed, kv_bytes, token_bytes, 1).prompt_tokens
     return (
-        f"SPEED's deep band has {profile['deep_tokens']} tokens, {share:.1%} of the bytes; by default it has 6%, which "
+        f"SPEED's deep band has {profile.deep_tokens} tokens, {share:.1%} of the bytes; by default it has 6%, which "
         f"leaves {usual / configuration['prompt_tokens']['stock']:.2f} times the prompt tokens, and "
-        f"{usual // max(profile['prompt_lens'])} requests of 128K."
+        f"{usual // profile.context_len} requests of 128K."
     )
 
 
-def gpu_line(figure: Mapping[str, Any], called: str) -> str:
-    is_time = figure["figure"].startswith("T")
-    medians = [figure["medians"].get(side) for side in ("stock", "speed")]
-    values = [number(median, 4 if is_time else 0) for median in medians]
-    gain = "" if figure["gain"] is None else f"**{figure['gain']:.3f}**"
-    cells = (called, *values, gain, number(figure["ceiling"], 3), target_of(figure, 3))
-    return f"| {' | '.join((*cells, number(figure['equal'], 3)))} |"
+def gpu_line(figure: Mapping[str, Any], called: str, equal: float | None) -> str:
+    digits = 4 if figure["unit"] == "s" else 0
+    values = (number(figure[side], digits) for side in ("stock", "speed"))
+    cells = (called, *values, f"**{figure['ratio']:.3f}**", number(figure["ceiling"], 3), target_of(figure, 3))
+    return f"| {' | '.join((*cells, number(equal, 3)))} |"
 
 
 def cpu_figures(results: Mapping[str, Any]) -> str:

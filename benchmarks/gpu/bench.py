@@ -23,14 +23,16 @@ sys.path.insert(0, str(HERE.parents[1]))  # this checkout is what is measured
 
 import typer  # noqa: E402
 from contenders import PROFILES, Profile, describe, fitting_stock_requests  # noqa: E402
-from figures import Row, as_json, rows  # noqa: E402
-from rich.console import Console  # noqa: E402
-from rich.table import Table  # noqa: E402
+from figures import gpu_rows  # noqa: E402
 
 from sglang_speed.config import SpeedConfig  # noqa: E402
 from sglang_speed.kv_pool.capacity import DEEP_TOKENS_VARIABLE  # noqa: E402
+from sglang_speed.lab.bench.facts import REHEARSAL, described_rates  # noqa: E402
+from sglang_speed.lab.bench.report import figures_table  # noqa: E402
+from sglang_speed.lab.bench.results import Row, by_scenario  # noqa: E402
+from sglang_speed.lab.common.outputs import replace_json  # noqa: E402
+from sglang_speed.lab.common.progress import wide_console  # noqa: E402
 from sglang_speed.lab.common.provenance import provenance  # noqa: E402
-from sglang_speed.lab.common.report import number, percent  # noqa: E402
 from sglang_speed.method.cost import Rates, weight_bytes  # noqa: E402
 
 ORDER = ("stock", "speed", "equal", "speed", "stock")
@@ -38,7 +40,7 @@ ORDER = ("stock", "speed", "equal", "speed", "stock")
 SECONDS_PER_START = 75.0
 """What is assumed of a contender before its kind has been measured once."""
 
-console = Console(width=170)
+console = wide_console(126)
 
 
 def bench(
@@ -53,7 +55,7 @@ def bench(
     sizes = PROFILES[profile]
     machine = measure_machine(profile, out)
     rates = Rates(machine["flops"], machine["bandwidth"])
-    print(f"matrix product {rates.flops / 1e12:.1f} TFLOP/s, copy {rates.bandwidth / 1e12:.2f} TB/s", flush=True)
+    print(described_rates(machine), flush=True)
     stock_requests = requests_at_full_depth(sizes, machine["memory"])
     head = {**provenance(commit), "rates": machine, "configuration": describe(sizes, stock_requests)}
     for name in ("samples.jsonl", "workers.log"):
@@ -63,7 +65,7 @@ def bench(
     for name, code in run_all(profile, stock_requests, out, deadline):
         failed += [name] * (code != 0)
         table = write_results(out, head, sizes, stock_requests, rates, failed)
-    print_table(table)
+    console.print(figures_table(by_scenario(table), REHEARSAL if sizes.is_rehearsal else ""))
     console.print(f"written to {out / 'results.json'}" + (f"; failed: {', '.join(failed)}" if failed else ""))
     measured = {sample["contender"] for sample in read_samples(out)}
     raise typer.Exit(1 if failed or measured != set(ORDER) else 0)
@@ -139,27 +141,9 @@ def write_results(
 ) -> list[Row]:
     """After every contender, so that a run that is cut short leaves what it measured."""
     samples = read_samples(out)
-    table = rows(samples, profile, stock_requests, rates)
-    results = {**head, "failed": failed, "figures": [as_json(row) for row in table], "samples": samples}
-    (out / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    table = gpu_rows(samples, profile, stock_requests, rates)
+    replace_json(out / "results.json", {**head, "failed": failed, "scenarios": by_scenario(table), "samples": samples})
     return table
-
-
-def print_table(table: list[Row]) -> None:
-    shown = Table(caption="time: seconds; floor: what this machine's rates allow; +-: range of the samples / median")
-    for heading in ("", "stock", "+-", "SPEED", "+-", "floor", "gain", "ceiling", "of it", "target", "Lc = L"):
-        shown.add_column(heading, justify="left" if not heading else "right")
-    for row in table:
-        of_it = None if row.gain is None or row.ceiling is None else row.gain / row.ceiling
-        target = "" if row.target is None else f"{row.target:.2f} {'met' if row.is_met else 'MISSED'}"
-        by_name = [
-            value
-            for name in ("stock", "speed")
-            for value in (number(row.medians.get(name), 4), percent(row.spreads.get(name)))
-        ]
-        gains = [number(row.gain, 3), number(row.ceiling, 3), percent(of_it), target, number(row.equal, 3)]
-        shown.add_row(row.figure, *by_name, number(row.best.get("speed"), 4), *gains)
-    console.print(shown)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
-"""Who is measured, on what shape, and with how much memory: the same bytes of KV for everyone.
+"""The contenders, the model's shape, and the memory: the same bytes of KV for each.
 
-Sequential starts, one contender at a time: on one GPU two servers side by side would each have half of the memory, too
-little for several requests of 128K tokens. The starts alternate, so that a drift of the machine meets both.
+One contender runs at a time: two servers side by side would have half of the GPU each, too little for several requests
+of 128K tokens. The starts alternate, so that a drift of the machine affects all of them.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,45 +16,42 @@ from sglang_speed.checkpoints.convert import plain_model_config, speed_model_con
 from sglang_speed.config import SpeedConfig
 from sglang_speed.kv_pool.capacity import split_kv_bytes
 from sglang_speed.lab.bench import profiles
-from sglang_speed.lab.bench.models import llama_config
+from sglang_speed.lab.bench.models import Contender, llama_config
 from sglang_speed.method.cost import ModelShape
 
 SLACK_TOKENS = 128
-"""Room beside each prompt for what it generates."""
+"""Room beside each prompt for generated tokens."""
 BUDGET_SLACK_TOKENS = 1024
-"""The like when the budget is made: with less, four requests at 3/4 depth and a deep band exceed three by a hair."""
+"""The same in the memory budget; with less, four requests at 3/4 depth and a deep band just miss the room of three."""
 
 
-@dataclass(frozen=True)
-class Profile:
-    """Sizes of a run. The memory is what `stock_requests` of the longest prompt take at full depth."""
+@dataclass(frozen=True, kw_only=True)
+class Profile(profiles.Sizes):
+    """Sizes of a run. The KV memory is what `stock_requests` of the longest prompt take at full depth."""
 
-    device: str
     dtype: str
-    shape: ModelShape
-    num_layers: int
-    prefill_layers: int
-    prompt_lens: tuple[int, int, int]
     new_tokens: int
     follow_up_len: int
     deep_tokens: int
     chunk: int
     served_requests: int
     served_new_tokens: int
-    copy_bytes: int
-    matrix_size: int
     settings: dict[str, Any] = field(default_factory=dict)
 
-    @property
-    def long_prompt(self) -> int:
-        return self.prompt_lens[-1]
+    @classmethod
+    def of_results(cls, configuration: Mapping[str, Any]) -> Profile:
+        """The profile of a results file."""
+        sizes = configuration["profile"]
+        shape, prompt_lens = ModelShape(**sizes["shape"]), tuple(sizes["prompt_lens"])
+        return cls(**{**sizes, "shape": shape, "prompt_lens": prompt_lens})
 
     @property
-    def context_len(self) -> int:
-        return self.long_prompt + self.follow_up_len + self.new_tokens + SLACK_TOKENS
+    def model_len(self) -> int:
+        """Context length of the model."""
+        return self.context_len + self.follow_up_len + self.new_tokens + SLACK_TOKENS
 
     def kv_bytes(self, stock_requests: int) -> int:
-        tokens = stock_requests * (self.long_prompt + BUDGET_SLACK_TOKENS)
+        tokens = stock_requests * (self.context_len + BUDGET_SLACK_TOKENS)
         return tokens * self.num_layers * self.shape.kv_bytes_per_layer
 
 
@@ -73,7 +71,7 @@ GPU = Profile(
     served_new_tokens=256,
     copy_bytes=profiles.GPU.copy_bytes,
     matrix_size=profiles.GPU.matrix_size,
-    # FA3, which SGLang would choose on this chip, does not travel; prefill graphs are refused with depth bands
+    # the bundle lacks FA3, SGLang's choice on this chip; prefill graphs are refused with depth bands
     settings={
         "attention_backend": "flashinfer",
         "sampling_backend": "pytorch",
@@ -97,60 +95,47 @@ REHEARSAL = Profile(
     served_new_tokens=8,
     copy_bytes=2**24,
     matrix_size=256,
+    is_rehearsal=True,
 )
 PROFILES = {"gpu": GPU, "rehearsal": REHEARSAL}
 
 
-@dataclass(frozen=True)
-class Contender:
-    """prefill_layers None: a plain Llama, served by SGLang's own model. brief: only what `Lc = L` must not change."""
-
-    name: str
-    prefill_layers: int | None
-    brief: bool = False
-
-    def config(self, profile: Profile) -> SpeedConfig:
-        return SpeedConfig(profile.num_layers, self.prefill_layers or profile.num_layers)
-
-
-def contenders(profile: Profile) -> dict[str, Contender]:
-    three = (
-        Contender("stock", None),
-        Contender("speed", profile.prefill_layers),
-        Contender("equal", profile.num_layers, brief=True),
-    )
-    return {contender.name: contender for contender in three}
+def contenders(profile: Profile, directory: Path = Path()) -> dict[str, Contender]:
+    """stock is a plain Llama, served by SGLang's own model. directory: of their checkpoints."""
+    depths = {"stock": profile.num_layers, "speed": profile.prefill_layers, "equal": profile.num_layers}
+    return {
+        name: Contender(name, directory / name, SpeedConfig(profile.num_layers, depth))
+        for name, depth in depths.items()
+    }
 
 
 def fitting_stock_requests(profile: Profile, memory_bytes: int, weights: int) -> int:
-    """Longest prompts at full depth that fit beside the weights, in threes: where three fit, four of 3/4 depth do."""
+    """How many of the longest prompts fit beside the weights at full depth, rounded down to a multiple of three: where
+    three fit, four at 3/4 depth do."""
     if profile.device == "cpu":
         return 3
     room = int(memory_bytes * profile.settings["mem_fraction_static"]) - weights - 3 * 2**30
     return 3 * (room // profile.kv_bytes(3))
 
 
-def prompt_tokens(contender: Contender, profile: Profile, stock_requests: int) -> int:
-    """Tokens that the shallow band, or the only one, has room for; the deep band's bytes are taken off."""
+def prompt_tokens(config: SpeedConfig, profile: Profile, stock_requests: int) -> int:
+    """Tokens in the shallow band's pool, after the deep band got its bytes."""
     budget = profile.kv_bytes(stock_requests)
-    config = contender.config(profile)
     return split_kv_bytes(config, budget, profile.shape.kv_bytes_per_layer, 1, profile.deep_tokens).prompt_tokens
 
 
-def write_checkpoint(contender: Contender, profile: Profile, directory: Path) -> Path:
-    """A config.json without weights, for --load-format dummy."""
-    config = plain_model_config(llama_config(profile.shape, profile.num_layers, profile.dtype, profile.context_len))
-    config |= {"bos_token_id": 1, "eos_token_id": 2}
-    if contender.prefill_layers is not None:
-        config = speed_model_config(config, contender.config(profile))
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    return directory
+def write_checkpoint(contender: Contender, profile: Profile) -> None:
+    """Write a config.json without weights, for --load-format dummy."""
+    config = plain_model_config(llama_config(profile.shape, profile.num_layers, profile.dtype, profile.model_len))
+    if contender.name != "stock":
+        config = speed_model_config(config, contender.config)
+    contender.path.mkdir(parents=True, exist_ok=True)
+    (contender.path / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def server_settings(contender: Contender, profile: Profile, stock_requests: int) -> dict[str, Any]:
-    """Fields of ServerArgs. Decode graphs are captured for the batches that are measured, so that none is padded."""
-    num_tokens = prompt_tokens(contender, profile, stock_requests)
+    """Fields of ServerArgs. Decode graphs are captured for exactly the measured batch sizes, so none is padded."""
+    num_tokens = prompt_tokens(contender.config, profile, stock_requests)
     batches = {1, 2, 4, profile.served_requests, *(fitting(num_tokens, length) for length in profile.prompt_lens[1:])}
     graphs = {"cuda_graph_bs_decode": sorted(batches), "cuda_graph_max_bs_decode": max(batches)}
     return {
@@ -171,17 +156,17 @@ def server_settings(contender: Contender, profile: Profile, stock_requests: int)
 
 
 def fitting(num_tokens: int, prompt_len: int) -> int:
-    """Requests of that length that fit at once."""
+    """How many requests of that length fit at once."""
     return num_tokens // (prompt_len + SLACK_TOKENS)
 
 
 def describe(profile: Profile, stock_requests: int) -> dict[str, Any]:
-    """For the head of the results: the profile and what each contender was given."""
+    """For the head of the results: the profile and each contender's settings."""
     named = contenders(profile)
     return {
         "profile": asdict(profile),
         "stock_requests": stock_requests,
         "kv_bytes": profile.kv_bytes(stock_requests),
-        "prompt_tokens": {name: prompt_tokens(one, profile, stock_requests) for name, one in named.items()},
+        "prompt_tokens": {name: prompt_tokens(one.config, profile, stock_requests) for name, one in named.items()},
         "settings": {name: server_settings(one, profile, stock_requests) for name, one in named.items()},
     }

@@ -1,89 +1,72 @@
-"""From samples to a table: medians, the ratio of stock to SPEED, and the ceiling beside it."""
+"""From samples to the rows of `sglang-speed bench`, each with the ceiling that the arithmetic gives it."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from statistics import median
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from contenders import Contender, Profile, contenders, fitting, prompt_tokens
+from contenders import Profile, contenders, fitting, prompt_tokens
 
 from sglang_speed.config import SpeedConfig
+from sglang_speed.lab.bench.results import Figure, Row, Sample, rows
 from sglang_speed.method.cost import Rates, extend_of, step_floor, ttft_floor
-
-Samples = Mapping[str, Sequence[float]]
-"""Contender -> samples of one figure, from all of its starts."""
 
 
 @dataclass(frozen=True)
-class Row:
-    """One figure. best: what the arithmetic allows on this machine. gain: how much better SPEED is than stock;
-    ceiling: how much better it can be at most. equal: the gain of `Lc = L`, which should be 1. target: of the gain."""
+class Kind:
+    """What figures whose names begin alike have in common. target_share: the target as a share of the ceiling."""
 
-    figure: str
-    medians: dict[str, float]
-    spreads: dict[str, float]
-    best: dict[str, float]
-    gain: float | None
-    ceiling: float | None
-    equal: float | None
-    target: float | None
-
-    @property
-    def is_met(self) -> bool | None:
-        return None if self.gain is None or self.target is None else self.gain >= self.target
+    scenario: str
+    unit: str
+    better: str = "lower"
+    target_share: float | None = None
 
 
-def rows(samples: Iterable[Mapping[str, Any]], profile: Profile, stock_requests: int, rates: Rates) -> list[Row]:
-    figures: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for sample in samples:
-        figures[sample["figure"]][sample["contender"]].append(sample["value"])
-    named = contenders(profile)
-    ours = {name: _Machine(one, profile, stock_requests, rates) for name, one in named.items()}
-    return [_row(name, values, ours) for name, values in figures.items()]
+KINDS = {
+    "seconds to start": Kind("start", "s"),
+    "TTFT": Kind("prefill", "s", target_share=0.975),
+    "TTFT of a hit": Kind("prefill", "s"),
+    "TPOT": Kind("decode", "s", target_share=0.95),
+    "prompt tokens": Kind("capacity", "tokens", "higher", 0.975),
+    "requests at once": Kind("capacity", "requests", "higher"),
+    "output tokens/s": Kind("serving", "tokens/s", "higher"),
+}
+"""By a figure's name up to the first comma."""
 
 
-def as_json(row: Row) -> dict[str, Any]:
-    return {**asdict(row), "is_met": row.is_met}
+def gpu_rows(samples: Iterable[Mapping[str, Any]], profile: Profile, stock_requests: int, rates: Rates) -> list[Row]:
+    """SPEED against stock, and `Lc = L` against stock, for each figure that both have."""
+    samples = list(samples)
+    machines = {name: _Machine(one.config, profile, stock_requests, rates) for name, one in contenders(profile).items()}
+    figures = {sample["figure"]: list(_figures(sample["figure"], machines)) for sample in samples}
+    return rows(
+        Sample(figure, sample["contender"], sample["value"])
+        for sample in samples
+        for figure in figures[sample["figure"]]
+        if sample["contender"] in ("stock", figure.rival)
+    )
 
 
-def _row(figure: str, samples: Samples, machines: Mapping[str, _Machine]) -> Row:
-    medians = {name: median(values) for name, values in samples.items()}
-    spreads = {name: (max(values) - min(values)) / medians[name] for name, values in samples.items()}
-    best = {name: machine.best(figure) for name, machine in machines.items()}
-    known = {name: value for name, value in best.items() if value is not None}
-    ceiling = _gain(figure, known, "speed")
-    target = _target(figure, ceiling)
-    gain, equal = _gain(figure, medians, "speed"), _gain(figure, medians, "equal")
-    return Row(figure, medians, spreads, known, gain, ceiling, equal, target)
+def _figures(name: str, machines: Mapping[str, _Machine]) -> Iterator[Figure]:
+    kind = KINDS[name.partition(", ")[0]]
+    stock, speed = (machines[side].best(name) for side in ("stock", "speed"))
+    figure = Figure(kind.scenario, name, kind.unit, better=kind.better)
+    ceiling = None if stock is None or speed is None else figure.ratio(stock, speed)
+    is_judged = ceiling is not None and kind.target_share is not None and not machines["speed"].profile.is_rehearsal
+    target = kind.target_share * ceiling if is_judged else None
+    yield Figure(kind.scenario, name, kind.unit, ceiling, target, kind.better)
+    yield Figure("overhead", name, kind.unit, 1.0, better=kind.better, rival="equal")
 
 
-def _gain(figure: str, values: Mapping[str, float], name: str) -> float | None:
-    if "stock" not in values or name not in values:
-        return None
-    is_time = figure.startswith(("TTFT", "TPOT", "seconds"))
-    return values["stock"] / values[name] if is_time else values[name] / values["stock"]
-
-
-def _target(figure: str, ceiling: float | None) -> float | None:
-    """TTFT and prompt tokens: 1.30 where four thirds are possible; TPOT: 95% of the ceiling."""
-    if ceiling is None or figure.startswith(("seconds", "TTFT of a hit", "requests", "output")):
-        return None
-    return 0.95 * ceiling if figure.startswith("TPOT") else 0.975 * ceiling
-
-
+@dataclass(frozen=True)
 class _Machine:
-    """What the arithmetic allows one contender."""
+    """What the arithmetic allows one contender on this machine."""
 
-    def __init__(self, contender: Contender, profile: Profile, stock_requests: int, rates: Rates) -> None:
-        self.config: SpeedConfig = contender.config(profile)
-        self.profile = profile
-        self.rates = rates
-        self.num_tokens = prompt_tokens(contender, profile, stock_requests)
-        kv_bytes = profile.kv_bytes(stock_requests)
-        self.ideal_tokens = kv_bytes / (self.config.prefill_layers * profile.shape.kv_bytes_per_layer)
+    config: SpeedConfig
+    profile: Profile
+    stock_requests: int
+    rates: Rates
 
     def best(self, figure: str) -> float | None:
         """None where no arithmetic bounds a figure."""
@@ -97,13 +80,23 @@ class _Machine:
             case "TPOT":
                 return self._step(length, self._batch(figure, length))
             case "output tokens/s" if length:
-                batch = fitting(self.num_tokens, length)
+                batch = fitting(self._num_tokens, length)
                 return batch / self._step(length, batch)
             case "prompt tokens":
-                return self.ideal_tokens
+                return self._ideal_tokens
             case "requests at once":
-                return float(fitting(int(self.ideal_tokens), length))
+                return float(fitting(int(self._ideal_tokens), length))
         return None
+
+    @property
+    def _num_tokens(self) -> int:
+        return prompt_tokens(self.config, self.profile, self.stock_requests)
+
+    @property
+    def _ideal_tokens(self) -> float:
+        """Prompt tokens in all of the KV memory, without a deep band."""
+        per_token = self.config.prefill_layers * self.profile.shape.kv_bytes_per_layer
+        return self.profile.kv_bytes(self.stock_requests) / per_token
 
     def _ttft(self, prompt_len: int, cached_len: int) -> float:
         extend = extend_of(self.config, prompt_len, cached_len)
@@ -111,7 +104,7 @@ class _Machine:
 
     def _batch(self, figure: str, length: int) -> int:
         words = figure.rsplit("batch ", 1)
-        return int(words[1]) if len(words) == 2 else fitting(self.num_tokens, length)
+        return int(words[1]) if len(words) == 2 else fitting(self._num_tokens, length)
 
     def _step(self, length: int, batch: int) -> float:
         return step_floor(self.profile.shape, self.config, length, batch, self.rates)

@@ -22,9 +22,9 @@ from contenders import Profile, fitting
 from sglang.srt.mem_cache.base_prefix_cache import InsertParams
 from sglang.srt.mem_cache.radix_cache import RadixKey
 
+from sglang_speed.lab.bench.models import BOS_ID, EOS_ID
 from tests.scheduler_harness import SchedulerHarness
 
-BOS_ID = 1
 FIRST_STEADY_STEP = 4
 """Steps before it still share the machine with the prefill of the batch."""
 
@@ -70,21 +70,22 @@ class Measurements:
         self.random = random.Random(seed)
         self.num_tokens: int = harness.scheduler.max_total_num_tokens
 
-    def all_of_them(self, brief: bool) -> Iterator[Sample]:
-        """The cheap ones first, so that a run that is cut short has them."""
+    def all_of_them(self, *, is_brief: bool) -> Iterator[Sample]:
+        """The cheap ones first, so that a run that is cut short has them. is_brief: only what `Lc = L` must not
+        change."""
         self.warm_up()
         self.fill_pools()
         yield "prompt tokens", float(self.num_tokens)
         yield from self.decode_figures()
         yield from self.follow_ups(3)
-        for index, length in enumerate(self.profile.prompt_lens[: 2 if brief else 3]):
+        for index, length in enumerate(self.profile.prompt_lens[: 2 if is_brief else 3]):
             for _ in range((5, 3, 1)[index]):
                 yield f"TTFT, {length}", self.ttft(length)
-        if not brief:
+        if not is_brief:
             yield "output tokens/s, served", self.served()
 
     def decode_figures(self) -> Iterator[Sample]:
-        length = self.profile.long_prompt
+        length = self.profile.context_len
         most = fitting(self.num_tokens, length)
         for batch_size in sorted({1, min(4, most), most}):
             for _ in range(3):
@@ -111,11 +112,11 @@ class Measurements:
     def follow_ups(self, count: int) -> Iterator[Sample]:
         """A second turn: the longest prompt is in the tree, a question follows."""
         self.start_over()
-        first = self.prompt(self.profile.long_prompt)
+        first = self.prompt(self.profile.context_len)
         self.put_in_tree(first)
         for _ in range(count):
             question = self.prompt(self.profile.follow_up_len)[1:]
-            yield f"TTFT of a hit, {self.profile.long_prompt}", self.time_to_first_token([*first, *question])
+            yield f"TTFT of a hit, {self.profile.context_len}", self.time_to_first_token([*first, *question])
 
     def decode(self, length: int, batch_size: int) -> tuple[float, int]:
         """Seconds of a decode step, and how many requests ran at once."""
@@ -155,7 +156,7 @@ class Measurements:
         self.harness.ask(self.prompt(64), 2)
 
     def prompt(self, length: int) -> list[int]:
-        vocabulary = range(3, self.profile.shape.vocab_size)
+        vocabulary = range(EOS_ID + 1, self.profile.shape.vocab_size)
         return [BOS_ID, *self.random.choices(vocabulary, k=length - 1)]
 
     def put_in_tree(self, prompt: Sequence[int]) -> None:

@@ -29,8 +29,6 @@ def work(profile_name: str, contender_name: str, start: int, stock_requests: int
     sys.stdin.readline()
     began = time.perf_counter()
     profile = PROFILES[profile_name]
-    contender = contenders(profile)[contender_name]
-    settings = server_settings(contender, profile, stock_requests)
     with tempfile.TemporaryDirectory() as directory, samples.open("a", encoding="utf-8") as file:
 
         def write(name: str, value: float) -> None:
@@ -39,10 +37,12 @@ def work(profile_name: str, contender_name: str, start: int, stock_requests: int
             file.flush()
             print(f"{contender_name:6} {name:40} {value:12.4f}", flush=True)
 
-        path = write_checkpoint(contender, profile, Path(directory))
-        harness = build_scheduler(ServerArgs(model_path=str(path), **settings))
+        contender = contenders(profile, Path(directory))[contender_name]
+        write_checkpoint(contender, profile)
+        settings = server_settings(contender, profile, stock_requests)
+        harness = build_scheduler(ServerArgs(model_path=str(contender.path), **settings))
         write("seconds to start", time.perf_counter() - began)
-        for name, value in Measurements(harness, profile, seed=start).all_of_them(contender.brief):
+        for name, value in Measurements(harness, profile, seed=start).all_of_them(is_brief=contender_name == "equal"):
             write(name, value)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,7 +38,7 @@ def test_the_published_ceilings_of_llama_8b_at_128k() -> None:
     from sglang_speed.method.cost import Rates, extend_of, step_floor, ttft_floor
 
     rates = Rates(7e14, 4e12)
-    stock, speed = (contenders(GPU)[name].config(GPU) for name in ("stock", "speed"))
+    stock, speed = (contenders(GPU)[name].config for name in ("stock", "speed"))
     for batch_size, expected in ((1, 1.15), (4, 1.26)):
         slow, fast = (step_floor(GPU.shape, one, 131072, batch_size, rates) for one in (stock, speed))
         assert slow / fast == pytest.approx(expected, abs=0.005)
@@ -50,7 +51,7 @@ def test_a_cold_prompt_takes_its_tail_through_all_layers() -> None:
 
     from sglang_speed.method.cost import Extend, extend_of
 
-    assert extend_of(contenders(GPU)["speed"].config(GPU), 8192) == Extend(8192, 16)
+    assert extend_of(contenders(GPU)["speed"].config, 8192) == Extend(8192, 16)
 
 
 @pytest.mark.parametrize(("gib", "at_once"), [(139.8, (6, 8)), (79.1, (3, 4))], ids=["H200", "H100"])
@@ -58,31 +59,52 @@ def test_four_requests_at_three_quarters_fit_where_three_at_full_depth_do(gib: f
     from contenders import GPU, contenders, fitting, fitting_stock_requests, prompt_tokens
 
     requests = fitting_stock_requests(GPU, int(gib * 2**30), 16 * 10**9)
-    found = [prompt_tokens(contenders(GPU)[name], GPU, requests) for name in ("stock", "speed")]
-    assert tuple(fitting(num, GPU.long_prompt) for num in found) == at_once
+    found = [prompt_tokens(contenders(GPU)[name].config, GPU, requests) for name in ("stock", "speed")]
+    assert tuple(fitting(num, GPU.context_len) for num in found) == at_once
     assert found[1] / found[0] > 1.30
 
 
 def test_a_gain_is_judged_by_its_ceiling() -> None:
     from contenders import GPU
-    from figures import rows
+    from figures import gpu_rows
 
     from sglang_speed.method.cost import Rates
 
-    (row,) = rows(samples(stock=1.25, speed=1.0, equal=1.25), GPU, 6, Rates(7e14, 4e12))
-    assert (row.gain, row.equal) == (1.25, 1.0)
-    assert row.ceiling == pytest.approx(1.26, abs=0.005)
-    assert row.is_met
-    (row,) = rows(samples(stock=1.1, speed=1.0), GPU, 6, Rates(7e14, 4e12))
-    assert row.is_met is False
-    assert row.equal is None
+    speed, equal = gpu_rows(samples(stock=1.25, speed=1.0, equal=1.25), GPU, 6, Rates(7e14, 4e12))
+    assert (speed.ratio, equal.ratio) == (1.25, 1.0)
+    assert speed.figure.ceiling == pytest.approx(1.26, abs=0.005)
+    assert speed.is_met
+    (speed,) = gpu_rows(samples(stock=1.1, speed=1.0), GPU, 6, Rates(7e14, 4e12))
+    assert speed.is_met is False
 
 
-def test_a_contender_that_was_never_measured_leaves_its_place_empty() -> None:
+def test_a_contender_without_stock_beside_it_has_no_row() -> None:
     from contenders import GPU
-    from figures import rows
+    from figures import gpu_rows
 
     from sglang_speed.method.cost import Rates
 
-    (row,) = rows(samples(speed=1.0), GPU, 6, Rates(7e14, 4e12))
-    assert (row.gain, row.is_met) == (None, None)
+    assert gpu_rows(samples(speed=1.0), GPU, 6, Rates(7e14, 4e12)) == []
+
+
+def test_committed_results_give_the_rows_that_they_were_committed_with() -> None:
+    from contenders import Profile
+    from figures import gpu_rows
+
+    from sglang_speed.method.cost import Rates
+
+    results = json.loads((FOLDER.parent / "results" / "bench_gpu.json").read_text(encoding="utf-8"))
+    configuration, rates = results["configuration"], results["rates"]
+    table = gpu_rows(
+        results["samples"],
+        Profile.of_results(configuration),
+        configuration["stock_requests"],
+        Rates(rates["flops"], rates["bandwidth"]),
+    )
+    found = {(row.figure.name, row.figure.rival): row for row in table}
+    for figure in results["figures"]:
+        row = found[figure["figure"], "speed"]
+        assert (row.ratio, row.is_met) == (pytest.approx(figure["gain"]), figure["is_met"])
+        assert row.figure.ceiling == pytest.approx(figure["ceiling"])
+        if figure["equal"] is not None:
+            assert found[figure["figure"], "equal"].ratio == pytest.approx(figure["equal"])

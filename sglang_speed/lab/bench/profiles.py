@@ -51,22 +51,39 @@ class TreeSizes:
     num_steps: int
 
 
-@dataclass(frozen=True)
-class Profile:
-    """shape, num_layers, prefill_layers: the random model that is made where the user names none.
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """What the profiles of all benchmarks have.
 
-    prompt_lens: of the prefill scenario; the last one is also the context behind which decoding is timed.
-    repeats: samples of a figure; for `prompt_lens`, one number each.
-    load_format: dummy leaves the random model without a file of weights.
-    is_rehearsal: the sizes are too small for a figure to mean anything, so none has a target.
+    shape, num_layers, prefill_layers: the model with random weights.
+    copy_bytes, matrix_size: how the machine's rates are measured.
+    is_rehearsal: too small for a figure to mean anything, so nothing has a target.
     """
 
     device: str
     shape: ModelShape
     num_layers: int
     prefill_layers: int
-    load_format: str
     prompt_lens: tuple[int, ...]
+    copy_bytes: int
+    matrix_size: int
+    is_rehearsal: bool = False
+
+    @property
+    def context_len(self) -> int:
+        """The longest prompt, after which decoding is timed."""
+        return self.prompt_lens[-1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile(Sizes):
+    """Sizes of `sglang-speed bench`. Its random model is used where the user names no model.
+
+    prompt_lens: prompts of the prefill scenario. prompt_repeats: samples of each. repeats: samples of other figures.
+    load_format: `dummy` makes the random model without a weight file.
+    """
+
+    load_format: str
     prompt_repeats: tuple[int, ...]
     batch_sizes: tuple[int, ...]
     decode_tokens: int
@@ -81,15 +98,7 @@ class Profile:
     long_pool: Pool
     cache_pool: Pool
     step_pool: Pool
-    copy_bytes: int
-    matrix_size: int
     flags: tuple[str, ...] = ()
-    is_rehearsal: bool = False
-
-    @property
-    def context_len(self) -> int:
-        """The longest prompt of the decode scenario."""
-        return self.prompt_lens[-1]
 
     @property
     def longest_request(self) -> int:

@@ -14,7 +14,6 @@ from typing import Any
 from rich.table import Table
 
 from sglang_speed.lab.bench.facts import REHEARSAL, all_facts, described_depth, is_rehearsal, model_name
-from sglang_speed.lab.common.plots import DPI
 from sglang_speed.lab.common.report import percent, times
 
 HEADINGS = ("", "stock SGLang", "SPEED", "ratio", "ceiling", "of ceiling", "target")
@@ -75,11 +74,15 @@ def line_of(figure: Mapping[str, Any]) -> Line:
 
 
 def terminal_table(results: Mapping[str, Any]) -> Table:
-    """The figures, a section for each scenario."""
-    table = Table(title=headline(results), caption=SHORT_LEGEND)
+    return figures_table(results["scenarios"], headline(results))
+
+
+def figures_table(scenarios: Mapping[str, Any], title: str) -> Table:
+    """A section for each scenario of a results file."""
+    table = Table(title=title, caption=SHORT_LEGEND)
     for heading in HEADINGS:
         table.add_column(heading, justify="right" if heading else "left")
-    for name, scenario in results["scenarios"].items():
+    for name, scenario in scenarios.items():
         table.add_row(f"[bold]{name}[/]")
         for figure in scenario["figures"]:
             line = line_of(figure)
@@ -116,7 +119,9 @@ def html_report(results: Mapping[str, Any], pictures: Sequence[Path]) -> str:
 
 
 def picture_of(path: Path) -> dict[str, Any]:
-    """A PNG inside the page, so wide that text in it has the size of other text."""
+    """A PNG inside the page, as wide as makes its text the size of the page's."""
+    from sglang_speed.lab.common.plots import DPI
+
     content = path.read_bytes()
     pixels = int.from_bytes(content[16:20])  # of the PNG's header
     return {"name": path.stem, "width": 100 * pixels // DPI, "data": base64.b64encode(content).decode()}
