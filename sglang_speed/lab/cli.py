@@ -12,16 +12,15 @@ from typing import Annotated
 import typer
 
 from sglang_speed import TESTED_SGLANG, __version__
-from sglang_speed.config import DEFAULT_ANCHOR_TOKENS, DEFAULT_TAIL_TOKENS, SpeedConfig
+from sglang_speed.config import DEFAULT_ANCHOR_TOKENS, DEFAULT_TAIL_TOKENS
 from sglang_speed.errors import ConfigError
-from sglang_speed.lab import measuring
+from sglang_speed.lab.bench.options import BenchOptions
 from sglang_speed.lab.common.extras import require_extra
 from sglang_speed.lab.common.local_server import ServerFailed
-
-PrefillLayers = Annotated[
-    int, typer.Option(help="Layers that prompt tokens pass; `sglang-speed cutoff` finds a number.")
-]
-AnchorTokens = Annotated[int, typer.Option(help="First prompt tokens that pass all layers.")]
+from sglang_speed.lab.common.options import AnchorTokens, PrefillLayers, command_of
+from sglang_speed.lab.cutoff.options import CutoffOptions
+from sglang_speed.lab.evaluation.options import EvaluationOptions
+from sglang_speed.lab.training.options import TrainOptions
 
 app = typer.Typer(
     name="sglang-speed",
@@ -124,102 +123,44 @@ def default_model(
     print(build(every_byte=verify) if full_depth is None else write_full_depth(full_depth))
 
 
-app.command()(measuring.bench)
-app.command(name="cutoff")(measuring.cutoff_)
-app.command(name="eval")(measuring.eval_)
+def bench(options: BenchOptions) -> None:
+    """Compare the speed of stock SGLang and SPEED: the same weights and KV memory, measured in turns."""
+    require_extra("bench", "jinja2", "matplotlib")
+    from sglang_speed.lab.bench.command import bench as run
+
+    run(options)
 
 
-@app.command()
-def train(
-    source: Annotated[str, typer.Argument(help="Llama checkpoint directory, or an untrained SPEED one.")],
-    destination: Annotated[Path, typer.Argument(help="Directory to make; must be absent or empty.")],
-    data: Annotated[
-        str, typer.Option(help="Chats (to distil: prompts): a JSONL file, a Parquet file, or OWNER/NAME on the Hub.")
-    ],
-    prefill_layers: PrefillLayers,
-    anchor_tokens: AnchorTokens = DEFAULT_ANCHOR_TOKENS,
-    tail_tokens: Annotated[
-        list[int] | None,
-        typer.Option(
-            help="Last prompt tokens that pass all layers; if repeated, all are trained and the first is served."
-        ),
-    ] = None,
-    objective: Annotated[
-        str, typer.Option(help="distil: imitate full depth; sft: learn the given answers.")
-    ] = "distil",
-    first_layer: Annotated[
-        int | None, typer.Option(help="Lowest trained layer; default: the cutoff, so only the deep band is trained.")
-    ] = None,
-    lora_rank: Annotated[int, typer.Option(help="LoRA rank; 0 trains the full weights.")] = 64,
-    learning_rate: Annotated[
-        float | None, typer.Option(help="Learning rate; default: 5e-4 with LoRA, 5e-5 without.")
-    ] = None,
-    epochs: Annotated[float, typer.Option(help="Number of epochs.")] = 3,
-    batch_size: Annotated[int, typer.Option(help="Chats per step and device.")] = 8,
-    accumulate: Annotated[int, typer.Option(help="Gradient accumulation steps.")] = 1,
-    max_tokens: Annotated[int, typer.Option(help="Longest accepted chat, in tokens.")] = 4096,
-    span_tokens: Annotated[
-        int, typer.Option(help="Also learn from a span of this many tokens of each prompt; 0: none.")
-    ] = 0,
-    answer_tokens: Annotated[int, typer.Option(help="Longest answer that the model writes, in tokens.")] = 256,
-    temperature: Annotated[float, typer.Option(help="Sampling temperature of these answers.")] = 0.8,
-    held_out: Annotated[float, typer.Option(help="Share of the chats that is held out to measure the loss.")] = 0.05,
-    seed: Annotated[int, typer.Option(help="Random seed; the answers are sampled without it.")] = 0,
-    work: Annotated[
-        Path | None,
-        typer.Option(help="Working folder, from which an interrupted run continues; default: DESTINATION.work."),
-    ] = None,
-    url: Annotated[
-        str | None, typer.Option(help="Running server of the source at full depth that writes the answers.")
-    ] = None,
-    log_to: Annotated[
-        str, typer.Option(help="Where to log: none, tensorboard, or another reporter of transformers.")
-    ] = "none",
-    flags: Annotated[
-        list[str] | None, typer.Argument(help="After `--`: SGLang flags for the server that writes the answers.")
-    ] = None,
-) -> None:
+def cutoff(options: CutoffOptions) -> None:
+    """Measure which cutoff suits a checkpoint: what each layer does, and what each cutoff costs without training."""
+    if options.plot is not None:
+        require_extra("train", "matplotlib")
+    from sglang_speed.lab.cutoff.command import measure_cutoffs
+
+    measure_cutoffs(options)
+
+
+def evaluate(options: EvaluationOptions) -> None:
+    """Compare the quality of checkpoints with full depth: perplexity, needles, tool calls, instructions, recall."""
+    require_extra("eval", "jsonschema", "matplotlib", "requests")
+    from sglang_speed.lab.evaluation.command import evaluate as run
+
+    run(options)
+
+
+def train(options: TrainOptions) -> None:
     """Train a checkpoint for its cutoff. Run the same command again to continue an interrupted run."""
     require_extra("train", "accelerate", "peft")
-    from sglang_speed.checkpoints.atomic import absolute
-    from sglang_speed.checkpoints.convert import read_source_config
-    from sglang_speed.checkpoints.default_model import resolve_model
-    from sglang_speed.lab.common.data import chats_file
-    from sglang_speed.lab.training.answers import Sampling
-    from sglang_speed.lab.training.checks import refuse_several_processes
-    from sglang_speed.lab.training.command import finish, train_checkpoint
-    from sglang_speed.lab.training.settings import Objective, Settings, TrainingRun, choose
+    from sglang_speed.lab.training.command import finish, run_of, train_checkpoint
 
-    refuse_several_processes()
-    directory, destination = Path(resolve_model(source)), absolute(destination)
-    tails = tuple(dict.fromkeys(tail_tokens or (DEFAULT_TAIL_TOKENS,)))
-    num_layers = read_source_config(directory)["num_hidden_layers"]
-    run = TrainingRun(
-        source=directory,
-        destination=destination,
-        data=chats_file(data),
-        settings=Settings(
-            speed=SpeedConfig(num_layers, prefill_layers, anchor_tokens, tails[0]),
-            objective=choose(Objective, "objective", objective),
-            first_layer=first_layer,
-            tails=tails,
-            lora_rank=lora_rank,
-            learning_rate=learning_rate,
-            epochs=epochs,
-            batch_size=batch_size,
-            accumulate=accumulate,
-            span_tokens=span_tokens,
-            held_out=held_out,
-            max_tokens=max_tokens,
-            seed=seed,
-            log_to=log_to,
-            sampling=Sampling(temperature, answer_tokens),
-        ),
-        work=work or destination.with_name(f"{destination.name}.work"),
-        url=url,
-        server_flags=flags or (),
-    )
-    finish(train_checkpoint(run), destination)
+    run = run_of(options)
+    finish(train_checkpoint(run), run.destination)
+
+
+app.command(name="bench")(command_of(BenchOptions, bench))
+app.command(name="cutoff")(command_of(CutoffOptions, cutoff))
+app.command(name="eval")(command_of(EvaluationOptions, evaluate))
+app.command(name="train")(command_of(TrainOptions, train))
 
 
 if __name__ == "__main__":

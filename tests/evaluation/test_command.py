@@ -11,8 +11,9 @@ import pytest
 from sglang_speed.checkpoints.adapter import PROVENANCE_NAME
 from sglang_speed.checkpoints.convert import convert
 from sglang_speed.errors import ConfigError
-from sglang_speed.lab.evaluation.command import EvaluationOptions, chat_format_of, compared, require_context, suite_of
+from sglang_speed.lab.evaluation.command import chat_format_of, compared, require_context, suite_of
 from sglang_speed.lab.evaluation.measure import Answers
+from sglang_speed.lab.evaluation.options import EvaluationOptions
 from sglang_speed.lab.evaluation.subjects import Subject, split_name, subjects_of
 from sglang_speed.lab.evaluation.tasks import LENGTHS, TASKS
 
@@ -33,14 +34,14 @@ def test_without_names_everything_is_asked() -> None:
     suite = suite_of(EvaluationOptions())
     assert suite.tasks == ("responses", *TASKS)
     assert suite.lengths == LENGTHS
-    assert suite_of(EvaluationOptions(tasks=["tools", "tools"])).tasks == ("tools",)
+    assert suite_of(EvaluationOptions(task=["tools", "tools"])).tasks == ("tools",)
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (EvaluationOptions(tasks=["needles"]), "--task needles is not one of responses, needle, tools"),
-        (EvaluationOptions(num_samples=1), "--samples 1 is below 2"),
+        (EvaluationOptions(task=["needles"]), "--task needles is not one of responses, needle, tools"),
+        (EvaluationOptions(samples=1), "--samples 1 is below 2"),
     ],
 )
 def test_a_suite_that_cannot_be_asked_is_refused(options: EvaluationOptions, words: str) -> None:
@@ -49,7 +50,7 @@ def test_a_suite_that_cannot_be_asked_is_refused(options: EvaluationOptions, wor
 
 
 def test_a_speed_checkpoint_is_compared_with_its_own_weights(speed: Path) -> None:
-    full_depth, subjects = compared(EvaluationOptions([str(speed)], tails=[1, 16, 1]))
+    full_depth, subjects = compared(EvaluationOptions([str(speed)], tail_tokens=[1, 16, 1]))
     assert full_depth.speed is None
     assert [subject.label for subject in subjects] == ["model, 6 of 8, tail 1", "model, 6 of 8, tail 16"]
     assert {subject.weights for subject in subjects} == {full_depth.weights}
@@ -90,7 +91,10 @@ def test_a_plain_llama_alone_is_full_depth(llama: Path) -> None:
         (EvaluationOptions(["a"], url="http://b"), "name either checkpoints or the --url"),
         (EvaluationOptions(["a", "b"]), "--full-depth is missing"),
         (EvaluationOptions(url="http://127.0.0.1:1"), "--full-depth is missing"),
-        (EvaluationOptions(url="http://127.0.0.1:1", full_depth="a", tails=[4]), "--tail-tokens needs a checkpoint"),
+        (
+            EvaluationOptions(url="http://127.0.0.1:1", full_depth="a", tail_tokens=[4]),
+            "--tail-tokens needs a checkpoint",
+        ),
         (EvaluationOptions(["/nowhere"]), "/nowhere is not a directory"),
         (EvaluationOptions(["trained="]), "trained= is neither a directory nor NAME=DIRECTORY"),
     ],
@@ -149,11 +153,9 @@ def test_a_checkpoint_without_a_chat_template_is_refused(tmp_path: Path) -> None
 def test_texts_longer_than_a_models_context_are_refused(llama: Path) -> None:
     subject = subject_at(llama)
     chat = chat_format_of([subject])
-    require_context(suite_of(EvaluationOptions(tasks=["needle"], lengths=[100], num_samples=5)), chat, [subject])
+    require_context(suite_of(EvaluationOptions(task=["needle"], length=[100], samples=5)), chat, [subject])
     with pytest.raises(ConfigError, match=r"needle asks for \d+ tokens and .* has a context of 2048: choose a shorter"):
-        require_context(
-            suite_of(EvaluationOptions(tasks=["needle"], lengths=[100, 600], num_samples=10)), chat, [subject]
-        )
+        require_context(suite_of(EvaluationOptions(task=["needle"], length=[100, 600], samples=10)), chat, [subject])
 
 
 def test_what_is_asked_has_a_digest_of_its_own(llama: Path) -> None:

@@ -20,7 +20,6 @@ from sglang_speed.lab.cli import main
 from sglang_speed.lab.common.chat import read_chats
 from sglang_speed.lab.common.local_server import ServerFailed
 from sglang_speed.lab.training import command
-from sglang_speed.lab.training.answers import Sampling
 from sglang_speed.lab.training.settings import TrainingRun
 from tests.training.chats import assistant, user, write_chats
 from tests.training.conftest import MakeModel
@@ -95,8 +94,8 @@ OPEN_CHAT = [[user("a")]]
         (("--seed", -1), "seed=-1 is below 0"),
         (("--span-tokens", -1), "span_tokens=-1 is below 0"),
         (("--span-tokens", 4, "--objective", "sft"), "span_tokens=4 goes with --objective distil"),
-        (("--answer-tokens", 0), "max_tokens=0"),
-        (("--temperature", -1), "temperature=-1.0"),
+        (("--answer-tokens", 0), "answer_tokens=0 is below 1"),
+        (("--temperature", -1), "temperature=-1.0 is below 0"),
         (("--max-tokens", 20), r"line 1 has \d+ tokens, and at most 20 fit"),
         (("--log-to", "nowhere"), "--log-to nowhere is not one of none, .*tensorboard"),
     ],
@@ -225,7 +224,7 @@ def test_an_address_without_a_server_is_one_line(train: Train, tmp_path: Path) -
 
 
 def test_training_on_what_the_model_wrote_is_training_on_given_answers(llama: Path, tmp_path: Path) -> None:
-    settings = settings_of(sampling=Sampling(0, 100, concurrency=1))
+    settings = settings_of(temperature=0, answer_tokens=100, concurrency=1)
     given = run(llama, tmp_path, settings, "given")
     chats = [chat.messages for chat in read_chats(tmp_path / "chats.jsonl")]
     written = [message["content"] for messages in chats for message in messages if message["role"] == "assistant"]

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
+import torch
+
 from sglang_speed.checkpoints.convert import read_source_config
+from sglang_speed.checkpoints.default_model import resolve_model
 from sglang_speed.errors import ConfigError
 from sglang_speed.lab.bench.facts import REHEARSAL, described_rates
 from sglang_speed.lab.bench.models import Model, model_of, random_model
+from sglang_speed.lab.bench.options import BenchOptions
 from sglang_speed.lab.bench.plots import draw
 from sglang_speed.lab.bench.profiles import PROFILES, Profile
 from sglang_speed.lab.bench.rates import measure_rates
@@ -27,55 +31,27 @@ from sglang_speed.method.cost import Rates
 console = wide_console(126)
 
 
-@dataclass(frozen=True)
-class BenchOptions:
-    """Options of `sglang-speed bench`.
-
-    model: a SPEED checkpoint; None: a random model of the profile's shape. full_depth: the same model as a plain Llama;
-        None: made from `model`.
-    scenarios: empty for all. lengths: prompt lengths in place of the profile's.
-    flags: SGLang flags for all servers.
-    """
-
-    model: Path | None
-    full_depth: Path | None
-    profile: str
-    scenarios: Sequence[str]
-    lengths: Sequence[int]
-    outputs: Outputs
-    flags: Sequence[str]
-
-    def __post_init__(self) -> None:
-        if self.full_depth is not None and self.model is None:
-            raise ConfigError("--full-depth needs --model: it is the plain Llama of the SPEED checkpoint named there")
-
-    @property
-    def sizes(self) -> Profile:
-        profile = PROFILES[self.profile]
-        return with_lengths(profile, self.lengths) if self.lengths else profile
-
-    @property
-    def model_name(self) -> str:
-        return "random" if self.model is None else self.model.absolute().name
-
-
 def bench(options: BenchOptions) -> None:
     """Compare, print the table, write the results.
 
     Raises ConfigError for a wrong name or a model that does not fit, before a server is started.
     """
-    sizes, scenarios, outputs = options.sizes, check_names(options.scenarios), options.outputs
-    refuse_own_flags(options.flags)
+    model = None if options.model is None else Path(resolve_model(options.model))
+    flags, scenarios = options.flags or (), check_names(options.scenario or ())
+    name = options.profile or ("gpu" if torch.cuda.is_available() else "cpu")
+    sizes = with_lengths(PROFILES[name], options.length) if options.length else PROFILES[name]
+    refuse_own_flags(flags)
+    outputs = Outputs(options.json, options.plot, options.html)
     outputs.require_writable()
     exit_on_sigterm()
     with tempfile.TemporaryDirectory(prefix="sglang-speed-bench-") as directory:
-        compared = prepare(options.model, options.full_depth, sizes, Path(directory) / "models")
+        compared = prepare(model, options.full_depth, sizes, Path(directory) / "models")
         rates = measure_rates(sizes.device, sizes.copy_bytes, sizes.matrix_size)
         print_ceilings(compared, rates)
         if sizes.is_rehearsal:
             console.print(f"[bold yellow]{REHEARSAL}[/]")
-        names = {"model": options.model_name, "profile": options.profile}
-        comparison = Comparison(compared, sizes, rates, names, options.flags)
+        names = {"model": "random" if model is None else model.absolute().name, "profile": name}
+        comparison = Comparison(compared, sizes, rates, names, flags)
         measure(comparison, scenarios, outputs.make_logs(), outputs)
     finish(comparison, outputs)
 

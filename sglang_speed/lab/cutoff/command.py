@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,10 @@ import torch
 from rich.progress import Progress, TimeRemainingColumn
 
 from sglang_speed.checkpoints.adapter import require_untrained
+from sglang_speed.checkpoints.default_model import resolve_model
 from sglang_speed.config import SpeedConfig
-from sglang_speed.errors import ConfigError
 from sglang_speed.lab.common.chat import ChatFormat
+from sglang_speed.lab.common.data import chats_file
 from sglang_speed.lab.common.outputs import replace_json, require_folder
 from sglang_speed.lab.common.progress import print_written, progress_bars, wide_console
 from sglang_speed.lab.common.provenance import provenance
@@ -21,6 +22,7 @@ from sglang_speed.lab.cutoff.cutoffs import NO_CONTEXT, cutoff_sums
 from sglang_speed.lab.cutoff.evidence import TOOLS
 from sglang_speed.lab.cutoff.fisher import importance_sums
 from sglang_speed.lab.cutoff.model import load_model
+from sglang_speed.lab.cutoff.options import CutoffOptions
 from sglang_speed.lab.cutoff.report import BUILT_IN, cutoffs_table, kinds_table, sentences
 from sglang_speed.lab.cutoff.request import Request
 from sglang_speed.lab.cutoff.results import Measured, results_of
@@ -32,53 +34,28 @@ RESPONSE_LEN = 64
 console = wide_console(110)
 
 
-@dataclass(frozen=True)
-class CutoffOptions:
-    """Options of `sglang-speed cutoff`.
-
-    data: a JSONL file of chats; None: the model answers built-in prompts. anchor_tokens, tail_tokens: None for those of
-        the checkpoint. cutoffs: empty for the upper half of the layers.
-    max_kl: accepted without training, in nats per answer token.
-    """
-
-    checkpoint: Path
-    data: Path | None
-    limits: Limits
-    anchor_tokens: int | None
-    tail_tokens: int | None
-    cutoffs: Sequence[int]
-    max_kl: float
-    json: Path | None
-    plot: Path | None
-
-    def __post_init__(self) -> None:
-        if not self.max_kl > 0:
-            raise ConfigError(
-                f"--max-kl {self.max_kl:g} is not above 0: it is the divergence from full depth, in nats per token, "
-                "that is accepted without training; 0.1 is the default"
-            )
-        for path in (self.json, self.plot):
-            if path is not None:
-                require_folder(path.parent, path)
-
-
 def measure_cutoffs(options: CutoffOptions) -> None:
     """Measure, print, write what was asked for; ConfigError before anything long is started."""
-    checkpoint = options.checkpoint
+    checkpoint = Path(resolve_model(options.checkpoint))
+    data = None if options.data is None else chats_file(options.data)
+    limits = Limits(options.samples, options.max_tokens, options.seed)
+    for path in (options.json, options.plot):
+        if path is not None:
+            require_folder(path.parent, path)
     require_untrained(checkpoint, "measured")
     model = load_model(checkpoint, options.anchor_tokens, options.tail_tokens)
-    cutoffs = check_cutoffs(options.cutoffs, model.config.num_hidden_layers)
+    cutoffs = check_cutoffs(options.cutoff or (), model.config.num_hidden_layers)
     with progress_bars(console, TimeRemainingColumn()) as progress:
-        requests = find_requests(model, options, progress)
-        measured = measure(model, requests, cutoffs, options.limits.seed, progress)
+        requests = find_requests(model, ChatFormat.of_checkpoint(checkpoint), data, limits, progress)
+        measured = measure(model, requests, cutoffs, limits.seed, progress)
     results = {
         **provenance(),
         "model": checkpoint.name,
         "texts": {
-            "source": BUILT_IN if options.data is None else options.data.name,
-            "samples": options.limits.num,
-            "seed": options.limits.seed,
-            "max_tokens": options.limits.max_tokens,
+            "source": BUILT_IN if data is None else data.name,
+            "samples": limits.num,
+            "seed": limits.seed,
+            "max_tokens": limits.max_tokens,
         },
         **results_of(measured, model.config.speed_config, options.max_kl),
     }
@@ -93,12 +70,13 @@ def check_cutoffs(cutoffs: Sequence[int], num_layers: int) -> list[int]:
     return sorted({NO_CONTEXT, *named, num_layers})
 
 
-def find_requests(model: SpeedLlamaForCausalLM, options: CutoffOptions, progress: Progress) -> Sequence[Request]:
+def find_requests(
+    model: SpeedLlamaForCausalLM, chat_format: ChatFormat, data: Path | None, limits: Limits, progress: Progress
+) -> Sequence[Request]:
     """From the user's chats, or sampled from the model."""
-    chat_format = ChatFormat.of_checkpoint(options.checkpoint)
-    if options.data is not None:
-        return requests_in_chats(options.data, chat_format, model.policy, options.limits)
-    prompts = built_in_prompts(chat_format, model.policy, options.limits, RESPONSE_LEN)
+    if data is not None:
+        return requests_in_chats(data, chat_format, model.policy, limits)
+    prompts = built_in_prompts(chat_format, model.policy, limits, RESPONSE_LEN)
     task = progress.add_task("the model answers", total=len(prompts))
     said: list[Request] = []
     # what a small model draws at temperature 1 seldom copies a value or calls a tool
@@ -108,7 +86,7 @@ def find_requests(model: SpeedLlamaForCausalLM, options: CutoffOptions, progress
             [prompt.token_ids for prompt in prompts if prompt.wants_exactness is is_greedy],
             sorted(chat_format.stop_ids),
             RESPONSE_LEN,
-            options.limits.seed,
+            limits.seed,
             advance=lambda count: progress.advance(task, count),
             is_greedy=is_greedy,
         )

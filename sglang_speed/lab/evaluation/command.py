@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.progress import Progress
@@ -17,6 +16,7 @@ from sglang_speed.lab.common.outputs import Outputs
 from sglang_speed.lab.common.progress import print_written, progress_bars, wide_console
 from sglang_speed.lab.evaluation import NUM_SAMPLES
 from sglang_speed.lab.evaluation.measure import RESPONSES
+from sglang_speed.lab.evaluation.options import EvaluationOptions
 from sglang_speed.lab.evaluation.plots import draw
 from sglang_speed.lab.evaluation.references import ReferenceFile
 from sglang_speed.lab.evaluation.report import terminal_table
@@ -30,35 +30,12 @@ TASK_NAMES = (RESPONSES, *TASKS)
 console = wide_console(150)
 
 
-@dataclass(frozen=True)
-class EvaluationOptions:
-    """Options of `sglang-speed eval`.
-
-    models: checkpoints, as DIR or NAME=DIR. full_depth: the model to compare with, as a directory or URL; None: the
-        weights of an untrained checkpoint.
-    url: a running server to evaluate, instead of checkpoints. tails: tail tokens to serve each checkpoint with.
-    tasks: empty for all. lengths: words of the texts with a needle; empty for the default.
-    flags: SGLang flags for all servers.
-    """
-
-    models: Sequence[str] = ()
-    full_depth: str | None = None
-    url: str | None = None
-    tails: Sequence[int] = ()
-    tasks: Sequence[str] = ()
-    num_samples: int = NUM_SAMPLES
-    seed: int = 0
-    lengths: Sequence[int] = ()
-    outputs: Outputs = field(default_factory=Outputs)
-    flags: Sequence[str] = ()
-
-
 def evaluate(options: EvaluationOptions) -> None:
     """Evaluate, print the table, write the results.
 
     Raises ConfigError for whatever cannot be evaluated or compared, before a server is started.
     """
-    outputs, flags = options.outputs, options.flags
+    outputs, flags = Outputs(options.json, options.plot), options.flags
     suite = suite_of(options)
     full_depth, subjects = compared(options)
     chat_format = chat_format_of([full_depth, *subjects])
@@ -86,15 +63,15 @@ def evaluate(options: EvaluationOptions) -> None:
 
 def suite_of(options: EvaluationOptions) -> Suite:
     """All tasks where none is named."""
-    for name in options.tasks:
+    for name in options.task or ():
         if name not in TASK_NAMES:
             raise ConfigError(f"--task {name} is not one of {', '.join(TASK_NAMES)}: choose some of these")
-    if options.num_samples < 2:
+    if options.samples < 2:
         raise ConfigError(
-            f"--samples {options.num_samples} is below 2: an error needs several items; {NUM_SAMPLES} is the default"
+            f"--samples {options.samples} is below 2: an error needs several items; {NUM_SAMPLES} is the default"
         )
-    tasks = tuple(dict.fromkeys(options.tasks)) or TASK_NAMES
-    return Suite(tasks, options.num_samples, options.seed, tuple(sorted(set(options.lengths))) or LENGTHS)
+    tasks = tuple(dict.fromkeys(options.task or TASK_NAMES))
+    return Suite(tasks, options.samples, options.seed, tuple(sorted(set(options.length or LENGTHS))))
 
 
 def compared(options: EvaluationOptions) -> tuple[Subject, list[Subject]]:
@@ -102,19 +79,21 @@ def compared(options: EvaluationOptions) -> tuple[Subject, list[Subject]]:
 
     Without --full-depth a single model that was not trained is compared with its own weights at full depth.
     """
-    if (options.url is None) == (not options.models):
+    if (options.url is None) == (not options.checkpoints):
         raise ConfigError("name either checkpoints or the --url of a running server: one of the two is evaluated")
-    if options.full_depth is None and (options.url is not None or len(options.models) > 1):
+    if options.full_depth is None and (options.url is not None or len(options.checkpoints) > 1):
         raise ConfigError(
             "--full-depth is missing: a server, or several models, are compared with one model at full depth; name its "
             "checkpoint or URL"
         )
-    if options.url is not None and options.tails:
+    if options.url is not None and options.tail_tokens:
         raise ConfigError("--tail-tokens needs a checkpoint: a running server has the tail that it was started with")
     if options.url is not None:
         subjects = [running(options.url, "server")]
     else:
-        subjects = [subject for model in options.models for subject in subjects_of(model, options.tails)]
+        subjects = [
+            subject for model in options.checkpoints for subject in subjects_of(model, options.tail_tokens or ())
+        ]
     first = subjects[0].source
     full_depth = full_depth_of(first if options.full_depth is None else options.full_depth)
     return full_depth, [subject for subject in subjects if subject.digest != full_depth.digest]

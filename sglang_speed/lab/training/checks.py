@@ -31,7 +31,7 @@ def checked_chats(chats: Iterable[Chat], chat_format: ChatFormat, settings: Sett
     """
     kept = list(chats)
     for chat in kept:
-        if settings.objective is Objective.SFT and is_open(chat):
+        if settings.objective == Objective.SFT and is_open(chat):
             raise ConfigError(
                 f"{chat.origin} has no answer at its end, and supervised training learns the answers that are given: "
                 "add the answer, or train with --objective distil, where the model writes it"
@@ -57,7 +57,7 @@ def _require_short(chat: Chat, chat_format: ChatFormat, settings: Settings, limi
     written = [{**message, "content": _PLACEHOLDER} if is_unwritten(message) else message for message in messages]
     num_open = sum(map(is_unwritten, messages))
     num_given = len(chat_format.conversation(replace(chat, messages=written)).token_ids)
-    if num_given + num_open * settings.sampling.max_tokens > limit:
+    if num_given + num_open * settings.answer_tokens > limit:
         answers = f" and {count(num_open, 'message')} to be written" if num_open else ""
         raise ConfigError(
             f"{chat.origin} has {num_given} tokens{answers}, and at most {limit} fit: shorten or remove it, lower "

@@ -18,6 +18,7 @@ import torch
 
 from sglang_speed.checkpoints.adapter import require_untrained
 from sglang_speed.checkpoints.atomic import (
+    absolute,
     apply_umask,
     new_directory,
     require_free,
@@ -26,15 +27,19 @@ from sglang_speed.checkpoints.atomic import (
 )
 from sglang_speed.checkpoints.card import write_card
 from sglang_speed.checkpoints.convert import fill_full_depth, fill_trained, read_source_config, speed_model_config
+from sglang_speed.checkpoints.default_model import resolve_model
 from sglang_speed.checkpoints.weights import read_weights, require_layers
+from sglang_speed.config import DEFAULT_TAIL_TOKENS, SpeedConfig
 from sglang_speed.errors import ConfigError
 from sglang_speed.lab.common.chat import Chat, ChatFormat, Conversation, read_chats, read_conversations
+from sglang_speed.lab.common.data import chats_file
 from sglang_speed.lab.common.local_server import exit_on_sigterm, start_server
 from sglang_speed.lab.common.progress import show_steps, silence_libraries
 from sglang_speed.lab.training.answers import answer_all, is_open, read_answered
 from sglang_speed.lab.training.batches import TrainingExamples
-from sglang_speed.lab.training.checks import checked_chats, num_held_out
+from sglang_speed.lab.training.checks import checked_chats, num_held_out, refuse_several_processes
 from sglang_speed.lab.training.machine import answering_flags, has_fast_bfloat16
+from sglang_speed.lab.training.options import TrainOptions
 from sglang_speed.lab.training.progress import console, count
 from sglang_speed.lab.training.record import Record, claim_work, fingerprint, losses_of
 from sglang_speed.lab.training.run import train
@@ -47,6 +52,28 @@ from sglang_speed.reference.training import SpeedLlamaForTraining
 from sglang_speed.reference.turn_attention import TURN_ATTENTION
 
 
+def run_of(options: TrainOptions) -> TrainingRun:
+    """The run that was asked for. Raises ConfigError for settings that do not fit, or several processes."""
+    refuse_several_processes()
+    source, destination = Path(resolve_model(options.source)), absolute(options.destination)
+    tails = tuple(dict.fromkeys(options.tail_tokens or (DEFAULT_TAIL_TOKENS,)))
+    num_layers = read_source_config(source)["num_hidden_layers"]
+    return TrainingRun(
+        source=source,
+        destination=destination,
+        data=chats_file(options.data),
+        settings=Settings(
+            **vars(options.hyperparameters),
+            speed=SpeedConfig(num_layers, options.prefill_layers, options.anchor_tokens, tails[0]),
+            tails=tails,
+            log_to=options.log_to,
+        ),
+        work=options.work or destination.with_name(f"{destination.name}.work"),
+        url=options.url,
+        server_flags=options.flags or (),
+    )
+
+
 def train_checkpoint(run: TrainingRun) -> Record:
     """Train and write the checkpoint to the destination.
 
@@ -55,7 +82,7 @@ def train_checkpoint(run: TrainingRun) -> Record:
     exit_on_sigterm()
     silence_libraries()
     source, settings = run.source, run.settings
-    if settings.objective is Objective.DISTIL:
+    if settings.objective == Objective.DISTIL:
         require_untrained(source, "the teacher")
     require_layers(read_weights(source), read_source_config(source), source)
     require_free(run.destination)
@@ -140,7 +167,7 @@ def _train(model: SpeedLlamaForTraining, conversations: list[Conversation], sett
             tails,
             states,
             entry_layer=settings.lowest_layer,
-            distil=settings.objective is Objective.DISTIL,
+            distil=settings.objective == Objective.DISTIL,
         )
 
     trained_on = examples(order[split:], settings.all_tails)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from sglang_speed.config import SpeedConfig
 from sglang_speed.errors import ConfigError
 from sglang_speed.lab.training.answers import Sampling
+from sglang_speed.lab.training.options import Hyperparameters
 
 LEARNING_RATES = {"lora": 5e-4, "full": 5e-5}
 """Where none is given: low-rank factors start at zero and take larger steps than weights."""
@@ -23,50 +24,25 @@ class Objective(StrEnum):
     SFT = "sft"
 
 
-Choice = TypeVar("Choice", bound=StrEnum)
+@dataclass(frozen=True, kw_only=True)
+class Settings(Hyperparameters):
+    """A training run: its hyperparameters, and what they mean for one checkpoint.
 
-
-def choose(kind: type[Choice], option: str, value: str) -> Choice:
-    """The member of that name; ConfigError for another word."""
-    try:
-        return kind(value)
-    except ValueError as error:
-        raise ConfigError(f"--{option} {value} is not one of {', '.join(kind)}: choose one of these") from error
-
-
-@dataclass(frozen=True)
-class Settings:
-    """A training run.
-
-    first_layer: the lowest layer that is trained; None is the cutoff: the deep band alone, on kept cutoff states, with
-        the shallow KV of the source. Lower ones can learn to bring along what deep layers no longer see.
+    first_layer: None is the cutoff: the deep band alone, on kept cutoff states, with the shallow KV of the source.
+        Lower layers can learn to bring along what deep layers no longer see.
     tails: each conversation is trained under one of them, another in every epoch; the checkpoint serves with
         `speed.tail_tokens`.
-    lora_rank: of the low-rank factors; 0 trains the weights themselves.
-    learning_rate: None for the usual one of LoRA or of full training.
-    batch_size: conversations a step and device; accumulate: gradient accumulation steps.
-    span_tokens: length of the span of each prompt that is learned in addition to the answers; 0 for none.
-    held_out: share of the conversations that are not trained on; their loss is reported.
-    max_tokens: the longest conversation. log_to: a reporter of transformers' Trainer, "none" for none.
+    concurrency: chats that are answered at once. log_to: a reporter of transformers' Trainer, or "none".
     """
 
     speed: SpeedConfig
-    objective: Objective = Objective.DISTIL
-    first_layer: int | None = None
     tails: tuple[int, ...] = ()
-    lora_rank: int = 64
-    learning_rate: float | None = None
-    epochs: float = 3
-    batch_size: int = 8
-    accumulate: int = 1
-    span_tokens: int = 0
-    held_out: float = 0.05
-    max_tokens: int = 4096
-    seed: int = 0
+    concurrency: int = 32
     log_to: str = "none"
-    sampling: Sampling = field(default_factory=Sampling)
 
     def __post_init__(self) -> None:
+        if self.objective not in [*Objective]:
+            raise ConfigError(f"--objective {self.objective} is not one of {', '.join(Objective)}: choose one of these")
         if self.speed.is_stock:
             raise ConfigError(
                 f"prefill_layers={self.speed.prefill_layers} is every layer: the model is at full depth as it is; "
@@ -77,7 +53,7 @@ class Settings:
                 f"first_layer={self.first_layer} is not between 0 and {self.speed.prefill_layers}: it is the lowest "
                 "layer that is trained, and all from the cutoff on are; leave it out to train these alone"
             )
-        if self.span_tokens and self.objective is not Objective.DISTIL:
+        if self.span_tokens and self.objective != Objective.DISTIL:
             raise ConfigError(
                 f"span_tokens={self.span_tokens} goes with --objective distil: the words of a prompt are not the "
                 "model's to learn, only what full depth says after each of them"
@@ -94,6 +70,8 @@ class Settings:
             ("lora_rank", 0),
             ("span_tokens", 0),
             ("max_tokens", 2),
+            ("answer_tokens", 1),
+            ("temperature", 0),
             ("seed", 0),
         ):
             if getattr(self, key) < least:
@@ -102,10 +80,6 @@ class Settings:
             raise ConfigError(f"held_out={self.held_out} is not in [0, 1): it is a share of the conversations")
         if self.epochs <= 0:
             raise ConfigError(f"epochs={self.epochs} is not above 0: it is how often each conversation is seen")
-        if self.sampling.max_tokens < 1 or self.sampling.temperature < 0:
-            raise ConfigError(
-                f"{self.sampling} cannot be sampled with: answers have tokens, and no temperature is below 0"
-            )
         if self.learning_rate is not None and self.learning_rate <= 0:
             raise ConfigError(f"learning_rate={self.learning_rate} is not above 0")
 
@@ -114,13 +88,17 @@ class Settings:
         return self.tails or (self.speed.tail_tokens,)
 
     @property
+    def sampling(self) -> Sampling:
+        return Sampling(self.temperature, self.answer_tokens, self.concurrency)
+
+    @property
     def step_size(self) -> float:
         return self.learning_rate or LEARNING_RATES["lora" if self.lora_rank else "full"]
 
     @property
     def keeps_states(self) -> bool:
         """Whether the frozen model's states are computed before training."""
-        return self.objective is Objective.DISTIL or self.lowest_layer > 0
+        return self.objective == Objective.DISTIL or self.lowest_layer > 0
 
     @property
     def lowest_layer(self) -> int:

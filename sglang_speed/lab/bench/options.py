@@ -1,0 +1,39 @@
+"""The options of `sglang-speed bench`. Imports nothing heavy, so that `--help` is quick."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sglang_speed.errors import ConfigError
+from sglang_speed.lab.bench import PROFILE_NAMES, SCENARIO_NAMES
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    model: Annotated[
+        str | None, typer.Option(help="SPEED checkpoint, or `speed-llama`; default: a model with random weights.")
+    ] = None
+    full_depth: Annotated[
+        Path | None, typer.Option(help="The same model as a plain Llama; default: made from --model.")
+    ] = None
+    profile: Annotated[
+        str | None, typer.Option(help=f"How large the run is: {', '.join(PROFILE_NAMES)}; default: gpu, or else cpu.")
+    ] = None
+    scenario: Annotated[
+        list[str] | None, typer.Option(help=f"{', '.join(SCENARIO_NAMES)}; may be given several times; default: all.")
+    ] = None
+    length: Annotated[list[int] | None, typer.Option(help="Prompt tokens; may be given several times.")] = None
+    json: Annotated[Path | None, typer.Option(help="JSON file to write, with all figures and samples.")] = None
+    plot: Annotated[Path | None, typer.Option(help="Folder to write the pictures to.")] = None
+    html: Annotated[Path | None, typer.Option(help="HTML page to write, with the table and the pictures.")] = None
+    flags: Annotated[list[str] | None, typer.Argument(help="After `--`: SGLang flags for all servers.")] = None
+
+    def __post_init__(self) -> None:
+        if self.profile is not None and self.profile not in PROFILE_NAMES:
+            raise ConfigError(f"--profile {self.profile} is not one of {', '.join(PROFILE_NAMES)}: choose one of these")
+        if self.full_depth is not None and self.model is None:
+            raise ConfigError("--full-depth needs --model: it is the plain Llama of the SPEED checkpoint named there")
