@@ -1,7 +1,7 @@
-"""Write the figures of the README and of docs/benchmark.md from committed results, and draw their pictures.
+"""Write the figures of the README and docs/benchmark.md from committed results, and draw their plots.
 
 python benchmarks/bench_figures.py            # after results/bench_gpu.json or results/bench_cpu.json has changed
-python benchmarks/bench_figures.py --check    # exit code 1 where a page does not say what the results say
+python benchmarks/bench_figures.py --check    # exit code 1 if a page differs from the results
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ SHOWN_OF_GPU = {
     "output tokens/s, 32768, as many as fit": "output tokens/s after 32K, as many requests as fit",
     "output tokens/s, served": "output tokens/s, {served_requests} cold prompts of 8K, {served_new_tokens} new tokens",
 }
-"""Names of figures, and how the README calls them, with the sizes of the profile."""
+"""Names of figures and their names in the README, with sizes of the profile."""
 SHOWN_OF_CPU = (
     ("prefill", "TTFT"),
     ("decode", "TPOT"),
@@ -61,11 +61,11 @@ SHOWN_OF_CPU = (
     ("overhead", "T"),
     ("step", "decode step"),
 )
-"""Scenario, and how the names of its figures begin."""
+"""Scenario and prefix of its figures' names."""
 
 
 def main(check: bool = False) -> None:
-    """Rewrite what stands between the marks of both pages."""
+    """Rewrite the text between the marks of both pages."""
     gpu, cpu = (json.loads((ROOT / path).read_text(encoding="utf-8")) for path in (ON_GPU, ON_CPU))
     write_figures(README, ON_GPU, gpu_figures(gpu), check=check)
     write_figures(PAGE, ON_CPU, cpu_figures(cpu), check=check)
@@ -111,7 +111,7 @@ def where_on_gpu(results: Mapping[str, Any]) -> str:
 
 
 def deep_band_on_gpu(configuration: Mapping[str, Any], profile: Profile) -> str:
-    """The deep band of the benchmark, and what the default one would leave."""
+    """The deep band of the benchmark, and the pool with the default one."""
     kv_bytes, token_bytes = configuration["kv_bytes"], profile.shape.kv_bytes_per_layer
     speed = SpeedConfig(profile.num_layers, profile.prefill_layers)
     share = deep_band_bytes(speed, profile.deep_tokens, token_bytes, DeepTables()) / kv_bytes

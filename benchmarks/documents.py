@@ -1,4 +1,4 @@
-"""A part of a document that a script writes from committed results, between two marks."""
+"""Generated parts of documents, between two marks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ END = "<!-- end of figures -->"
 
 
 def write_figures(document: Path, results: str, figures: str, *, check: bool) -> None:
-    """Replace what stands behind the mark that names `results`; with `check`, exit 1 where that would change it."""
+    """Replace the text after the mark that names `results`; with `check`, exit 1 if that would change it."""
     begin = f"<!-- figures of {results} -->"
     before = document.read_text(encoding="utf-8")
     head, rest = before.split(begin)
@@ -18,6 +18,6 @@ def write_figures(document: Path, results: str, figures: str, *, check: bool) ->
     if after == before:
         return
     if check:
-        print(f"{document} does not say what {results} says")
+        print(f"{document} differs from {results}")
         raise typer.Exit(1)
     document.write_text(after, encoding="utf-8")

@@ -1,7 +1,7 @@
-"""Write the figures of docs/quality.md from the committed results of `sglang-speed eval`, and draw their picture.
+"""Write the figures of docs/quality.md from the committed results of `sglang-speed eval`, and draw their plot.
 
 python benchmarks/quality_figures.py            # after results/quality_speed-llama.json has changed
-python benchmarks/quality_figures.py --check    # exit code 1 where the page does not say what the results say
+python benchmarks/quality_figures.py --check    # exit code 1 if the page differs from the results
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PICTURE = ROOT / "docs" / "figures" / "quality.png"
 
 
 def main(check: bool = False) -> None:
-    """Rewrite what stands between the two marks in the page."""
+    """Rewrite the text between the marks of the page."""
     results = json.loads((ROOT / RESULTS).read_text(encoding="utf-8"))
     write_figures(PAGE, RESULTS, figures(results), check=check)
     if check:
@@ -40,7 +40,7 @@ def main(check: bool = False) -> None:
 
 
 def figures(results: Mapping[str, Any]) -> str:
-    """A line for each model, a column for each metric that was measured, and where that was."""
+    """A line for each model, a column for each measured metric, and where it was measured."""
     models = in_order(results)
     columns = [column for column in COLUMNS if any(estimate_of(model, column.task, column.metric) for model in models)]
     lines = [
@@ -52,7 +52,7 @@ def figures(results: Mapping[str, Any]) -> str:
 
 
 def cell(model: Mapping[str, Any], column: Column) -> str:
-    """A value; below full depth by more than the target, in bold, with the difference and its standard error."""
+    """The value, with the difference to full depth and its standard error, in bold beyond the target."""
     estimate = estimate_of(model, column.task, column.metric)
     if estimate is None:
         return ""
@@ -70,7 +70,7 @@ def marked(text: str, is_good: bool) -> str:
 
 
 def where(results: Mapping[str, Any]) -> str:
-    """What was asked of all models, and on what."""
+    """The settings common to all models, and the machines."""
     runs, suite = results["runs"], results["suite"]
     machines = sorted({run["machine"]["gpu"] or run["machine"]["cpu"] for run in runs})
     commits = sorted({run["commit"][:7] for run in runs})

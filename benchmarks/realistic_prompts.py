@@ -1,6 +1,6 @@
-"""Prompts as chats, few-shot programs and agents send them, from text that every Python carries.
+"""Prompts like those of chats, few-shot programs and agents, made from Python's own help texts.
 
-Owns what is asked. The same number and seed give the same prompts for one version of Python.
+The same number and seed give the same prompts in the same version of Python.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Render = Callable[[list[dict[str, str]]], str]
 
 
 def realistic_prompts(num_prompts: int, render: Render, seed: int = 0) -> list[str]:
-    """A third each of chats, few-shot prompts and agents' steps. render: messages to text, by a chat template."""
+    """A third each of chats, few-shot prompts and agent steps. render: applies a chat template to messages."""
     random_ = random.Random(seed)
     makers = (_chat, _few_shot, _agent)
     return [makers[index % len(makers)](random_, render) for index in range(num_prompts)]
@@ -70,7 +70,7 @@ def _agent(random_: random.Random, render: Render) -> str:
 
 
 def _passage(random_: random.Random, num_chars: int, name: str = "") -> str:
-    """Sentences from one topic of Python's own help, about as long as asked for."""
+    """A passage of about `num_chars` from one topic of Python's help."""
     text = re.sub(r"\s+", " ", topics[name or random_.choice(sorted(topics))].replace("*", ""))
     start = random_.randrange(max(1, len(text) - num_chars))
     return text[start : start + num_chars].partition(" ")[2].rpartition(" ")[0]

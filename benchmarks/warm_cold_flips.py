@@ -3,9 +3,9 @@
 python benchmarks/warm_cold_flips.py                          # 15 to 20 minutes on two idle cores
 python benchmarks/warm_cold_flips.py --prompts 20 --tokens 8   # a first look
 
-The ceiling is 0, which float32 reaches: a hit changes the shapes of the computation and nothing else. In bfloat16 other
-shapes round otherwise, in stock SGLang too. Every model answers the same prompts, so the rates can be compared; the
-median change of the log-probabilities is measured before answers part, and does not depend on how close the race was.
+The ideal is 0, which float32 reaches: a hit changes only the shapes of the computation. In bfloat16 other shapes round
+differently, also in stock SGLang. All models answer the same prompts, so the rates can be compared. The median change
+of the log-probabilities is measured before answers diverge, so it does not depend on how close two tokens were.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ NUM_ALONE = 10
 MAX_PROMPT_TOKENS = 600
 TAIL = 16
 ENGINE_ARGS = {
-    "chunked_prefill_size": 16384,  # a batch is prefilled in one step, so only what is compared differs
+    "chunked_prefill_size": 16384,  # a batch is prefilled in one step, so chunking makes no difference
     "max_prefill_tokens": 16384,
     "max_total_tokens": 32768,
     "max_running_requests": BATCH_SIZE,
@@ -54,8 +54,8 @@ Ids = list[int]
 
 
 @dataclass(frozen=True)
-class Served:
-    """A model and how it is served. prefill_layers None is the plain Llama, SGLang's own model class."""
+class ServedModel:
+    """A model and its serving settings. prefill_layers: None: the plain Llama, in SGLang's own model class."""
 
     prefill_layers: int | None = None
     tail_tokens: int = TAIL
@@ -69,23 +69,23 @@ class Served:
 
     @property
     def recomputed(self) -> int:
-        """Prompt tokens that the fullest hit computes again: all layers in one band need no tail."""
+        """Prompt tokens that the longest hit computes again; without a deep band there is no tail."""
         return self.tail_tokens if self.prefill_layers not in (None, NUM_LAYERS) else 1
 
 
 SERVED = (
-    Served(answers_all=True),
-    Served(24, answers_all=True),
-    Served(24, tail_tokens=1),
-    Served(NUM_LAYERS),
-    Served(dtype="float32"),
-    Served(24, dtype="float32"),
+    ServedModel(answers_all=True),
+    ServedModel(24, answers_all=True),
+    ServedModel(24, tail_tokens=1),
+    ServedModel(NUM_LAYERS),
+    ServedModel(dtype="float32"),
+    ServedModel(24, dtype="float32"),
 )
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Greedy tokens, the log-probability of each, and how far it was ahead of the second."""
+    """Greedy tokens, their log-probabilities, and the margins to the second most likely tokens."""
 
     tokens: Ids
     logprobs: list[float]
@@ -95,7 +95,8 @@ class Answer:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Answers to the same prompts in two conditions; index and margin are those of the first difference."""
+    """Answers to the same prompts in two conditions. first_differences, margins: position and margin of the first
+    difference of each pair that differs."""
 
     condition: str
     num_prompts: int
@@ -111,7 +112,7 @@ class Comparison:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95%, by Wilson."""
+        """95% Wilson interval."""
         found = binomtest(len(self.margins), self.num_prompts).proportion_ci(method="wilson")
         return float(found.low), float(found.high)
 
@@ -131,22 +132,22 @@ def compare(condition: str, before: Sequence[Answer], after: Sequence[Answer], n
     return Comparison(condition, len(before), num_tokens, firsts, margins, changes, cached / num_prompt_tokens)
 
 
-class Asker:
-    """Greedy requests to one engine; those of a batch reach the scheduler together."""
+class GreedyClient:
+    """Greedy requests to one engine, batch by batch."""
 
     def __init__(self, engine: Any, num_tokens: int) -> None:
         self.engine, self.num_tokens = engine, num_tokens
         self.params = {"temperature": 0, "max_new_tokens": num_tokens, "ignore_eos": True}
 
     def cold(self, batch: list[Ids]) -> list[Answer]:
-        while not self.engine.flush_cache().success:  # a step after the last answer can be under way
+        while not self.engine.flush_cache().success:  # a step may still be running after the last answer
             time.sleep(0.1)
         answers = self.ask(batch)
         assert not any(answer.cached for answer in answers)
         return answers
 
     def ask(self, batch: list[Ids], recompute: int = 0) -> list[Answer]:
-        """recompute: so many of the last prompt tokens are scored, and hence not taken from the cache."""
+        """recompute: score so many of the last prompt tokens, so that they are not taken from the cache."""
         starts = [len(prompt) - recompute if recompute else -1 for prompt in batch]
         options = {"return_logprob": True, "top_logprobs_num": 2, "logprob_start_len": starts}
         found = self.engine.generate(input_ids=batch, sampling_params=self.params, **options)
@@ -160,8 +161,10 @@ class Asker:
         return Answer(found["output_ids"], logprobs, margins, meta["cached_tokens"])
 
 
-def measure(asker: Asker, served: Served, prompts: list[Ids], next_turns: list[Ids]) -> Iterator[Comparison]:
-    """Every condition for one model."""
+def measure(
+    asker: GreedyClient, served: ServedModel, prompts: list[Ids], next_turns: list[Ids]
+) -> Iterator[Comparison]:
+    """Measure all conditions of one model."""
     batches = [prompts[start : start + BATCH_SIZE] for start in range(0, len(prompts), BATCH_SIZE)]
     found: dict[str, list[list[Answer]]] = {}
     lengths: dict[str, int] = {}
@@ -198,8 +201,8 @@ def measure(asker: Asker, served: Served, prompts: list[Ids], next_turns: list[I
         yield compare(condition, before, after, lengths[condition])
 
 
-def checkpoint(served: Served, plain: Path) -> Path:
-    """The plain Llama, or a SPEED checkpoint of it beside it."""
+def checkpoint(served: ServedModel, plain: Path) -> Path:
+    """The plain Llama, or a SPEED checkpoint made from it."""
     if served.prefill_layers is None:
         return plain
     path = plain.parent / f"speed-{served.prefill_layers}-{served.tail_tokens}"
@@ -209,7 +212,7 @@ def checkpoint(served: Served, plain: Path) -> Path:
 
 
 def ask_all(tokenizer: Any, num_prompts: int) -> tuple[list[Ids], list[Ids]]:
-    """Prompts, and the turns that follow their answers."""
+    """Prompts and their follow-up turns."""
     random_ = random.Random(1)
 
     def render(messages: list[dict[str, str]]) -> str:
@@ -221,7 +224,7 @@ def ask_all(tokenizer: Any, num_prompts: int) -> tuple[list[Ids], list[Ids]]:
 
 
 def show(results: list[dict[str, Any]], num_tokens: int) -> None:
-    table = Table(title=f"greedy answers of {num_tokens} tokens that differ from a cold run; the ceiling is 0")
+    table = Table(title=f"greedy answers of {num_tokens} tokens that differ from a cold run; the ideal is 0")
     for heading in ("model", "condition", "cached", "differ", "share", "95%", "median margin", "median change"):
         table.add_column(heading, justify="left" if heading in ("model", "condition") else "right")
     for row in results:
@@ -234,7 +237,7 @@ def show(results: list[dict[str, Any]], num_tokens: int) -> None:
     console.print(table)
 
 
-def summary(served: Served, comparison: Comparison) -> dict[str, Any]:
+def summary(served: ServedModel, comparison: Comparison) -> dict[str, Any]:
     fields = asdict(comparison)
     changes = sorted(fields.pop("logprob_changes"))
     extra = {"median_change": median(changes), "change_p95": changes[int(0.95 * (len(changes) - 1))]}
@@ -248,11 +251,11 @@ def summary(served: Served, comparison: Comparison) -> dict[str, Any]:
 
 
 def main(
-    prompts: Annotated[int, typer.Option(help="For stock and SPEED at 24 of 30 layers, in batches of 20.")] = 100,
-    control_prompts: Annotated[int, typer.Option(help="How many of them for the other models.")] = 40,
-    tokens: Annotated[int, typer.Option(help="How many tokens each answer has.")] = 32,
-    only: Annotated[str, typer.Option(help="Measure only the models whose names contain this.")] = "",
-    out: Annotated[Path, typer.Option(help="Where to write the results.")] = RESULT,
+    prompts: Annotated[int, typer.Option(help="Prompts for stock and SPEED at 24 of 30 layers.")] = 100,
+    control_prompts: Annotated[int, typer.Option(help="Prompts for the other models.")] = 40,
+    tokens: Annotated[int, typer.Option(help="Tokens of each answer.")] = 32,
+    only: Annotated[str, typer.Option(help="Measure only models whose names contain this.")] = "",
+    out: Annotated[Path, typer.Option(help="JSON file to write.")] = RESULT,
 ) -> None:
     """Measure every model, print the table and write the results."""
     os.environ[DEEP_TOKENS_VARIABLE] = str(DEEP_TOKENS)
@@ -268,7 +271,7 @@ def main(
         for served in (each for each in SERVED if only in each.name):
             num_asked = prompts if served.answers_all else min(control_prompts, prompts)
             with sglang.Engine(model_path=str(checkpoint(served, plain)), dtype=served.dtype, **ENGINE_ARGS) as engine:
-                comparisons = measure(Asker(engine, tokens), served, asked[:num_asked], turns)
+                comparisons = measure(GreedyClient(engine, tokens), served, asked[:num_asked], turns)
                 results += [summary(served, comparison) for comparison in comparisons]
             out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
             console.print(f"{served.name}: in {out} after {time.monotonic() - begin:.0f} s")

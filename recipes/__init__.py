@@ -1,1 +1,1 @@
-"""How what is shipped was made: data, scripts and commands that are not in the wheel."""
+"""How the shipped models were made: data, scripts and commands that are not in the wheel."""

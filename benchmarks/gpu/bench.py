@@ -1,10 +1,10 @@
-"""How much faster and larger is SPEED than stock SGLang on one GPU, and how much could it be?
+"""How much faster is SPEED than stock SGLang on one GPU, how much more fits, and what are the ceilings?
 
 python benchmarks/gpu/bench.py --out build/gpu                            # 5 minutes on one H200
 python benchmarks/gpu/bench.py --out build/rehearsal --profile rehearsal  # the same code on a CPU, no figures
 
 Stock, SPEED at 24 of 32 layers and SPEED at 32 of 32 on the shape of Llama 3.1 8B with random weights, started one
-after another, and again while time lasts. The ceiling stands beside every figure.
+after another, and again while time lasts. Each figure has its ceiling beside it.
 """
 
 from __future__ import annotations
@@ -36,20 +36,22 @@ from sglang_speed.lab.common.provenance import provenance  # noqa: E402
 from sglang_speed.method.cost import Rates, weight_bytes  # noqa: E402
 
 ORDER = ("stock", "speed", "equal", "speed", "stock")
-"""Stock comes first and last: a drift of the machine is seen in the spread of its samples."""
+"""Stock is first and last, so that a drift of the machine shows in the spread of its samples."""
 SECONDS_PER_START = 75.0
-"""What is assumed of a contender before its kind has been measured once."""
+"""Assumed duration of a contender before its first measurement."""
 
 console = wide_console(126)
 
 
 def bench(
-    out: Annotated[Path, typer.Option(help="folder of results.json, samples.jsonl and workers.log")],
-    profile: Annotated[Literal["gpu", "rehearsal"], typer.Option(help="sizes")] = "gpu",
-    seconds: Annotated[float, typer.Option(help="no contender starts that would not end within them")] = 330.0,
-    commit: Annotated[str | None, typer.Option(help="of a checkout without history")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for results.json, samples.jsonl and workers.log.")],
+    profile: Annotated[Literal["gpu", "rehearsal"], typer.Option(help="Sizes.")] = "gpu",
+    seconds: Annotated[
+        float, typer.Option(help="Time limit; contenders that would exceed it are not started.")
+    ] = 330.0,
+    commit: Annotated[str | None, typer.Option(help="Commit, for a checkout without history.")] = None,
 ) -> None:
-    """Measure, print a table, write results; exit code 1 where a contender failed or was never measured."""
+    """Measure, print a table, write results; exit code 1 if a contender failed or was not measured."""
     deadline = time.monotonic() + seconds
     out.mkdir(parents=True, exist_ok=True)
     sizes = PROFILES[profile]
@@ -85,7 +87,7 @@ def requests_at_full_depth(profile: Profile, memory: float) -> int:
 
 
 def run_all(profile: str, stock_requests: int, out: Path, deadline: float) -> Iterator[tuple[str, int]]:
-    """Contender and exit code, one after another; the next one's imports run beside this one's measurements."""
+    """Run the contenders one after another; yields name and exit code. The next one imports while one measures."""
     took: dict[str, float] = {}
     waiting = start_worker(profile, 0, stock_requests, out)
     try:
@@ -103,7 +105,7 @@ def run_all(profile: str, stock_requests: int, out: Path, deadline: float) -> It
 
 
 def start_worker(profile: str, index: int, stock_requests: int, out: Path) -> subprocess.Popen[str]:
-    """It imports, and waits for `release` before it touches the device."""
+    """Start a worker, which imports and then waits for `release` before it uses the device."""
     arguments = [profile, ORDER[index], str(index), str(stock_requests), str(out / "samples.jsonl")]
     environment = {**os.environ, DEEP_TOKENS_VARIABLE: str(PROFILES[profile].deep_tokens)}
     with (out / "workers.log").open("a", encoding="utf-8") as log:
@@ -118,7 +120,7 @@ def start_worker(profile: str, index: int, stock_requests: int, out: Path) -> su
 
 
 def release(worker: subprocess.Popen[str], seconds: float) -> None:
-    """Let a worker measure until it ends, or is ended."""
+    """Let a worker measure until it ends; after `seconds` it is killed."""
     try:
         worker.communicate("go\n", timeout=seconds)
     except subprocess.TimeoutExpired:
@@ -139,7 +141,7 @@ def read_samples(out: Path) -> list[dict[str, Any]]:
 def write_results(
     out: Path, head: Mapping[str, Any], profile: Profile, stock_requests: int, rates: Rates, failed: list[str]
 ) -> list[Row]:
-    """After every contender, so that a run that is cut short leaves what it measured."""
+    """Write the results so far, after every contender."""
     samples = read_samples(out)
     table = gpu_rows(samples, profile, stock_requests, rates)
     replace_json(out / "results.json", {**head, "failed": failed, "scenarios": by_scenario(table), "samples": samples})

@@ -23,16 +23,16 @@ import typer
 from packages import ARCHIVES, GLIBC_MINORS, NEVER_NEEDED, PYTHON_VERSION, Archive
 
 MAX_BYTES = 56 * 2**20
-"""What the bundle may take of what can be carried to such a machine."""
+"""Maximum size of the bundle."""
 MIN_STRIPPED_BYTES = 100_000
 
 
 def build(
-    cache: Annotated[Path, typer.Option(help="downloaded wheels are kept here")],
-    out: Annotated[Path, typer.Option(help="the bundle's folder, made anew")],
-    extra: Annotated[list[Path] | None, typer.Option(help="further archives, e.g. of compile_kernels.py")] = None,
+    cache: Annotated[Path, typer.Option(help="Folder for downloaded wheels.")],
+    out: Annotated[Path, typer.Option(help="Folder of the bundle; replaced.")],
+    extra: Annotated[list[Path] | None, typer.Option(help="Further archives, e.g. of compile_kernels.py.")] = None,
 ) -> None:
-    """Download what the cache lacks, pack it, and print what each archive takes."""
+    """Download missing wheels, pack them, and print the size of each archive."""
     cache.mkdir(parents=True, exist_ok=True)
     download(cache, [name for archive in ARCHIVES.values() for name in archive])
     shutil.rmtree(out, ignore_errors=True)
@@ -49,7 +49,7 @@ def build(
 
 
 def download(cache: Path, requirements: Sequence[str]) -> None:
-    """Fetch the wheels that the cache lacks, for the target's Python and C library."""
+    """Download missing wheels, for the target's Python and C library."""
     missing = [name for name in requirements if find_wheel(cache, name) is None]
     if not missing:
         return
@@ -71,11 +71,11 @@ def find_wheel(cache: Path, requirement: str) -> Path | None:
 
 
 def pack(cache: Path, archive: Archive, path: Path) -> Path:
-    """One archive of several wheels' contents, the same bytes whenever it is made from the same wheels."""
+    """Pack the contents of several wheels reproducibly into one archive."""
     with tempfile.TemporaryDirectory() as directory:
         for requirement, left_behind in archive.items():
             wheel = find_wheel(cache, requirement)
-            assert wheel is not None, f"{requirement} was downloaded to {cache} and is not there"
+            assert wheel is not None, f"{requirement} was downloaded but is not in {cache}"
             unpack_wheel(wheel, Path(directory), (*NEVER_NEEDED, *left_behind))
         with tarfile.open(path, "w:xz", preset=6) as tar:
             for member in sorted(Path(directory).iterdir()):
@@ -84,7 +84,7 @@ def pack(cache: Path, archive: Archive, path: Path) -> Path:
 
 
 def unpack_wheel(wheel: Path, directory: Path, left_behind: Sequence[str]) -> None:
-    """Extract what is wanted and strip its libraries; those that wheels carry of other projects are stripped."""
+    """Extract the needed files and strip the wheel's own libraries; bundled libraries are already stripped."""
     with zipfile.ZipFile(wheel) as archive:
         for member in archive.infolist():
             if member.is_dir() or any(fnmatch.fnmatch(member.filename, pattern) for pattern in left_behind):

@@ -1,10 +1,10 @@
-"""Compile what SGLang and FlashInfer would compile at first use on sm_90, all at once, with a GPU or without.
+"""Compile in advance the kernels that SGLang and FlashInfer compile at first use on sm_90, with or without a GPU.
 
 python benchmarks/gpu/compile_kernels.py --work build/kernels --out build/kernels.tar.xz
 python benchmarks/gpu/bundle.py ... --extra build/kernels.tar.xz
 
-Needs nvcc 13.0, ninja and an environment with SGLang. The sources of a module name it, so modules that were compiled
-from other sources, or for other shapes, are compiled again on the GPU machine, which costs minutes there.
+Needs nvcc 13.0, ninja and an environment with SGLang. A module's name depends on its sources, so modules of other
+sources or shapes are compiled again on the GPU machine, which takes minutes there.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from install import toolkit_variables
 
 @dataclass(frozen=True)
 class Variant:
-    """An attention shape that kernels are compiled for. kv_dtype: of the KV cache, where it is another."""
+    """An attention shape to compile for. kv_dtype: of the KV cache, if different."""
 
     dtype: str
     head_dim: int
@@ -52,12 +52,14 @@ VARIANTS = (
 
 
 def compile_all(
-    work: Annotated[Path, typer.Option(help="where compiled modules are; a second run continues")],
-    out: Annotated[Path | None, typer.Option(help="archive of all that `work` has, for bundle.py")] = None,
-    jobs: Annotated[int, typer.Option(help="modules at a time; MAX_JOBS is the number of files within one")] = 1,
-    variants: Annotated[int, typer.Option(help="how many of VARIANTS; the benchmark's comes first")] = len(VARIANTS),
+    work: Annotated[Path, typer.Option(help="Folder of compiled modules; a second run continues.")],
+    out: Annotated[Path | None, typer.Option(help="Archive of `work` to write, for bundle.py.")] = None,
+    jobs: Annotated[int, typer.Option(help="Modules at a time; MAX_JOBS: files at a time within one.")] = 1,
+    variants: Annotated[int, typer.Option(help="Number of VARIANTS, the benchmark's first; 0: only pack.")] = len(
+        VARIANTS
+    ),
 ) -> None:
-    """Compile what is missing; 0 variants only packs."""
+    """Compile missing modules."""
     work = work.resolve()
     os.environ |= toolkit_variables(work)
     os.environ |= {"FLASHINFER_WORKSPACE_BASE": str(work), "TVM_FFI_CACHE_DIR": str(work / "tvm-ffi")}
@@ -73,7 +75,7 @@ def compile_all(
 
 
 def pack(work: Path, out: Path) -> None:
-    """Compiled modules, under the names by which an installed bundle finds them."""
+    """Pack compiled modules under the names that an installed bundle expects."""
     with tarfile.open(out, "w:xz", preset=9) as tar:
         for library in sorted(work.glob("tvm-ffi/sgl_kernel_jit_*/*.so")):
             tar.add(library, f"jit/tvm-ffi/{library.parent.name}/{library.name}")
@@ -92,7 +94,7 @@ def has_driver() -> bool:
 
 
 def stand_in_driver(directory: Path) -> None:
-    """A libcuda to link and load with where there is no driver; nothing in it is ever called."""
+    """Make a stub libcuda for linking and loading without a driver; it is never called."""
     spec = importlib.util.find_spec("sgl_kernel")
     assert spec is not None, "sgl_kernel is not installed"
     names = {"cuInit"}
@@ -108,7 +110,7 @@ def stand_in_driver(directory: Path) -> None:
 
 
 def name_the_target() -> None:
-    """SGLang asks the device what to compile for; here there is none to ask."""
+    """Answer SGLang's queries of the device for which it compiles, since there is none."""
     import torch
 
     answers: dict[str, Any] = {
@@ -123,7 +125,7 @@ def name_the_target() -> None:
 
 
 def modules(variants: tuple[Variant, ...]) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """Name and how to compile it, unless a bundle brought it; FlashInfer's are the long ones and come first."""
+    """Name and compile function of each module that is not bundled; FlashInfer's are slow and come first."""
     for spec in flashinfer_modules(variants):
         if not spec.is_aot:
             yield spec.name, lambda spec=spec: spec.build(False)
@@ -131,7 +133,7 @@ def modules(variants: tuple[Variant, ...]) -> Iterator[tuple[str, Callable[[], A
 
 
 def sglang_modules(variants: tuple[Variant, ...]) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """What a Llama needs of SGLang's own run-time kernels."""
+    """SGLang's JIT kernels for a Llama."""
     import torch
     from sglang.kernels.ops.activation.activation import activation_module
     from sglang.kernels.ops.attention.clamp_position import _jit_clamp_position_module
@@ -149,9 +151,9 @@ def sglang_modules(variants: tuple[Variant, ...]) -> Iterator[tuple[str, Callabl
 
 
 def flashinfer_modules(variants: tuple[Variant, ...]) -> Iterator[Any]:
-    """Norms, paged and ragged prefill (FlashInfer's "auto" is its FA3 template on this chip), decode.
+    """Norms, paged and ragged prefill (on this chip FlashInfer's "auto" is its FA3 template), decode.
 
-    An fp8 KV cache is read by the FA2 template alone, in decode too: SGLang decodes on tensor cores then.
+    Only the FA2 template reads an fp8 KV cache, also in decode: SGLang then decodes on tensor cores.
     """
     import torch
     from flashinfer.jit import norm

@@ -1,9 +1,9 @@
-"""Unpack a bundle on the GPU machine, where nothing can be downloaded, and write its environment.
+"""Unpack a bundle on an offline GPU machine and write its environment.
 
 python3 benchmarks/gpu/install.py BUNDLE SITE    # then: . SITE/env.sh
 
-Only the standard library and what the bundle brings. This package itself is not copied: its checkout goes on the path,
-beside a `dist-info` that has its entry points, by which SGLang finds the plugin.
+Uses the standard library and the bundle only. This package is not copied: its checkout is put on the path, beside a
+`dist-info` with the entry points by which SGLang finds the plugin.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 SOUNDFILE_STUB = '"""Stub: SGLang imports soundfile for audio endpoints, which are not used here."""\n'
-# library headers that FlashInfer includes; a small toolkit lacks them, the libraries' Python packages have them
+# library headers that FlashInfer includes; they may be missing in the toolkit but are in the Python packages
 HEADERS = ("cublas", "curand", "cusparse", "cusolver", "nvrtc")
 
 
 def install(bundle: Path, site: Path) -> None:
-    """Everything into `site`, checked against the bundle's manifest."""
+    """Unpack everything to `site`, checked against the bundle's manifest."""
     site.mkdir(parents=True, exist_ok=True)
     lines = (bundle / "MANIFEST").read_text(encoding="utf-8").splitlines()
     with ProcessPoolExecutor() as pool:
@@ -49,7 +49,7 @@ def unpack(bundle: Path, site: Path, checksum: str, name: str) -> None:
 
 
 def announce_plugin(site: Path) -> None:
-    """The metadata that an editable install of this checkout would leave."""
+    """Write the metadata of an editable install of this checkout."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     name = project["name"].replace("-", "_")
     version = package_version()
@@ -89,7 +89,7 @@ def write_environment(site: Path) -> None:
 
 
 def toolkit_variables(directory: Path) -> dict[str, str]:
-    """What nvcc needs to compile FlashInfer's kernels; links to what the toolkit lacks go to `directory`."""
+    """Environment variables with which nvcc compiles FlashInfer's kernels; `directory` gets links to missing files."""
     home = cuda_home()
     include, lib = directory / "cuda_extra" / "include", directory / "cuda_extra" / "lib"
     include.mkdir(parents=True, exist_ok=True)
@@ -110,7 +110,7 @@ def toolkit_variables(directory: Path) -> dict[str, str]:
 
 
 def cuda_home() -> Path:
-    """CUDA_HOME, or the folder of the nvcc that runs."""
+    """CUDA_HOME, or the toolkit of nvcc on the path."""
     if "CUDA_HOME" in os.environ:
         return Path(os.environ["CUDA_HOME"]).resolve()
     command = ["nvcc", "--dryrun", "-x", "cu", "-E", "/dev/null"]
@@ -119,7 +119,7 @@ def cuda_home() -> Path:
 
 
 def _packaged(pattern: str) -> Iterator[Path]:
-    """Files of the Python packages in which NVIDIA's libraries come."""
+    """Files in NVIDIA's Python packages."""
     spec = importlib.util.find_spec("nvidia")
     for folder in spec.submodule_search_locations or [] if spec else []:
         yield from Path(folder).rglob(pattern)

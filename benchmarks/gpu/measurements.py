@@ -1,10 +1,10 @@
-"""What is measured of one server: SGLang's own scheduler in this process, with its event loop and overlap.
+"""The measurements of one contender: SGLang's own scheduler in this process, with its event loop and overlap.
 
-Times end where the scheduler hands a token on; the HTTP server and the detokenizer, which are the same for everyone,
-are left out. Prompts are random token ids.
+Times end when the scheduler outputs a token; the HTTP server and the detokenizer, equal for all, are left out. Prompts
+are random token ids.
 
-Decoding behind long prompts does not wait for their prefill: their KV is put into the radix tree as random numbers, in
-slots of their own, so that a step reads as many bytes as it would behind real prompts.
+Decoding after long prompts does not wait for their prefill: random KV is put into the radix tree, in separate slots, so
+that a step reads as many bytes as after real prompts.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from sglang_speed.lab.bench.models import BOS_ID, EOS_ID
 from tests.scheduler_harness import SchedulerHarness
 
 FIRST_STEADY_STEP = 4
-"""Steps before it still share the machine with the prefill of the batch."""
+"""Earlier steps overlap with the prefill of the batch."""
 
 Sample = tuple[str, float]
-"""Name of a figure, value: seconds, tokens, requests, or tokens per second."""
+"""Name of a figure and value, in seconds, tokens, requests, or tokens per second."""
 
 
 @dataclass
 class Clock:
-    """When each output left the scheduler, and for how many requests."""
+    """Records when each output leaves the scheduler, and for how many requests."""
 
     harness: SchedulerHarness
     times: list[float] = field(default_factory=list)
@@ -52,7 +52,7 @@ class Clock:
         outbox.receive = receive
 
     def run(self) -> float:
-        """Answer what was submitted; returns when it began."""
+        """Run the submitted requests; returns the start time."""
         self.times.clear()
         self.batch_sizes.clear()
         start = time.perf_counter()
@@ -61,7 +61,7 @@ class Clock:
 
 
 class Measurements:
-    """All figures of one server, one sample at a time."""
+    """All figures of one contender, one sample at a time."""
 
     def __init__(self, harness: SchedulerHarness, profile: Profile, seed: int) -> None:
         self.harness = harness
@@ -71,8 +71,7 @@ class Measurements:
         self.num_tokens: int = harness.scheduler.max_total_num_tokens
 
     def all_of_them(self, *, is_brief: bool) -> Iterator[Sample]:
-        """The cheap ones first, so that a run that is cut short has them. is_brief: only what `Lc = L` must not
-        change."""
+        """Cheap ones first, in case the run is cut short. is_brief: only what `Lc = L` must not change."""
         self.warm_up()
         self.fill_pools()
         yield "prompt tokens", float(self.num_tokens)
@@ -99,18 +98,18 @@ class Measurements:
             yield f"output tokens/s, {middle}, as many as fit", running / step
 
     def warm_up(self) -> None:
-        """Every kernel that is timed runs once before."""
+        """Run every timed kernel once."""
         for length in self.profile.prompt_lens[:2]:
             self.ttft(length)
         self.decode(self.profile.prompt_lens[0], 2)
 
     def ttft(self, length: int) -> float:
-        """A prompt that nothing is known of."""
+        """TTFT of a cold prompt."""
         self.harness.flush()
         return self.time_to_first_token(self.prompt(length))
 
     def follow_ups(self, count: int) -> Iterator[Sample]:
-        """A second turn: the longest prompt is in the tree, a question follows."""
+        """TTFT of a second turn: a question after the longest prompt, which is in the tree."""
         self.start_over()
         first = self.prompt(self.profile.context_len)
         self.put_in_tree(first)
@@ -119,7 +118,7 @@ class Measurements:
             yield f"TTFT of a hit, {self.profile.context_len}", self.time_to_first_token([*first, *question])
 
     def decode(self, length: int, batch_size: int) -> tuple[float, int]:
-        """Seconds of a decode step, and how many requests ran at once."""
+        """Seconds of a decode step, and the number of running requests."""
         self.start_over()
         for _ in range(batch_size):
             prompt = self.prompt(length)
@@ -147,11 +146,11 @@ class Measurements:
         return self.clock.times[0] - start
 
     def submit(self, prompt: Sequence[int], max_new_tokens: int) -> None:
-        """Every token is handed on as it comes, and all that were asked for come."""
+        """Submit a streaming request for exactly `max_new_tokens`."""
         self.harness.submit(prompt, max_new_tokens, stream=True, sampling={"ignore_eos": True})
 
     def start_over(self) -> None:
-        """An empty tree, but anchors that are cached: without them no prefix is reused."""
+        """Empty the tree and cache the anchors, without which no prefix is reused."""
         self.harness.flush()
         self.harness.ask(self.prompt(64), 2)
 
@@ -160,7 +159,7 @@ class Measurements:
         return [BOS_ID, *self.random.choices(vocabulary, k=length - 1)]
 
     def put_in_tree(self, prompt: Sequence[int]) -> None:
-        """As if the prompt had been prefilled; its first token may be there already."""
+        """Insert the prompt as if it had been prefilled; its first token may be cached already."""
         scheduler = self.harness.scheduler
         slots = scheduler.token_to_kv_pool_allocator.alloc(len(prompt))
         assert slots is not None, f"no room for {len(prompt)} tokens beside {scheduler.tree_cache.evictable_size()}"
@@ -169,7 +168,7 @@ class Measurements:
         scheduler.token_to_kv_pool_allocator.free(slots[:known])
 
     def fill_pools(self) -> None:
-        """Random keys and values in every slot of the pool: zeros would be faster to multiply."""
+        """Fill all slots with random keys and values: zeros multiply faster."""
         pool = self.harness.scheduler.token_to_kv_pool_allocator.get_kvcache()
         for buffer in (*pool.k_buffer, *pool.v_buffer):
             buffer.normal_()

@@ -1,7 +1,6 @@
-"""What travels to an offline GPU machine, and how much of it: SGLang, its kernels for sm_90, and Python packages.
+"""The content of the bundle: SGLang, its kernels for sm_90, and Python packages, in versions tested with this SGLang.
 
-The machine has torch 2.11 for CUDA 13, Triton, nvcc, ninja and what torch and transformers bring. Versions are those
-that were tested together with the pinned SGLang; the rest of each wheel stays behind.
+The machine has torch 2.11 for CUDA 13, Triton, nvcc, ninja and the dependencies of torch and transformers.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ PYTHON_VERSION = "3.12"
 GLIBC_MINORS = (5, 12, 17, 24, 26, 27, 28, 31, 34)
 
 Archive = dict[str, tuple[str, ...]]
-"""Requirement -> paths inside its wheel that stay behind."""
+"""Requirement -> paths inside its wheel to leave out."""
 
 ARCHIVES: dict[str, Archive] = {
     "sglang": {

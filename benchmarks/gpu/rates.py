@@ -1,4 +1,4 @@
-"""Measure what the ceilings stand on, in a process of its own, which gives the device's memory back as it ends."""
+"""Measure the rates behind the ceilings, in a separate process, which frees the device's memory when it ends."""
 
 from __future__ import annotations
 

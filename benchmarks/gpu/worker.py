@@ -1,7 +1,7 @@
-"""Measure one contender, in a process of its own; samples go to a file as they come.
+"""Measure one contender in a separate process; samples are written to a file as they come.
 
-Started by `bench.py`. Imports first, then waits for a line on standard input before it touches the device, so that the
-next contender's imports run beside the measurements of this one.
+Started by `bench.py`. Imports first, then waits for a line on standard input before it uses the device, so that the
+next contender imports while one measures.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import typer  # noqa: E402
 
 
 def work(profile_name: str, contender_name: str, start: int, stock_requests: int, samples: Path) -> None:
-    """start: which start of the run this is, for the samples."""
+    """start: number of this start within the run, for the samples."""
     from contenders import PROFILES, contenders, server_settings, write_checkpoint
     from measurements import Measurements
     from sglang.srt.server_args import ServerArgs

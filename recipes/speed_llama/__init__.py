@@ -1,5 +1,6 @@
-"""The recipe of the default model: its prompts, as data and as what draws them, and the script that packs the adapter.
+"""The recipe of the default model.
 
-prompts       draws prompts          pack          LoRA's factors as one small file
-built_in      chooses the prompts that `sglang-speed cutoff` has built in
+prompts       generates prompts
+pack          packs the LoRA factors as one small file
+built_in      selects the built-in prompts of `sglang-speed cutoff`
 """

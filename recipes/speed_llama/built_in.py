@@ -1,7 +1,7 @@
-"""`python -m recipes.speed_llama.built_in BASE sglang_speed/lab/cutoff/prompts.jsonl`: the prompts of `layers`.
+"""`python -m recipes.speed_llama.built_in BASE sglang_speed/lab/cutoff/prompts.jsonl`: select the prompts of `cutoff`.
 
-BASE: a checkpoint whose tokens are counted. What is chosen serves other tokenizers too: long prompts are longer than
-they must be, and there are more of each kind than a recommendation needs.
+BASE: a checkpoint whose tokens are counted. The selection works with other tokenizers too: long prompts are longer than
+necessary, and there are more of each kind than a recommendation needs.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from sglang_speed.lab.cutoff.texts import BUILT_IN_LOOKUPS, choose
 NUM = 128
 QUOTAS = {LONG: 32, LOOKUPS: 40, TOOLS: 24}
 LONG_CHARS, MOST_TOKENS = 2750, 920
-"""Long with 5 characters a token; and a little less than what `layers` takes with an answer."""
+"""Long at 5 characters a token; and, with an answer, a little below the limit of `cutoff`."""
 SEED = 3
 
 
 def main(base: Path, path: Path) -> None:
-    """Draw, count and write: a line has its kind and its messages."""
+    """Generate, select and write prompts; a line has kind and messages."""
     candidates = list(_candidates(ChatFormat.of_checkpoint(base)))
     chosen = choose(candidates, lambda one: _kinds(one[0], one[2]), NUM, QUOTAS)
     lines = [json.dumps({"kind": kind, "messages": messages}) + "\n" for kind, messages, _ in chosen]
@@ -33,7 +33,7 @@ def main(base: Path, path: Path) -> None:
 
 
 def _candidates(chat_format: ChatFormat) -> Iterator[tuple[str, Messages, int]]:
-    """kind, messages up to the first answer, characters of that prompt."""
+    """Yield kind, messages up to the first answer, and characters of that prompt."""
     for kind, messages in labelled_prompts(16 * NUM, SEED):
         unanswered = next(index for index, message in enumerate(messages) if message["content"] is None)
         asked = messages[:unanswered]
@@ -43,7 +43,7 @@ def _candidates(chat_format: ChatFormat) -> Iterator[tuple[str, Messages, int]]:
 
 
 def _is_others_text(messages: Messages) -> bool:
-    """Whether prose of other authors is in them: what is shipped in the wheel has one license."""
+    """Whether they contain text of other authors: all content of the wheel has one license."""
     return any(paragraph in (message["content"] or "") for message in messages for paragraph in paragraphs())
 
 

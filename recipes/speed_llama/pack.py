@@ -1,7 +1,6 @@
-"""`python -m recipes.speed_llama.pack WORK CHECKPOINT FILE`: LoRA's factors of a training run as one small file.
+"""`python -m recipes.speed_llama.pack WORK CHECKPOINT FILE`: pack the LoRA factors of a training run as one small file.
 
-WORK and CHECKPOINT are what `sglang-speed train` wrote. Owns how the file is written; what reads it is
-`sglang_speed.checkpoints.adapter`.
+WORK and CHECKPOINT: the outputs of `sglang-speed train`. `sglang_speed.checkpoints.adapter` reads the file.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from sglang_speed.checkpoints.adapter import PROVENANCE_NAME
 
 
 def pack_adapter(peft_folder: Path, provenance: Mapping[str, Any], path: Path) -> None:
-    """Write what peft saved in `peft_folder` to `path`, in bfloat16; SystemExit where it is no plain LoRA."""
+    """Write the adapter in `peft_folder` to `path`, in bfloat16; SystemExit if it is not plain LoRA."""
     config = json.loads((peft_folder / "adapter_config.json").read_text(encoding="utf-8"))
     unknown = [key for key in ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern") if config.get(key)]
     if config.get("peft_type") != "LORA" or unknown:

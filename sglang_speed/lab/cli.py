@@ -1,7 +1,4 @@
-"""The command `sglang-speed`.
-
-Owns argument parsing and what is printed. Heavy imports stay inside the commands, so that `--help` is quick.
-"""
+"""The command `sglang-speed`: argument parsing and printing. Heavy imports stay inside the commands."""
 
 from __future__ import annotations
 
@@ -32,10 +29,9 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Run the command; what stops it is one line on stderr.
+    """Run the command. Errors are one line on stderr.
 
-    Exit status 2 for a user's mistake, 1 for a server that failed or a file that cannot be read or written, 130 for
-    Ctrl-C.
+    Exit status 2 for a user's mistake, 1 for a failed server or an unreadable or unwritable file, 130 for Ctrl-C.
     """
     try:
         app()

@@ -1,6 +1,6 @@
-"""`make demo`: start a server on a SPEED model, hold a chat of several turns, show what each turn reused.
+"""`make demo`: start a server on a SPEED model, chat for several turns, show what each turn reused.
 
-Owns the server that it starts, and stops it. Everything is measured through the HTTP API, as a client sees it.
+Everything is measured through the HTTP API, as a client sees it. The server is stopped at the end.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ console = Console()
 
 @dataclass
 class Turn:
-    """One turn of the chat: the answer, the prompt's length and how much of it came from the radix tree."""
+    """cached_tokens: prompt tokens found in the radix tree."""
 
     answer: str
     prompt_tokens: int
@@ -41,12 +41,10 @@ class Turn:
 
 
 def main(
-    model: Annotated[
-        str, typer.Option(help="A SPEED checkpoint, or speed-llama for the default model.")
-    ] = "speed-llama",
-    out: Annotated[Path, typer.Option(help="Where to write the figures, as JSON.")] = Path("build/demo.json"),
+    model: Annotated[str, typer.Option(help="SPEED checkpoint, or speed-llama for the default model.")] = "speed-llama",
+    out: Annotated[Path, typer.Option(help="JSON file to write, with the figures.")] = Path("build/demo.json"),
 ) -> None:
-    """Chat with a SPEED model and write what was measured."""
+    """Chat with a SPEED model and write the measurements."""
     out.parent.mkdir(parents=True, exist_ok=True)
     log_path = out.with_suffix(".log")
     server = start_server(model, log_path, ["--enable-cache-report"])
@@ -64,7 +62,7 @@ def main(
 
 
 def hold_chat(client: OpenAI) -> list[Turn]:
-    """Ask the questions one after the other, each with the whole conversation before it."""
+    """Ask the questions in turn, each with the whole conversation before it."""
     messages: list[Any] = []
     turns = []
     for question in QUESTIONS:
@@ -76,7 +74,7 @@ def hold_chat(client: OpenAI) -> list[Turn]:
 
 
 def ask(client: OpenAI, messages: list[Any]) -> Turn:
-    """One streamed answer; TTFT is the time until its first text arrives."""
+    """Stream one answer; TTFT is the time to its first text."""
     begin, first, pieces, usage = time.perf_counter(), 0.0, [], None
     stream = client.chat.completions.create(
         model="default",
@@ -95,7 +93,7 @@ def ask(client: OpenAI, messages: list[Any]) -> Turn:
             console.print(text, end="", markup=False, highlight=False)
     console.print()
     if usage is None or not pieces:
-        raise RuntimeError("the server's answer is empty or lacks usage figures; its log is beside the output file")
+        raise RuntimeError("the server's answer is empty or has no usage figures; see the log beside the output file")
     details = usage.prompt_tokens_details
     return Turn("".join(pieces), usage.prompt_tokens, (details and details.cached_tokens) or 0, first)
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 
 from sglang_speed.config import SpeedConfig
-from sglang_speed.lab.bench.load import Answer, Load
+from sglang_speed.lab.bench.load import Answer, QueueLengths
 
 SECONDS_PER_LAYER = 1e-6
 BYTES = 10
@@ -62,10 +62,10 @@ class FakeClient:
     def flush(self) -> None:
         self.cached.clear()
 
-    def load(self) -> Load:
-        return Load(self.running, self.waiting)
+    def queue_lengths(self) -> QueueLengths:
+        return QueueLengths(self.running, self.waiting)
 
-    def hold_up_steps(self, seconds: float) -> None:
+    def delay_steps(self, seconds: float) -> None:
         self.is_held_up = seconds > 0
 
     def kv_bytes_held(self, bytes_per_layer: int) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sglang_speed.config import SpeedConfig
-from sglang_speed.lab.bench.facts import ASKED
+from sglang_speed.lab.bench.facts import SCENARIO_SIZES
 from sglang_speed.lab.bench.models import TINY, Contender, Model
 from sglang_speed.lab.bench.plots import PLOTS, draw
 from sglang_speed.lab.bench.profiles import CPU, REHEARSAL, Profile
@@ -179,7 +179,7 @@ def test_the_page_has_the_sizes_and_flags_of_what_was_served(results: dict[str, 
     assert not {"shape", "num_layers", "prefill_layers"} & set(results["configuration"]["sizes"])
     assert str(CPU.shape.intermediate_size) not in page
     assert "{" not in page.split("</style>")[1]
-    assert set(SCENARIOS) == set(QUESTIONS) == set(ASKED)
+    assert set(SCENARIOS) == set(QUESTIONS) == set(SCENARIO_SIZES)
 
 
 def test_a_rehearsal_says_that_it_means_nothing_and_judges_nothing(tmp_path: Path) -> None:

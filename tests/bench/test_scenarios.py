@@ -153,8 +153,8 @@ def test_requests_that_run_at_once_are_counted_when_the_last_has_come(pause: flo
 
 def test_requests_that_were_never_seen_together_are_no_count() -> None:
     client: Any = FakeClient(SpeedConfig(4, 4), 220)
-    client.hold_up_steps = lambda seconds: None
-    with pytest.raises(RequestFailed, match="4 requests were answered before those that run at once"):
+    client.delay_steps = lambda seconds: None
+    with pytest.raises(RequestFailed, match="4 requests were answered before the running ones"):
         asyncio.run(Capacity().count_running(client, [[number] * 100 for number in range(4)], 10))
 
 

@@ -86,7 +86,7 @@ def test_without_chats_the_model_answers_built_in_prompts(plain_directory: Path,
         (("--anchor-tokens", -1), r"anchor_tokens=-1 is negative"),
         (
             ("--tail-tokens", 500),
-            r"has 0 of 2 answers that an error needs, out of 6, .* longer than the anchors and the tail: give more",
+            r"has 0 of 2 needed answers, out of 6, .* longer than the anchors and the tail: give more",
         ),
         (("--data", "no/such.jsonl"), r"no/such\.jsonl cannot be read"),
     ],

@@ -21,7 +21,7 @@ from sglang_speed.lab.cutoff.evidence import (
 )
 from sglang_speed.lab.cutoff.report import sentences
 from sglang_speed.lab.cutoff.request import Request
-from sglang_speed.lab.cutoff.results import Measured, results_of
+from sglang_speed.lab.cutoff.results import Measurements, results_of
 from sglang_speed.policies import SpeedPolicy
 
 POLICY = SpeedPolicy(SpeedConfig(4, 4, anchor_tokens=1, tail_tokens=3))
@@ -121,7 +121,7 @@ def test_lookups_that_a_cutoff_breaks_forbid_it_and_a_few_short_chats_allow_noth
     for sums, request in zip(by_cutoff, requests, strict=True):
         per_token = [1.0, 0.3, 0.05, 0.0] if LOOKUPS in kinds_of(request, POLICY) else [0.5, 0.01, 0.01, 0.0]
         sums[:, MEASURES.index("divergence")] = torch.tensor(per_token) * request.response_len
-    measured = Measured(requests, [0, 6, 7, 8], torch.ones(len(requests), 2, 8), by_cutoff)
+    measured = Measurements(requests, [0, 6, 7, 8], torch.ones(len(requests), 2, 8), by_cutoff)
     results = results_of(measured, SpeedConfig(8, 8, anchor_tokens=1, tail_tokens=3), max_kl=0.1)
     results["texts"] = {"source": "chats.jsonl", "samples": 64, "max_tokens": 1024}
     assert results["cutoffs"][1]["divergence"]["value"] < 0.1

@@ -20,9 +20,9 @@ from sglang_speed.lab.cutoff.request import Request
 from sglang_speed.lab.cutoff.texts import (
     BUILT_IN_QUOTAS,
     Limits,
-    answered,
     built_in_prompts,
     choose,
+    generate_responses,
     requests_in_chats,
     requests_of,
     tool_turns,
@@ -62,9 +62,7 @@ def test_prompts_without_a_gap_and_long_requests_are_left_out(
     ends = {chat_format.tokenizer.decode(request.token_ids)[-8:] for request in kept}
     assert ends == {"llo<eos>", "Hey<eos>"}
     wide = load_model(Path(small_model.name_or_path), anchor_tokens=1, tail_tokens=200).policy
-    with pytest.raises(
-        ConfigError, match=r"chats has 0 of 2 answers that an error needs, out of 3, with at most 1000 tokens"
-    ):
+    with pytest.raises(ConfigError, match=r"chats has 0 of 2 needed answers, out of 3, with at most 1000 tokens"):
         requests_in_chats(path, chat_format, wide, Limits(8, 1000, 0))
 
 
@@ -72,7 +70,7 @@ def test_a_single_answer_has_no_error_and_is_refused(
     small_model: SpeedLlamaForCausalLM, chat_format: ChatFormat, tmp_path: Path
 ) -> None:
     path = write_chats(tmp_path / "chats", [("user", "Question"), ("assistant", "Answer")])
-    with pytest.raises(ConfigError, match=r"has 1 of 2 answers that an error needs, out of 1, with .*: give more"):
+    with pytest.raises(ConfigError, match=r"has 1 of 2 needed answers, out of 1, with .*: give more"):
         requests_in_chats(path, chat_format, small_model.policy, Limits(8, 1000, 0))
 
 
@@ -91,18 +89,18 @@ def test_samples_are_drawn_by_the_seed(
 
 CALL = {"role": "assistant", "content": '{"name": "f", "arguments": {}}'}
 SAID = {"role": "assistant", "content": "The name is f."}
-ASKED, RESULT = {"role": "user", "content": "?"}, {"role": "tool", "content": "1"}
+SCENARIO_SIZES, RESULT = {"role": "user", "content": "?"}, {"role": "tool", "content": "1"}
 AS_FIELD = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}
 
 
 @pytest.mark.parametrize(
     ("messages", "turns"),
     [
-        ([ASKED, SAID], set()),
-        ([ASKED, CALL], {0}),
-        ([ASKED, AS_FIELD], {0}),
-        ([ASKED, SAID, ASKED, CALL, RESULT, SAID], {1, 2}),
-        ([ASKED, SAID, RESULT, SAID], {1}),
+        ([SCENARIO_SIZES, SAID], set()),
+        ([SCENARIO_SIZES, CALL], {0}),
+        ([SCENARIO_SIZES, AS_FIELD], {0}),
+        ([SCENARIO_SIZES, SAID, SCENARIO_SIZES, CALL, RESULT, SAID], {1, 2}),
+        ([SCENARIO_SIZES, SAID, RESULT, SAID], {1}),
     ],
 )
 def test_a_call_and_what_comes_after_it_use_tools(
@@ -113,7 +111,7 @@ def test_a_call_and_what_comes_after_it_use_tools(
 
 def test_tools_count_where_the_chat_template_shows_them(chat_format: ChatFormat) -> None:
     tools = [{"name": "f"}]
-    chat = Chat([ASKED, SAID, ASKED, SAID], tools)
+    chat = Chat([SCENARIO_SIZES, SAID, SCENARIO_SIZES, SAID], tools)
     assert tool_turns(chat, chat_format) == set()
     shows = copy(chat_format.tokenizer)
     shows.chat_template = "{{ tools }}" + shows.chat_template
@@ -161,7 +159,7 @@ def test_more_samples_than_built_in_prompts_are_refused(chat_format: ChatFormat)
 def test_answers_are_drawn_from_the_model_at_full_depth(small_model: SpeedLlamaForCausalLM) -> None:
     """What is said first to one prompt many times has the stock model's frequencies; other prompts pad the batch."""
     prompt, longer = ids_of("Say something now"), ids_of("A prompt that is longer than the other one")
-    said = answered(small_model, [prompt, longer] * 300, [EOS_ID], 2, seed=0)
+    said = generate_responses(small_model, [prompt, longer] * 300, [EOS_ID], 2, seed=0)
     firsts = torch.tensor([one.token_ids[one.prompt_len] for one in said if one.prompt_len == len(prompt)])
     stock = LlamaForCausalLM.from_pretrained(small_model.name_or_path)
     with torch.no_grad():
@@ -176,7 +174,7 @@ def test_an_answer_ends_with_its_stop_token(small_model: SpeedLlamaForCausalLM) 
     stop_ids = [EOS_ID, *ids_of("abcdefghijklmnopqrstuvwxyz")[1:]]
     prompts = [ids_of("One prompt"), ids_of("Another, longer prompt")] * 4
     finished: list[int] = []
-    said = answered(small_model, prompts, stop_ids, 12, seed=0, advance=finished.append)
+    said = generate_responses(small_model, prompts, stop_ids, 12, seed=0, advance=finished.append)
     assert sum(finished) == len(prompts)
     assert sorted(one.token_ids[: one.prompt_len] for one in said) == sorted(map(tuple, prompts))
     for one in said:

@@ -29,11 +29,13 @@ def test_a_context_that_fits_is_kept(fitting: Any) -> None:
 
 
 def test_a_longer_one_loses_its_beginning_and_that_is_said(fitting: Any) -> None:
-    with pytest.warns(UserWarning, match=r"more than 5 tokens lose their beginning and with it BoS"):
+    with pytest.warns(
+        UserWarning, match=r"exceed, with their continuation, 5 tokens lose their beginning and with it BoS"
+    ):
         assert fitting([1, 2, 3, 4], 2) == [2, 3, 4]
 
 
 @pytest.mark.parametrize("num_scored", [5, 8])
 def test_a_continuation_that_leaves_no_room_is_refused(fitting: Any, num_scored: int) -> None:
-    with pytest.raises(ConfigError, match=rf"5 tokens are no room .* continuation of {num_scored}: raise max_length"):
+    with pytest.raises(ConfigError, match=rf"5 tokens leave no room .* continuation of {num_scored}: raise max_length"):
         fitting([1, 2, 3, 4, 6, 7], num_scored)

@@ -12,7 +12,7 @@ import pytest
 
 from sglang_speed.config import SpeedConfig
 from sglang_speed.errors import ConfigError
-from sglang_speed.lab.evaluation.measure import Measured
+from sglang_speed.lab.evaluation.measure import ItemResult
 from sglang_speed.lab.evaluation.plots import by_cutoff, draw
 from sglang_speed.lab.evaluation.references import Reference, ReferenceFile
 from sglang_speed.lab.evaluation.report import COLUMNS, cell, in_order, terminal_table
@@ -22,11 +22,11 @@ from sglang_speed.lab.evaluation.subjects import FULL_DEPTH, Subject
 FULL = Subject(FULL_DEPTH, "/models/base", None, "weights")
 SUITE = {"seed": 0, "num_samples": 4, "full_depth": FULL.digest}
 SPEED = Subject("trained", "/models/speed", SpeedConfig(8, 6, tail_tokens=16), "weights")
-NEEDLES = [Measured({"found": value}, {"words": 100, "depth": depth}) for value, depth in ((1, 0), (1, 0.5), (0, 1))]
+NEEDLES = [ItemResult({"found": value}, {"words": 100, "depth": depth}) for value, depth in ((1, 0), (1, 0.5), (0, 1))]
 MISSED = [replace(one, values={"found": 0.0}) for one in NEEDLES]
 RESPONSES = [
-    Measured({"logprob": -10.0, "agreement": 4.0}, {"kind": "passage"}, weight=5),
-    Measured({"logprob": -20.0, "agreement": 15.0}, {"kind": "short question"}, weight=15),
+    ItemResult({"logprob": -10.0, "agreement": 4.0}, {"kind": "passage"}, weight=5),
+    ItemResult({"logprob": -20.0, "agreement": 15.0}, {"kind": "short question"}, weight=15),
 ]
 AT_FULL_DEPTH = {"logprob": [-9.0, -17.0], "agreement": [5.0, 15.0]}
 
@@ -83,7 +83,7 @@ def test_a_model_asked_again_has_one_entry(results: Results) -> None:
 
 
 def test_results_of_another_suite_are_refused(results: Results) -> None:
-    with pytest.raises(ConfigError, match=r"has results for seed 0, and 1 is asked for: .* name another --json"):
+    with pytest.raises(ConfigError, match=r"has results for seed 0, not 1: .* choose another --json"):
         Results(results.path, {**SUITE, "seed": 1})
 
 

@@ -102,11 +102,11 @@ def test_a_message_with_tool_calls_is_written() -> None:
 @pytest.mark.parametrize(
     ("template", "messages", "problem"),
     [
-        (CHAT_TEMPLATE, MESSAGES, "ends an assistant turn with none of the end-of-turn tokens"),
+        (CHAT_TEMPLATE, MESSAGES, "ends assistant turns with none of the end-of-turn tokens"),
         (
             TEMPLATE.replace("message['content']", "(message['content'] if loop.last else '...')"),
             MESSAGES,
-            "writes earlier turns anew",
+            "rewrites earlier turns",
         ),
         ("{{ raise_exception('roles must alternate') }}", MESSAGES, "refuses these messages: roles must alternate"),
         ("{{ 'text' + messages[0]['nobody'] }}", MESSAGES, "refuses these messages"),
@@ -114,12 +114,12 @@ def test_a_message_with_tool_calls_is_written() -> None:
         (
             TEMPLATE.replace("messages %}", "messages if message['role'] != 'tool' %}"),
             [user("a"), {"role": "tool", "content": "b"}, assistant("c")],
-            "message 2: the model's chat template leaves out what role 'tool' says",
+            "message 2: the model's chat template drops this message of role 'tool'",
         ),
         (
             TEMPLATE,
             [user("a"), {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "look"}}]}],
-            "message 2: the model's chat template leaves out what role 'assistant calls' says",
+            "message 2: the model's chat template drops this message of role 'assistant calls'",
         ),
         (
             "{% for message in messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
@@ -178,7 +178,7 @@ def line_of(*messages: object, **beside: object) -> str:
         (line_of({**user("a"), "tool_calls": [{}]}), "role 'user' has tool_calls: only the assistant calls"),
         (line_of(user("a"), {"role": "assistant", "tool_calls": [{}]}), r"message 2: \{\} is not a tool call: write"),
         (GOOD[:-1] + ', "tools": 1}', "has tools=1, which is not a list"),
-        (json.dumps({"messages": [user("a"), assistant("b" * 100)]}), r"has \d+ tokens, and at most 64 are taken"),
+        (json.dumps({"messages": [user("a"), assistant("b" * 100)]}), r"has \d+ tokens, more than 64"),
     ],
 )
 def test_a_wrong_line_is_named(tmp_path: Path, chat_format: ChatFormat, line: str, problem: str) -> None:
@@ -262,5 +262,5 @@ def test_a_checkpoint_without_chat_template_or_tokenizer_is_explained(make_model
     (directory / "chat_template.jinja").unlink()
     with pytest.raises(ConfigError, match="has no chat template"):
         ChatFormat.of_checkpoint(directory)
-    with pytest.raises(ConfigError, match="has no tokenizer that can be read"):
+    with pytest.raises(ConfigError, match="has no readable tokenizer"):
         ChatFormat.of_checkpoint(tmp_path)

@@ -19,7 +19,7 @@ from sglang_speed.config import SpeedConfig
 from sglang_speed.lab.common.chat import ChatFormat, read_conversations
 from sglang_speed.lab.training import command
 from sglang_speed.lab.training.batches import TrainingExamples, join
-from sglang_speed.lab.training.run import BatchesOfLikeLength, train
+from sglang_speed.lab.training.run import LengthGroupedSampler, train
 from sglang_speed.lab.training.settings import Objective
 from sglang_speed.reference.modeling import SpeedLlamaForCausalLM
 from sglang_speed.reference.training import SpeedLlamaForTraining
@@ -151,7 +151,7 @@ def test_batches_have_like_lengths_and_come_in_another_order_each_epoch() -> Non
     examples = SimpleNamespace(lengths=lengths, epoch=0)
     orders = []
     for examples.epoch in (0, 1, 1):
-        orders.append(list(BatchesOfLikeLength(examples, 8, seed=3)))
+        orders.append(list(LengthGroupedSampler(examples, 8, seed=3)))
         assert sorted(orders[-1]) == list(range(203))
         batches = [[lengths[index] for index in orders[-1][start : start + 8]] for start in range(0, 203, 8)]
         padded = sum(len(batch) * max(batch) for batch in batches)

@@ -66,7 +66,7 @@ def test_the_command_writes_the_checkpoint_and_says_what_became_better(
         "--held-out", 0.2, "--log-to", "tensorboard",
     )  # fmt: skip
     assert "trained on 8 chats, 2 more held out" in said
-    assert "KL to full depth, nats per token of the chats held out: " in said
+    assert "KL to full depth, nats per token of the held-out chats: " in said
     assert re.search(r"step 2 of 2: .*loss \d", said)
     assert "it/s" not in said, "bars of another library"
     assert SpeedConfig.from_checkpoint(tmp_path / "trained") == SpeedConfig(4, 2, 1, 2)
@@ -93,7 +93,7 @@ OPEN_CHAT = [[user("a")]]
         (("--learning-rate", 0), "learning_rate=0.0 is not above 0"),
         (("--seed", -1), "seed=-1 is below 0"),
         (("--span-tokens", -1), "span_tokens=-1 is below 0"),
-        (("--span-tokens", 4, "--objective", "sft"), "span_tokens=4 goes with --objective distil"),
+        (("--span-tokens", 4, "--objective", "sft"), "span_tokens=4 needs --objective distil"),
         (("--answer-tokens", 0), "answer_tokens=0 is below 1"),
         (("--temperature", -1), "temperature=-1.0 is below 0"),
         (("--max-tokens", 20), r"line 1 has \d+ tokens, and at most 20 fit"),
@@ -117,7 +117,11 @@ def test_a_mistake_is_one_line_before_anything_is_made(
         ([[user("a"), assistant("b")], *OPEN_CHAT], ("--objective", "sft"), "line 2 has no answer at its end"),
         ([[assistant("a")]], (), "line 1 begins with an answer"),
         ([[user("a"), {"role": "robot", "content": "b"}]], (), "line 1, message 2: role='robot' is not one of system,"),
-        ([[user("a"), assistant("b"), user(None)]], (), "line 1, message 3: role 'user' has no content, and the model"),
+        (
+            [[user("a"), assistant("b"), user(None)]],
+            (),
+            "line 1, message 3: role 'user' has no content: write the question",
+        ),
         ([[user("a" * 2048), assistant("b")]], (), r"line 1 has 20\d\d tokens, and at most 2048 fit"),
         (
             [[user("a"), assistant(None)] * 9],
@@ -151,7 +155,8 @@ def test_a_run_with_nothing_held_out_says_that_nobody_knows_whether_it_helped(tr
     data = write_chats(tmp_path / "chats.jsonl", [[user("a"), assistant("b")]])
     last = train(0, "--data", data, "--epochs", 1).splitlines()[-1]
     assert (
-        "trained on 1 chat, 2 tokens said in all; none held out, so nothing says whether it helped: give more" in last
+        "trained on 1 chat, 2 tokens of answers in all; none held out, so its effect was not measured: give more"
+        in last
     )
 
 

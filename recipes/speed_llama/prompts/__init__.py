@@ -1,14 +1,14 @@
-"""Chats without answers, for a model to answer: practice in short chat, reading, searching, tools, rules and recall.
+"""Chats for a model to answer: short chat, reading, searching, tools, rules and recall.
 
-A conversation is a list of messages, one or more of them `{"role": "assistant", "content": None}`, to be answered by
-the model in order; the last message is such a one. An assistant message with text is part of the prompt.
+A conversation is a list of messages. The model answers those that are `{"role": "assistant", "content": None}`, in
+order; the last message is one of them. An assistant message with text is part of the prompt.
 
-Everything is made offline from templates, Faker's names and prose that the installation carries, so the same seed gives
-the same prompts on the same versions of Python, Faker and the packages that prose.py names. Wording, word lists and
-seeds are separate from those of `sglang_speed.lab.evaluation`, although the skills overlap: a model must not be judged
-on what it was trained on. Imports neither torch nor sglang.
+All prompts are made offline from templates, Faker's names and installed prose. The same seed gives the same prompts
+with the same versions of Python, Faker and the packages in prose.py. Wording, word lists and seeds are separate from
+those of `sglang_speed.lab.evaluation`, although the skills overlap: a model must not be judged on its training data.
+Imports neither torch nor sglang.
 
-draw          chance, words, filled templates       messages     how a conversation is written down
+draw          random words, filled templates        messages     the form of a conversation
 facts         invented passages, subjects           prose        real paragraphs
 records       tables in many formats                kinds        the table of kinds and shares
 """
@@ -29,7 +29,7 @@ __all__ = ["KINDS", "Kind", "Message", "Messages", "chats", "generate_prompts", 
 
 
 def generate_prompts(num: int, seed: int) -> Iterator[Messages]:
-    """Different conversations, one at a time; the first of a seed are the same for every `num`."""
+    """Distinct conversations; the first ones of a seed do not depend on `num`."""
     return (messages for _, messages in labelled_prompts(num, seed))
 
 
@@ -48,14 +48,14 @@ def labelled_prompts(num: int, seed: int) -> Iterator[tuple[str, Messages]]:
 
 
 def chats(num: int, seed: int, own_questions: int = 0) -> Iterator[Messages]:
-    """Prompts, then `own_questions` chats of one to three turns in which the model writes the user's turns too."""
+    """Prompts, then `own_questions` chats of one to three turns in which the model also writes the user turns."""
     turns = Draw(seed).random.choices((1, 2, 3), weights=(6, 3, 1), k=own_questions)
     yield from generate_prompts(num, seed)
     yield from map(_all_open, turns)
 
 
 def write_chats(path: Path, found: Iterable[Messages]) -> None:
-    """Write JSON lines, `{"messages": [...]}`; compressed, and always to the same bytes, where the name ends in .gz."""
+    """Write JSON lines, `{"messages": [...]}`; reproducibly compressed if the name ends in .gz."""
     lines = "".join(json.dumps({"messages": messages}, ensure_ascii=False) + "\n" for messages in found).encode()
     path.write_bytes(gzip.compress(lines, mtime=0) if path.suffix == ".gz" else lines)
 

@@ -1,7 +1,7 @@
-"""One source of chance for all kinds of prompts: words, names, numbers, lengths and filled templates.
+"""Random words, names, numbers, lengths and filled templates for all kinds of prompts.
 
-Owns the random generator; nothing else in this package makes one. Names, towns, companies and streets are Faker's
-(MIT), for its many locales in Latin letters; its sentences are random words and are not used.
+Owns the only random generator of this package. Names, towns, companies and streets are Faker's (MIT), in many locales
+with Latin letters.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ DISTINCT_TRIES = 8
 
 
 class Draw:
-    """Draws everything a prompt is made of; the same seed draws the same (for one version of Faker)."""
+    """Random parts of prompts; the same seed gives the same ones with one version of Faker."""
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
@@ -38,37 +38,35 @@ class Draw:
         self._towns = [self._faker(locale) for locale in TOWN_LOCALES]
 
     def pick(self, options: Sequence[T]) -> T:
-        """One of them."""
         return self.random.choice(options)
 
     def sample(self, options: Sequence[T], count: int) -> list[T]:
-        """Some of them, all different, at most as many as there are."""
+        """Up to `count` distinct options."""
         return self.random.sample(options, min(count, len(options)))
 
     def chance(self, share: float) -> bool:
-        """True in that share of cases."""
+        """True with this probability."""
         return self.random.random() < share
 
     def num(self, low: int, high: int) -> int:
-        """A whole number, both ends included."""
+        """An integer, both ends included."""
         return self.random.randint(low, high)
 
     def shuffled(self, items: Sequence[T]) -> list[T]:
-        """All of them in another order."""
         return self.random.sample(items, len(items))
 
     def num_chars(self, median: int = 1000, spread: float = 0.75) -> int:
-        """A length of text: most near the median, with a tail up to MAX_PASSAGE_CHARS."""
+        """A text length, log-normal, up to MAX_PASSAGE_CHARS."""
         return max(150, min(MAX_PASSAGE_CHARS, int(self.random.lognormvariate(0.0, spread) * median)))
 
     def word(self, kind: str) -> str:
-        """One word or number of a kind that a slot can name."""
+        """A word or number of a slot's kind."""
         if kind in WORDS:
             return self.pick(WORDS[kind])
         return SOURCES[kind](self)
 
     def distinct(self, kind: str, count: int) -> list[str]:
-        """Different words of one kind: at most `count`, fewer where a list is short."""
+        """Up to `count` distinct words of one kind."""
         found: dict[str, None] = {}
         for _ in range(count * DISTINCT_TRIES):
             found[self.word(kind)] = None
@@ -77,9 +75,9 @@ class Draw:
         return list(found)
 
     def fill(self, template: str, known: dict[str, str] | None = None) -> str:
-        """Replace each slot, as in `{town}` or `{town2}`; `known` keeps what slots stand for, and is extended.
+        """Replace slots like `{town}` or `{town2}`. known: values of slots, extended by new ones.
 
-        `a(n)` becomes the article that the next word wants.
+        `a(n)` becomes the article of the next word.
         """
         values = {} if known is None else known
 
@@ -92,7 +90,7 @@ class Draw:
         return ARTICLE.sub(_article, SLOT.sub(value, template))
 
     def _unlike(self, kind: str, taken: Collection[str]) -> str:
-        """A word that is not taken yet, unless the list is too short for that."""
+        """A word that is not taken, unless the list is too short."""
         for _ in range(DISTINCT_TRIES):
             word = self.word(kind)
             if word not in taken:
@@ -104,36 +102,35 @@ class Draw:
         return self.fill(self.pick(templates), known)
 
     def first_name(self) -> str:
-        """A first name."""
         return self.pick(self._fakers).first_name()
 
     def name(self) -> str:
-        """First and last name, of one locale."""
+        """First and last name of one locale."""
         faker = self.pick(self._fakers)
         return f"{faker.first_name()} {faker.last_name()}"
 
     def town(self) -> str:
-        """A town: half of them sound English."""
+        """A town, half of the time English-sounding."""
         return str(self.pick(self._towns).city()) if self.chance(0.5) else self.english("city")
 
     def english(self, what: str) -> str:
-        """A town, company or street of the first locales, which are English."""
+        """A town, company or street of an English locale."""
         return str(getattr(self.pick(self._fakers[:3]), what)())
 
     def code(self) -> str:
-        """An identifier as people write them on labels."""
+        """An identifier like those on labels."""
         letters = "".join(self.random.choices("ABCDEFGHJKLMNPQRSTUVWXYZ", k=self.num(1, 3)))
         digits = self.num(10, 99999)
         return self.pick((f"{letters}-{digits}", f"{letters}{digits}", f"{digits}-{letters}", f"{digits}"))
 
     def date(self) -> str:
-        """A date in one of the usual ways to write it."""
+        """A date in a common format."""
         day, month, year = self.num(1, 28), self.num(1, 12), self.num(1990, 2029)
         named = WORDS["month"][month - 1]
         return self.pick((f"{day} {named} {year}", f"{named} {day}, {year}", f"{year}-{month:02}-{day:02}"))
 
     def email(self) -> str:
-        """An e-mail address that belongs to nobody."""
+        """A fictitious e-mail address."""
         user = re.sub(r"[^a-z.]", "", self.name().lower().replace(" ", self.pick((".", ""))))
         return f"{user}@example.{self.pick(('com', 'org', 'net'))}"
 

@@ -1,6 +1,6 @@
-"""Invented passages of which every fact is known: the sentences, and a question for each of them.
+"""Invented passages with known facts: sentences, and a question for each.
 
-Owns how subjects become text of a wanted length. The fact that is asked for is drawn evenly over the text.
+Makes text of a given length from subjects. Questions are drawn evenly over the text.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ MAX_FILLERS = 0.35
 
 @dataclass(frozen=True)
 class Fact:
-    """A sentence of a passage and the question that it answers; a sentence without a question is a filler."""
+    """A sentence and the question that it answers; without a question it is a filler."""
 
     sentence: str
     question: str = ""
@@ -30,7 +30,7 @@ class Passage:
     paragraphs: tuple[tuple[Fact, ...], ...]
 
     def ask(self, draw: Draw, count: int = 1) -> list[Fact]:
-        """Different facts with questions, every place in the text as likely as any other."""
+        """Distinct facts with questions, uniformly over the text."""
         return draw.sample([fact for group in self.paragraphs for fact in group if fact.question], count)
 
     def sentences(self) -> list[str]:
@@ -43,7 +43,7 @@ class Passage:
 
 
 def passage(draw: Draw, num_chars: int, subject: str | None = None) -> Passage:
-    """A passage about as long as asked for; paragraphs on one subject or on several."""
+    """A passage of about `num_chars`, on one or several subjects."""
     subjects = [subject] if subject else draw.sample(sorted(SUBJECTS), draw.num(1, 4))
     paragraphs: list[tuple[Fact, ...]] = []
     size = 0
@@ -54,12 +54,12 @@ def passage(draw: Draw, num_chars: int, subject: str | None = None) -> Passage:
 
 
 def sentences(draw: Draw, count: int) -> list[str]:
-    """Single sentences about different things."""
+    """Single sentences on different subjects."""
     return [draw.pick(passage(draw, 60).ask(draw)).sentence for _ in range(count)]
 
 
 def _paragraph(draw: Draw, subject: str, room: int) -> tuple[Fact, ...]:
-    """Facts in their order, some but the first left out, with fillers between; it stops where the room is used up."""
+    """Facts in order, some but the first left out, with fillers between, until `room` is used up."""
     known: dict[str, str] = {}
     lines = _lines(subject)
     facts: list[Fact] = []
@@ -76,7 +76,7 @@ def _paragraph(draw: Draw, subject: str, room: int) -> tuple[Fact, ...]:
 
 @cache
 def _lines(subject: str) -> tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]:
-    """Of each fact of a subject: the ways to tell it and the ways to ask for it."""
+    """For each fact of a subject: the ways to tell it and to ask for it."""
     blocks = re.split(r"\n(?! *\?)", SUBJECTS[subject].strip())
     halves = (re.split(r"\n *\? ", block, maxsplit=1) for block in blocks)
     return tuple((_ways(told), _ways(re.sub(r"\n *\? ", "|", asked))) for told, asked in halves)

@@ -1,4 +1,4 @@
-"""The table of all kinds of prompts: what each practises is its maker's; how often it comes is here."""
+"""The table of all kinds of prompts and their shares."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from recipes.speed_llama.prompts.messages import Messages
 
 @dataclass(frozen=True)
 class Kind:
-    """name, its share of all prompts in percent, and what makes one."""
+    """percent: share of all prompts. make: makes one prompt."""
 
     name: str
     percent: int

@@ -1,4 +1,4 @@
-"""How a conversation is written down: messages, of which those with content None are the model's to answer."""
+"""The form of a conversation: a list of messages; the model answers those with content None."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def conversation(turns: Sequence[str], system: str | None = None) -> Messages:
 
 
 def maybe_system(draw: Draw, share: float = 0.5) -> str | None:
-    """A system message in that share of cases; without one, chat templates may put in their own."""
+    """A system message with probability `share`; without one, a chat template may insert its own."""
     return draw.one(SYSTEMS) if draw.chance(share) else None
 
 
 def placed(draw: Draw, material: str, request: str) -> str:
-    """Material and what is wanted of it as one user turn: either first, joined in one of several ways."""
+    """Material and request as one user turn, in either order, joined in one of several ways."""
     before, after = draw.pick(
         (("", ""),) * 5 + (("Text:\n", ""), ('"""\n', '\n"""'), ("---\n", "\n---"), ("<text>\n", "\n</text>"))
     )

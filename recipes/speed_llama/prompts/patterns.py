@@ -1,7 +1,4 @@
-"""Examples to be continued, labels to be given, small sums and small questions about code.
-
-Owns the patterns. An example is a pair of what is shown and what belongs to it.
-"""
+"""Few-shot examples, classification, sums and small questions about code. An example is an input and its output."""
 
 from __future__ import annotations
 
@@ -148,7 +145,7 @@ CODE_WISHES = (
 
 
 def classification(draw: Draw) -> Messages:
-    """A text to be labelled, now and then with labelled examples in the system message."""
+    """A text to label, sometimes with labelled examples in the system message."""
     name = draw.pick(sorted(CLASSES))
     labels = CLASSES[name]
     request = draw.pick(LABEL_REQUESTS).format(name=name, labels=", ".join(draw.shuffled(list(labels))))
@@ -162,7 +159,7 @@ def classification(draw: Draw) -> Messages:
 
 
 def few_shot(draw: Draw) -> Messages:
-    """Examples of a rule and one more whose answer is missing."""
+    """Examples of a rule, and an input without output."""
     example = draw.pick(PATTERNS)(draw)
     shown, answered = draw.pick(SHOWN)
     pairs = [example() for _ in range(draw.num(3, 9))]
@@ -200,7 +197,7 @@ def _labels(draw: Draw) -> Callable[[], Example]:
 
 
 def _field(draw: Draw) -> Callable[[], Example]:
-    """The same slot of one sentence is the answer each time."""
+    """The output is the same slot of one sentence."""
     template, slot = draw.pick(
         (
             ("{name} from {town} bought a(n) {object}.", "town"),
@@ -220,7 +217,7 @@ def _field(draw: Draw) -> Callable[[], Example]:
 
 
 def _reordered(draw: Draw) -> Callable[[], Example]:
-    """Two words in, the same two out in another form."""
+    """Two words in, one or both out in another form."""
     left, right = draw.sample(("first", "town", "color", "animal", "codeword", "n", "food", "job", "code"), 2)
     shown, answer = draw.pick(
         (("{a}, {b}", "{b} / {a}"), ("{a} {b}", "[{b}]"), ("{a};{b}", "{a} and {b}"), ("{a}", "<{a}>"))

@@ -1,7 +1,7 @@
-"""Prose that an installation carries: CPython's help topics and docstrings, and descriptions of our dependencies.
+"""Installed prose: CPython's help topics and docstrings, and descriptions of our dependencies.
 
-Owns the list of paragraphs. CPython's text depends on the Python version; the descriptions, a small part, on the
-versions of the packages in DESCRIBED, some of which may be missing.
+CPython's text depends on the Python version, the descriptions, a small part, on the versions of the packages in
+DESCRIBED, some of which may be missing.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ MIN_CHARS, MAX_CHARS = 110, 900
 
 @cache
 def paragraphs() -> tuple[str, ...]:
-    """All usable paragraphs, each once: words more than symbols, whole sentences, 110 to 900 characters."""
+    """All distinct usable paragraphs: mostly words, whole sentences, 110 to 900 characters."""
     texts = [*(topics[name] for name in sorted(topics)), *_docstrings(), *_descriptions()]
     found = (_clean(block) for text in texts for block in re.split(r"\n\s*\n", text))
     return tuple(dict.fromkeys(block for block in found if _readable(block)))
 
 
 def prose(draw: Draw, num_chars: int) -> list[str]:
-    """Paragraphs that follow each other in their source, about as long as asked for, at least one."""
+    """Successive paragraphs of about `num_chars`, at least one."""
     source = paragraphs()
     start = draw.num(0, len(source) - 1)
     chosen: list[str] = []
@@ -48,7 +48,7 @@ def prose(draw: Draw, num_chars: int) -> list[str]:
 
 
 def _docstrings() -> Iterator[str]:
-    """Of modules, classes and functions, read from the source: what is imported may have been patched."""
+    """Of modules, classes and functions, read from source, since imported ones may be patched."""
     library = Path(get_path("stdlib"))
     for name in MODULES:
         for node in ast.walk(ast.parse((library / f"{name}.py").read_bytes())):

@@ -1,6 +1,6 @@
-"""Work on a text: questions, summaries, rewriting, extraction, and free writing about it.
+"""Requests about a text: questions, summaries, rewriting, extraction, free writing.
 
-Owns the requests; the texts come from facts.py (invented, every fact known) and prose.py (real).
+The texts come from facts.py (invented, with known facts) and prose.py (real).
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ DISGUISES = (
 
 
 def questions(draw: Draw) -> Messages:
-    """One or several questions about a text, asked one after the other."""
+    """One or several questions about a text."""
     if draw.chance(0.3):
         return _about_prose(draw)
     read = passage(draw, draw.num_chars(900))
@@ -134,12 +134,12 @@ def questions(draw: Draw) -> Messages:
 
 
 def summaries(draw: Draw) -> Messages:
-    """A text to be made shorter."""
+    """A text to summarise."""
     return _request(draw, SUMMARIES, draw.num_chars(1000, 0.6))
 
 
 def rewrites(draw: Draw) -> Messages:
-    """A short text to be written in another way."""
+    """A short text to rewrite."""
     request = draw.one(REWRITES)
     text = passage(draw, draw.num(150, 500)).text(" ")
     if "mistakes" in request:
@@ -148,19 +148,19 @@ def rewrites(draw: Draw) -> Messages:
 
 
 def extractions(draw: Draw) -> Messages:
-    """A text of which certain things are to be listed."""
+    """A text with items to list."""
     text = _written(draw, passage(draw, draw.num_chars(550, 0.6)))
     request = draw.one(EXTRACTIONS)
     return conversation([placed(draw, text, request)], maybe_system(draw))
 
 
 def open_requests(draw: Draw) -> Messages:
-    """A text to write freely about: the answer is long, and no part of the text is the answer."""
+    """A text to write about freely: the answer is long and not in the text."""
     return _request(draw, OPEN_REQUESTS, draw.num_chars(1000))
 
 
 def follow_ups(draw: Draw) -> Messages:
-    """The next question after an answer that is given and long."""
+    """A question after a long given answer."""
     text = " ".join(prose(draw, 350)) if draw.chance(0.4) else passage(draw, draw.num_chars(400, 0.6)).text(" ")
     messages = conversation([draw.one(OPENERS), draw.one(MORE)], maybe_system(draw, 0.4))
     first_answer = next(message for message in messages if message["role"] == "assistant")
@@ -185,7 +185,7 @@ def _question(draw: Draw, fact: Fact) -> str:
 
 
 def _written(draw: Draw, read: Passage) -> str:
-    """A passage in one of the forms in which texts come along."""
+    """A passage in one of several formats."""
     if draw.chance(0.15):
         return "\n".join(f"- {sentence}" for sentence in read.sentences())
     if draw.chance(0.1):
@@ -195,7 +195,7 @@ def _written(draw: Draw, read: Passage) -> str:
 
 
 def _with_mistakes(draw: Draw, text: str) -> str:
-    """Letters swapped or left out in about every tenth word."""
+    """Swap or drop letters in about every tenth word."""
     words = text.split(" ")
     for index in range(len(words)):
         word = words[index]

@@ -1,7 +1,4 @@
-"""Conversations in which the user tells things and asks for them some turns later.
-
-Owns what is told. Between telling and asking the model answers other turns.
-"""
+"""Conversations in which the user tells facts and asks for them some turns later, after other turns."""
 
 from __future__ import annotations
 
@@ -43,7 +40,7 @@ ASK = (
 
 
 def recall(draw: Draw) -> Messages:
-    """Facts told in one turn or in several, other turns between, and questions about the facts."""
+    """Facts in one or several turns, other turns, and questions about the facts."""
     known = {"last": draw.pick(LAST)}
     facts = [(draw.fill(told, known), draw.fill(asked, known)) for told, asked in draw.sample(TOLD, draw.num(1, 5))]
     turns = _telling(draw, [told for told, _ in facts])
@@ -61,7 +58,7 @@ def recall(draw: Draw) -> Messages:
 
 
 def _nod(draw: Draw, messages: Messages, num_turns: int) -> None:
-    """Answer the first turns: small models say long and empty things when they are only told something."""
+    """Give answers to the first turns: small models write long and empty ones when they are only told something."""
     open_turns = [message for message in messages if message["role"] == "assistant"]
     for message in open_turns[:num_turns]:
         message["content"] = draw.pick(HEARD)

@@ -1,7 +1,4 @@
-"""Records with equal fields, and the formats in which people paste them.
-
-Owns the rendering of tables, lists and logs; which field is asked for is lookups.py's.
-"""
+"""Records with common fields, rendered as tables, lists and logs. searching.py asks about them."""
 
 from __future__ import annotations
 
@@ -36,7 +33,7 @@ SCHEMAS: tuple[tuple[str, str, dict[str, str]], ...] = (
 
 @dataclass(frozen=True)
 class Records:
-    """Rows whose first field, the key, is different in each. title: what they are, thing: what one of them is."""
+    """Rows with a distinct key, their first field. title: name of the table. thing: name of a row."""
 
     title: str
     thing: str
@@ -49,7 +46,7 @@ class Records:
 
 
 def records(draw: Draw, num_chars: int) -> Records:
-    """Records whose text has about the length asked for; at least three rows."""
+    """Records with about `num_chars` of text; at least three rows."""
     title, thing, fields = draw.pick(SCHEMAS)
     others = draw.sample(list(fields)[1:], draw.num(1, len(fields) - 1))
     names = [next(iter(fields)), *others]
@@ -59,55 +56,53 @@ def records(draw: Draw, num_chars: int) -> Records:
 
 
 def render(draw: Draw, table: Records) -> str:
-    """The records as text in one of the formats."""
+    """The records as text in a random format."""
     return draw.pick(FORMATS)(table)
 
 
 def markdown(table: Records) -> str:
-    """A Markdown table."""
     head = list(table.rows[0])
     lines = [head, ["---"] * len(head), *(list(row.values()) for row in table.rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def csv(table: Records) -> str:
-    """Lines of values separated by semicolons, because prices and names hold commas."""
+    """CSV with semicolons, since prices and names contain commas."""
     return "\n".join(";".join(line) for line in (list(table.rows[0]), *(row.values() for row in table.rows)))
 
 
 def json_list(table: Records) -> str:
-    """A JSON list, one object a line."""
+    """A JSON list, one object per line."""
     return "[\n" + ",\n".join(f"  {json.dumps(row, ensure_ascii=False)}" for row in table.rows) + "\n]"
 
 
 def json_map(table: Records) -> str:
-    """A JSON object from key to the other fields, or to the only other field."""
+    """A JSON object of key to the other fields, or to the only other field."""
     return json.dumps({row[table.key]: _rest(row) for row in table.rows}, ensure_ascii=False, indent=1)
 
 
 def blocks(table: Records) -> str:
-    """`field: value` lines, a blank line between the records."""
+    """`field: value` lines, with a blank line between records."""
     return "\n\n".join("\n".join(f"{name}: {value}" for name, value in row.items()) for row in table.rows)
 
 
 def bullets(table: Records) -> str:
-    """A bullet each."""
+    """One bullet per record."""
     return "\n".join(f"- {_line(row)}" for row in table.rows)
 
 
 def numbered(table: Records) -> str:
-    """A numbered line each."""
+    """One numbered line per record."""
     return "\n".join(f"{number}. {_line(row)}" for number, row in enumerate(table.rows, 1))
 
 
 def log(table: Records) -> str:
-    """Log lines."""
     lines = (" ".join(f"{name.replace(' ', '_')}={value!r}" for name, value in row.items()) for row in table.rows)
     return "\n".join(f"{8 + i // 60:02}:{i % 60:02} INFO {line}" for i, line in enumerate(lines))
 
 
 def prose(table: Records) -> str:
-    """A sentence each."""
+    """One sentence per record."""
     sentences = []
     for row in table.rows:
         rest = ", ".join(f"{name} {value}" for name, value in list(row.items())[1:])
@@ -116,7 +111,7 @@ def prose(table: Records) -> str:
 
 
 def yaml(table: Records) -> str:
-    """A nested list as in configuration files."""
+    """YAML-like, as in configuration files."""
     parts = []
     for row in table.rows:
         rest = "".join(f"\n    {name.replace(' ', '_')}: {value}" for name, value in list(row.items())[1:])

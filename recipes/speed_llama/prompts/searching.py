@@ -1,6 +1,6 @@
-"""Finding and copying: a fact hidden in other text, a value in a list, a part of the prompt word by word.
+"""Finding and copying: a fact hidden in other text, a value in a list, a verbatim part of the prompt.
 
-Owns the hidden facts and the requests. Where a fact stands, and which record is asked for, is drawn evenly.
+The position of a fact and the requested record are drawn uniformly.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ PARTS = (
 
 
 def needles(draw: Draw) -> Messages:
-    """A sentence hidden at any depth of another text, now and then among others of its kind."""
+    """A sentence hidden at any depth of another text, sometimes among similar ones."""
     blocks = _haystack(draw, draw.num_chars(1500, 0.85))
     secrets = [hidden(draw) for _ in range(draw.pick((1, 1, 1, 2, 3, 4)))]
     for sentence, _ in secrets:
@@ -111,7 +111,7 @@ def lookups(draw: Draw) -> Messages:
 
 
 def copies(draw: Draw) -> Messages:
-    """Text, lines or records that are to be given back, as they are or in another format."""
+    """Text, lines or records to repeat, unchanged or in another format."""
     if draw.chance(0.4):
         table = records(draw, draw.num(120, 420))
         request = draw.pick(REFORMATS).format(form=draw.pick(FORMS))
@@ -135,7 +135,7 @@ def _parts(draw: Draw) -> Messages:
 
 
 def hidden(draw: Draw) -> tuple[str, str]:
-    """A sentence worth hiding, and the question that it answers."""
+    """A sentence to hide, and the question that it answers."""
     known: dict[str, str] = {}
     sentence, question = draw.pick(HIDDEN)
     return draw.fill(sentence, known), draw.fill(question, known)
@@ -150,7 +150,7 @@ def _haystack(draw: Draw, num_chars: int) -> list[str]:
 
 
 def hide(draw: Draw, blocks: list[str], sentence: str) -> None:
-    """Put a sentence between two blocks so that every character of the text is as likely a neighbour."""
+    """Insert a sentence between two blocks, at a position drawn uniformly over the characters."""
     at = draw.random.uniform(0, sum(map(len, blocks)))
     index = 0
     while index < len(blocks) and at > len(blocks[index]) / 2:

@@ -1,7 +1,4 @@
-"""Chats and instructions without material: questions, advice, small pieces of writing, and rules that can be checked.
-
-Owns their wording.
-"""
+"""Chats and instructions without material: questions, advice, short writing, and checkable rules."""
 
 from __future__ import annotations
 
@@ -147,7 +144,7 @@ JOINS = ("{subject} {rules}", "{rules} {subject}", "{rules}\n\n{subject}", "Rule
 
 
 def chat(draw: Draw) -> Messages:
-    """A question or a small wish, sometimes with what was said about the user before, sometimes followed up."""
+    """A question or small request, sometimes with facts about the user, sometimes with follow-ups."""
     known: dict[str, str] = {}
     opener = draw.one(OPENERS, known)
     if draw.chance(0.6):
@@ -161,7 +158,7 @@ def chat(draw: Draw) -> Messages:
 
 
 def instructions(draw: Draw) -> Messages:
-    """A piece of writing under one to three rules, given by the user or as standing orders of the system."""
+    """A writing task with one to three rules, given by the user or in the system message."""
     known = {slot: draw.pick(words) for slot, words in RULE_WORDS.items()}
     rules = [draw.fill(rule, known) for rule in draw.sample(RULES, draw.pick((1, 1, 1, 2, 2, 3)))]
     subject = draw.one(SUBJECTS)

@@ -1,8 +1,7 @@
-"""What invented texts tell: subjects, each with facts that can be asked for.
+"""The subjects of invented texts, with facts and questions; facts.py assembles them.
 
-Owns wording only; facts.py puts it together. A line is a fact, told in one or several ways separated by `|`; the
-lines below it that begin with `?` are ways to ask for it. All facts of a subject share the slots, so `{name}` is the
-same person in every line.
+A line is a fact, in one or several wordings separated by `|`; the lines below it that begin with `?` are questions for
+it. All facts of a subject share their slots, so `{name}` is the same person in every line.
 """
 
 from __future__ import annotations

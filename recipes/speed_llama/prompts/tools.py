@@ -1,7 +1,4 @@
-"""Calling functions that the system message describes, and using what they return.
-
-Owns the functions' names, parameters and descriptions, the ways to describe them, and the wishes.
-"""
+"""Calling functions that the system message describes, and using their results."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from recipes.speed_llama.prompts.messages import Messages, conversation
 
 @dataclass(frozen=True)
 class Function:
-    """name, what it does, parameters (name: kind of word), wishes that need it, and a field that it returns."""
+    """A function: name, description, parameters (name: kind of word), requests for it, and a field of its result."""
 
     name: str
     does: str
@@ -190,7 +187,7 @@ MISFITS = ("Which functions do you have?", "What parameters does {name} need?", 
 
 
 def tools(draw: Draw) -> Messages:
-    """Two to seven functions and a wish for one of them, sometimes more wishes, or the result of the call."""
+    """Two to seven functions and a request for one, sometimes more requests or the result of the call."""
     offered = draw.sample(FUNCTIONS, draw.num(2, 7))
     rule = draw.pick(RULES)
     target = draw.pick(offered)
@@ -217,7 +214,7 @@ def _system(draw: Draw, offered: list[Function], rule: str) -> str:
 
 
 def _show(draw: Draw, messages: Messages, function: Function) -> None:
-    """Put an answered wish in front as an example."""
+    """Prepend an answered request as an example."""
     values = _values(draw, function)
     call = json.dumps({"name": function.name, "arguments": values}, ensure_ascii=False)
     wish = draw.pick(function.wishes).format(**values)

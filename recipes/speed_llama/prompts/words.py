@@ -1,4 +1,4 @@
-"""Word lists for the templates. Owns words only; how they are drawn is in draw.py."""
+"""Word lists for the templates."""
 
 from __future__ import annotations
 

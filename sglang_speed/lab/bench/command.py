@@ -1,4 +1,4 @@
-"""`sglang-speed bench`: from what the user typed to a table, a results file, pictures and a page."""
+"""`sglang-speed bench`: from options to a table, a results file, plots and an HTML page."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def bench(options: BenchOptions) -> None:
 
 
 def check_names(scenarios: Sequence[str]) -> list[str]:
-    """All scenarios where none is named."""
+    """The chosen scenarios; all if none is named."""
     for name in scenarios:
         if name not in SCENARIOS:
             raise ConfigError(f"--scenario {name} is not one of {', '.join(SCENARIOS)}: choose some of these")
@@ -65,7 +65,7 @@ def check_names(scenarios: Sequence[str]) -> list[str]:
 
 
 def with_lengths(profile: Profile, lengths: Sequence[int]) -> Profile:
-    """The profile with other prompt lengths, and a pool that holds the longest as often as a batch needs it."""
+    """The profile with other prompt lengths, and a pool large enough for a batch of the longest."""
     ordered = tuple(sorted(set(lengths)))
     if ordered[0] < 64:
         raise ConfigError(f"--length {ordered[0]} is below 64: shorter prompts measure the scheduler only")
@@ -77,21 +77,21 @@ def with_lengths(profile: Profile, lengths: Sequence[int]) -> Profile:
 
 
 def prepare(model: Path | None, full_depth: Path | None, profile: Profile, directory: Path) -> Model:
-    """The checkpoints. Raises ConfigError where the model is too short for the profile's prompts."""
+    """The checkpoints. Raises ConfigError if the model's context is too short for the profile's prompts."""
     if model is None:
         return random_model(profile, directory)
     context_len = read_source_config(model).get("max_position_embeddings", 2048)
     needed = profile.longest_request
     if needed > context_len:
         raise ConfigError(
-            f"{model} has a context of {context_len} tokens and the profile asks for {needed}: name shorter prompts, "
+            f"{model} has a context of {context_len} tokens and the profile asks for {needed}: choose shorter prompts, "
             f"e.g. --length {context_len // 4} --length {context_len // 2}"
         )
     return model_of(model, full_depth, directory)
 
 
 def print_ceilings(model: Model, rates: Rates) -> None:
-    """What is possible, before anything is measured."""
+    """Print what is possible, before anything is measured."""
     config = model.speed
     console.print(
         f"prompts in {config.prefill_layers} of {config.num_layers} layers: at most "
@@ -101,8 +101,7 @@ def print_ceilings(model: Model, rates: Rates) -> None:
 
 
 def measure(comparison: Comparison, names: Sequence[str], logs: Path, outputs: Outputs) -> None:
-    """Run the scenarios under a progress bar; the results file is written after each, so that a run that is cut
-    short leaves what it measured."""
+    """Run the scenarios under a progress bar. The results file is written after each of them."""
     with progress_bars(console) as progress:
         task = progress.add_task("", total=len(names))
         for event in comparison.run(names, logs):
@@ -118,7 +117,7 @@ def measure(comparison: Comparison, names: Sequence[str], logs: Path, outputs: O
 
 
 def finish(comparison: Comparison, outputs: Outputs) -> None:
-    """Print the table and what missed its target; write files."""
+    """Print the table and the missed targets; write files."""
     results = comparison.to_dict()
     console.print(terminal_table(results))
     for words in missed(results["scenarios"]):

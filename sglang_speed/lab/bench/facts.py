@@ -1,6 +1,6 @@
-"""What was run, in words: the rows of the tables at the end of the HTML page, made from the results file.
+"""The setup in words: tables at the end of the HTML page, made from the results file.
 
-Knows no figures. Shows what the servers really ran, the model's own sizes and flags; the rest stays in the JSON.
+Shows the model's sizes, the scenarios, the machine and the servers' flags; contains no measured figures.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ SIDES = {"stock": "stock SGLang", "speed": "SPEED", "equal": "SPEED, Lc = L"}
 
 @dataclass(frozen=True)
 class Facts:
-    """A table of names and values. is_code: the values are what is typed in a shell."""
+    """A table of names and values. is_code: the values are shell words."""
 
     title: str
     rows: tuple[tuple[str, str], ...]
@@ -26,7 +26,7 @@ class Facts:
 
 
 def is_rehearsal(results: Mapping[str, Any]) -> bool:
-    """Whether the sizes are too small for any figure to mean something."""
+    """Whether the sizes are too small for figures to mean anything."""
     return bool(results["configuration"]["sizes"].get("is_rehearsal"))
 
 
@@ -41,17 +41,17 @@ def described_depth(results: Mapping[str, Any]) -> str:
 
 
 def kv_bytes(results: Mapping[str, Any], tokens: int) -> int:
-    """Bytes of so many tokens in all layers."""
+    """KV bytes of this many tokens in all layers."""
     configuration = results["configuration"]
     per_layer = ModelShape(**configuration["shape"]).kv_bytes_per_layer
     return int(tokens * configuration["speed"]["num_layers"] * per_layer)
 
 
 def all_facts(results: Mapping[str, Any]) -> list[Facts]:
-    """Model, what was asked, machine and versions, and the servers of each group of scenarios."""
+    """Model, scenarios, machine and versions, and the servers of each group of scenarios."""
     return [
         Facts("Model", tuple(model_facts(results))),
-        Facts("What was asked", tuple(asked(results))),
+        Facts("Scenarios", tuple(scenario_facts(results))),
         Facts("Machine and versions", tuple(machine_facts(results))),
         *server_facts(results["configuration"]),
     ]
@@ -64,11 +64,11 @@ def model_facts(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [
         ("model", model_name(results)),
         ("layers", f"{speed['num_layers']}, of which prompts pass {speed['prefill_layers']}"),
-        ("prompt tokens that pass all layers", f"first {speed['anchor_tokens']}, last {speed['tail_tokens']}"),
+        ("prompt tokens in all layers", f"first {speed['anchor_tokens']}, last {speed['tail_tokens']}"),
         ("hidden size, intermediate size", f"{shape['hidden_size']:,}, {shape['intermediate_size']:,}"),
         (
             "heads",
-            f"{shape['num_heads']} of {shape['head_dim']} dimensions, {shape['num_kv_heads']} of keys and values",
+            f"{shape['num_heads']} of {shape['head_dim']} dimensions, {shape['num_kv_heads']} KV heads",
         ),
         ("vocabulary", f"{shape['vocab_size']:,} tokens"),
         ("KV of a prompt token", f"{prompt_bytes:,} bytes, at full depth {full_bytes:,} bytes"),
@@ -76,14 +76,14 @@ def model_facts(results: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 _POOL = "KV memory of {%s_pool[tokens]:,} tokens at full depth"
-ASKED = {
+SCENARIO_SIZES = {
     "prefill": "prompts of {prompts}; " + _POOL % "long",
     "decode": (
         "{decode_tokens} tokens after {longest:,}, {batches} requests at once, {repeats} times; " + _POOL % "long"
     ),
     "overhead": "{decode_tokens} tokens after {overhead_len:,}, {overhead_repeats} times; " + _POOL % "cache",
     "capacity": (
-        "prompts of {capacity_prompt:,} tokens, {capacity_tokens} new tokens each, more than fit; " + _POOL % "cache"
+        "more prompts of {capacity_prompt:,} tokens than fit, {capacity_tokens} new tokens each; " + _POOL % "cache"
     ),
     "chat": (
         "{chat[num_turns]} turns; a prompt of {chat[first_prompt]:,} tokens, {chat[user_tokens]} more in each turn, "
@@ -96,15 +96,15 @@ ASKED = {
         % "cache"
     ),
     "step": (
-        "another model, of four tiny layers; {step_requests} requests at once, {decode_tokens} tokens each, "
+        "a model of four tiny layers; {step_requests} requests at once, {decode_tokens} tokens each, "
         "{overhead_repeats} times; " + _POOL % "step"
     ),
 }
-"""What each scenario asks, with fields of the profile."""
+"""The requests of each scenario, with fields of the profile."""
 
 
-def asked(results: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What each scenario asked that was run, with its sizes."""
+def scenario_facts(results: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The requests of each scenario that was run."""
     sizes = results["configuration"]["sizes"]
     each = zip(sizes["prompt_lens"], sizes["prompt_repeats"], strict=True)
     prompts = ", ".join(f"{length:,} tokens ({repeats} times)" for length, repeats in each)
@@ -114,7 +114,7 @@ def asked(results: Mapping[str, Any]) -> list[tuple[str, str]]:
         "batches": _listed(sizes["batch_sizes"]),
         "longest": sizes["prompt_lens"][-1],
     }
-    return [(name, words.format(**fields)) for name, words in ASKED.items() if name in results["scenarios"]]
+    return [(name, words.format(**fields)) for name, words in SCENARIO_SIZES.items() if name in results["scenarios"]]
 
 
 def _listed(values: list[int]) -> str:
@@ -123,7 +123,7 @@ def _listed(values: list[int]) -> str:
 
 
 def machine_facts(results: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Hardware, what it was measured to do, and the packages; what is not there is left out."""
+    """Hardware, measured rates and package versions; unknown ones are left out."""
     machine, commit = results["machine"], results["commit"]
     changed = " with uncommitted changes" if results["uncommitted_changes"] else ""
     rows = [
@@ -137,13 +137,13 @@ def machine_facts(results: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def described_rates(rates: Mapping[str, float]) -> str:
-    """What the ceilings stand on."""
+    """The rates behind the ceilings."""
     flops, unit = (rates["flops"] / 1e12, "TFLOP/s") if rates["flops"] >= 1e12 else (rates["flops"] / 1e9, "GFLOP/s")
     return f"{flops:.0f} {unit} in a matrix product, {rates['bandwidth'] / 1e9:.0f} GB/s in a copy"
 
 
 def server_facts(configuration: Mapping[str, Any]) -> list[Facts]:
-    """For each group of scenarios, what its servers were started with."""
+    """The environment and flags of the servers of each group of scenarios."""
     return [
         Facts(
             f"Servers of {group.replace('-', ', ')}",

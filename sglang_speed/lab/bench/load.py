@@ -1,7 +1,4 @@
-"""Requests and what came back: SGLang's own load generator, `sglang.bench_serving`, one request at a time.
-
-Owns when a request is sent. The stream, its times and its counts are measured by bench_serving.
-"""
+"""Timed requests, by SGLang's own load generator, `sglang.bench_serving`, which measures times and counts."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ from typing import Any
 from sglang_speed.lab.bench.servers import Server
 from sglang_speed.lab.common.client import Client, RequestFailed
 
-# fields that bench_serving's request function reads from its command line
+# command-line options that bench_serving's request function reads
 _COMMAND_LINE = {
     "temperature": 0.0,
     "top_p": 1.0,
@@ -37,8 +34,8 @@ _GREEDY = {"temperature": 0.0, "ignore_eos": True, "skip_special_tokens": False}
 
 
 @dataclass(frozen=True)
-class Load:
-    """Requests of a server: those that decode, and those in its queue. One in prefill is neither."""
+class QueueLengths:
+    """Requests that decode, and requests in the queue. A request in prefill is neither."""
 
     running: int
     waiting: int
@@ -46,9 +43,9 @@ class Load:
 
 @dataclass(frozen=True)
 class Answer:
-    """sent, times: when the request was sent, and when each token came; seconds of one clock for all answers.
+    """sent, times: when the request was sent and each token arrived, in seconds of one clock for all answers.
 
-    Tokens that came in one piece share its time evenly. ids: what was generated.
+    The tokens of a chunk share its time evenly. ids: the generated tokens.
     """
 
     sent: float
@@ -68,12 +65,11 @@ class Answer:
 
 
 class LoadClient(Client):
-    """Times what a server of the comparison answers. tokenizer: turns its text back into tokens, as a chat client
-    does."""
+    """Sends timed requests to a server. tokenizer: turns its text back into tokens, as a chat client does."""
 
     def __init__(self, server: Server, tokenizer: Any) -> None:
         super().__init__(server.url)
-        with warnings.catch_warnings(action="ignore"):  # what SGLang cannot use on this machine
+        with warnings.catch_warnings(action="ignore"):  # features that this machine lacks
             from sglang.benchmark import serving
 
         serving.set_global_args(Namespace(**_COMMAND_LINE))
@@ -82,7 +78,7 @@ class LoadClient(Client):
         self.server = server
 
     async def ask(self, prompt: Sequence[int], max_new_tokens: int) -> Answer:
-        """Greedy, to the last of `max_new_tokens`. Raises RequestFailed for anything else."""
+        """Generate exactly `max_new_tokens` greedily. Raises RequestFailed otherwise."""
         request = self._serving.RequestFuncInput(
             prompt=list(prompt),
             api_url=f"{self.url}/generate",
@@ -94,12 +90,12 @@ class LoadClient(Client):
             extra_request_body={"sampling_params": {**_GREEDY, "max_new_tokens": max_new_tokens}},
         )
         output = await self._serving.async_request_sglang_generate(request)
-        # an error in the stream, or an answer without text, leaves bench_serving's times at zero
+        # after a stream error or an empty answer, bench_serving's times are zero
         is_timed = output.ttft > 0 and (max_new_tokens == 1 or len(output.itl) > 0)
         if not output.success or not is_timed or output.output_len != max_new_tokens:
             self.server.process.require_alive()
             raise RequestFailed(
-                f"{self.url} answered {len(prompt)} tokens with {output.output_len} of {max_new_tokens}: "
+                f"{self.url} answered a prompt of {len(prompt)} tokens with {output.output_len} of {max_new_tokens}: "
                 f"{output.error or 'it ended early'}; its log is {self.server.process.log_path}"
             )
         ids = self._tokenizer.encode(output.generated_text, add_special_tokens=False)
@@ -110,20 +106,20 @@ class LoadClient(Client):
         """Empty the radix tree."""
         self.post("/flush_cache?timeout=60")
 
-    def load(self) -> Load:
-        """What the scheduler last said, which it does after each step."""
+    def queue_lengths(self) -> QueueLengths:
+        """As the scheduler reported them after its last step."""
         answer = self.get("/v1/loads?include=core").json()
         running, waiting = (
             sum(load[f"num_{kind}_reqs"] for load in answer["loads"]) for kind in ("running", "waiting")
         )
-        return Load(running, waiting)
+        return QueueLengths(running, waiting)
 
-    def hold_up_steps(self, seconds: float) -> None:
-        """Let the scheduler sleep before each step; 0 ends it."""
+    def delay_steps(self, seconds: float) -> None:
+        """Make the scheduler sleep before each step; 0 ends it."""
         self.post("/slow_down", {"forward_sleep_time": seconds})
 
     def kv_bytes_held(self, bytes_per_layer: int) -> int:
-        """Bytes of KV that hold something: running requests, the radix tree and the deep band."""
+        """KV bytes in use by running requests, the radix tree and the deep band."""
         metrics = read_metrics(self.get("/metrics").text)
         config = self.server.contender.config
         shallow = metrics["sglang:kv_used_tokens"] + metrics["sglang:kv_evictable_tokens"]
@@ -132,7 +128,7 @@ class LoadClient(Client):
 
 
 def read_metrics(text: str) -> dict[str, float]:
-    """Sum over the labels of each metric of a Prometheus page."""
+    """The metrics of a Prometheus page, each summed over its labels."""
     from prometheus_client.parser import text_string_to_metric_families
 
     sums: dict[str, float] = {}
@@ -143,8 +139,8 @@ def read_metrics(text: str) -> dict[str, float]:
 
 
 class Prompts:
-    """Random token ids that are the same for every side: `prompt("long", 3, 8192)` always has the same tokens, and
-    shares only the first with any other prompt. vocab_size: ids that the model knows."""
+    """Random token ids, the same for every side: `prompt("long", 3, 8192)` always has the same tokens, and shares only
+    the first with any other prompt. vocab_size: of the model."""
 
     def __init__(self, tokenizer: Any, vocab_size: int) -> None:
         special = set(tokenizer.all_special_ids)
@@ -157,7 +153,7 @@ class Prompts:
         return [self._first, *self.tokens(name, index, length - 1)]
 
     def tokens(self, name: str, index: int, length: int) -> list[int]:
-        # the length is part of the seed: with the same one, a short prompt would be the beginning of a long one
+        # without the length in the seed, a short prompt would be a prefix of a long one
         return random.Random(f"{name} {index} {length}").choices(self._ids, k=length)
 
 

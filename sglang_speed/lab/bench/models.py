@@ -1,6 +1,6 @@
 """The checkpoints of a comparison: stock, SPEED, and `Lc = L`, with the same weights or the same shape.
 
-Owns what it writes into the working directory. The user's checkpoints are read only.
+Writes only to the working directory, never to the user's checkpoints.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Contender:
 
 @dataclass(frozen=True)
 class Model:
-    """What is compared: three checkpoints of one shape."""
+    """Three checkpoints of one shape."""
 
     shape: ModelShape
     contenders: Mapping[str, Contender]
@@ -53,14 +53,14 @@ class Model:
 
 
 def model_of(speed: Path, full_depth: Path | None, directory: Path) -> Model:
-    """The user's model. full_depth: the plain Llama; None takes the weights of the SPEED checkpoint.
+    """The user's model. full_depth: the plain Llama; None: the weights of the SPEED checkpoint.
 
-    Raises ConfigError where `speed` is no SPEED checkpoint, has no deep band, or differs from `full_depth` in shape.
+    Raises ConfigError if `speed` is no SPEED checkpoint, has no deep band, or differs from `full_depth` in shape.
     """
     config = read_source_config(speed)
     if not is_speed_model(config) or SpeedConfig.from_model_config(config).is_stock:
         raise ConfigError(
-            f"{speed} is not a SPEED checkpoint with a deep band: there would be nothing to compare; make one with "
+            f"{speed} is not a SPEED checkpoint with a deep band, so there is nothing to compare: make one with "
             "`sglang-speed convert SOURCE DESTINATION --prefill-layers N`"
         )
     ours = SpeedConfig.from_model_config(config)
@@ -87,12 +87,12 @@ def random_model(profile: Profile, directory: Path) -> Model:
 
 
 def tiny_model(directory: Path) -> Model:
-    """A model that costs next to nothing, so that a decode step is what the scheduler takes for it."""
+    """A model so small that the scheduler takes most of a decode step."""
     return make_random(TINY, SpeedConfig(TINY_LAYERS, TINY_PREFILL_LAYERS), directory, has_weights=True)
 
 
 def make_random(shape: ModelShape, config: SpeedConfig, directory: Path, *, has_weights: bool) -> Model:
-    """Three checkpoints with the same random bfloat16 weights, or with none, for `--load-format dummy`."""
+    """Three checkpoints with the same random bfloat16 weights, or without weights for `--load-format dummy`."""
     equal = _at_full_depth(config)
     contenders = {
         name: Contender(name, directory / name, depth)
@@ -123,22 +123,22 @@ def _at_full_depth(config: SpeedConfig) -> SpeedConfig:
 def _require_same_shape(speed: Path, full_depth: Path) -> None:
     ours, theirs = read_source_config(speed), read_source_config(full_depth)
     if is_speed_model(theirs):
-        raise ConfigError(f"{full_depth} is a SPEED checkpoint: --full-depth is the plain Llama; leave it out")
+        raise ConfigError(f"{full_depth} is a SPEED checkpoint: --full-depth is the plain Llama; omit it")
     for name, one, other in (
         ("num_hidden_layers", ours["num_hidden_layers"], theirs["num_hidden_layers"]),
         ("the shape", model_shape(ours), model_shape(theirs)),
     ):
         if one != other:
             raise ConfigError(
-                f"{name} of {speed} is {one} and of {full_depth} {other}: both sides must be the same model; leave "
-                "--full-depth out to take the weights of --model"
+                f"{name} of {speed} is {one} and of {full_depth} {other}: both must be the same model; omit "
+                "--full-depth to use the weights of --model"
             )
 
 
 def llama_config(
     shape: ModelShape, num_layers: int, dtype: str = "bfloat16", context_len: int = LONGEST_CONTEXT
 ) -> dict[str, Any]:
-    """config.json of a Llama of this shape, architecture and model type left out."""
+    """config.json of a Llama of this shape, without architecture and model type."""
     return {
         "dtype": dtype,
         "hidden_act": "silu",
@@ -168,7 +168,7 @@ def _draw_weights(config: Mapping[str, Any], directory: Path) -> None:
 
 
 def _write_tokenizer(vocab_size: int, directory: Path) -> None:
-    """A word for every token, so that each token that a server generates is text at once, and text its tokens."""
+    """One word per token: each generated token is text at once, and the text encodes to the same tokens."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 

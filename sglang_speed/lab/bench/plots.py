@@ -1,7 +1,4 @@
-"""The pictures of a comparison, drawn from the results file.
-
-Owns colours, titles and axes. Reads the JSON only, so that a committed result can be drawn again.
-"""
+"""Plots of a comparison, drawn from the results file alone, so that a committed result can be drawn again."""
 
 from __future__ import annotations
 
@@ -23,12 +20,12 @@ Series = Mapping[str, Sequence[tuple[float, float]]]
 NAMES = {"stock": "stock SGLang", "speed": "SPEED"}
 WIDTH, HEIGHT = 5.2, 3.8
 HEAD_ROOM = 1.15
-"""Times the highest value: what is drawn there is not cut, and leaves room for a legend."""
+"""Upper limit of an axis as a multiple of the highest value."""
 TITLE_SIZE, SUBTITLE_SIZE = 10.5, 8.5
 
 
 def draw(results: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Write a PNG for every plot whose figures were measured; returns their paths."""
+    """Write a PNG for every plot with measured data; returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     drawn = []
     for name, (needed, title, drawer) in PLOTS.items():
@@ -43,12 +40,12 @@ def draw(results: Mapping[str, Any], folder: Path) -> list[Path]:
 
 
 def note(results: Mapping[str, Any]) -> str:
-    """Below each title: what was measured, or that it means nothing."""
+    """The second line of each title: the model, or that a rehearsal means nothing."""
     return REHEARSAL if is_rehearsal(results) else f"{model_name(results)}, {described_depth(results)}"
 
 
 def by_context(found: Mapping[str, Series], results: Mapping[str, Any]) -> Page:
-    """TTFT or TPOT against context length, every sample a dot, medians joined, and where the ceiling would be."""
+    """TTFT or TPOT by context length: a dot per sample, a line through the medians, and SPEED at its ceiling."""
     (name, series), *_ = found.items()
     kind = name.split()[0]
     factor, unit = (1, "seconds") if kind == "TTFT" else (1000, "milliseconds")
@@ -70,7 +67,7 @@ def by_context(found: Mapping[str, Series], results: Mapping[str, Any]) -> Page:
 
 
 def by_turn(found: Mapping[str, Series], results: Mapping[str, Any]) -> Page:
-    """Hit rate above, TTFT below, a column for each working set."""
+    """Hit rate (top) and TTFT (bottom), a column for each working set."""
     working_sets = sorted({name.rsplit(", ", 1)[1] for name in found}, key=float)
     page, grid = panels_of(2, len(working_sets))
     for column, working_set in enumerate(working_sets):
@@ -81,28 +78,28 @@ def by_turn(found: Mapping[str, Series], results: Mapping[str, Any]) -> Page:
                 axes.plot(*zip(*points, strict=True), "o-", color=COLOURS[side], label=NAMES[side])
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             leave_head_room(axes, series)
-        upper.set(ylim=(-0.05, HEAD_ROOM), title=f"conversations: {working_set}x what stock's pool holds")
+        upper.set(ylim=(-0.05, HEAD_ROOM), title=f"conversations: {working_set}x stock's pool")
         upper.title.set_fontsize(SUBTITLE_SIZE)
         upper.yaxis.set_major_formatter(PercentFormatter(1))
         lower.set_xlabel("turn")
-    grid[0].set_ylabel("prompt tokens found in the tree")
+    grid[0].set_ylabel("hit rate of prompt tokens")
     grid[len(working_sets)].set_ylabel("mean TTFT, seconds")
     grid[len(working_sets)].legend(frameon=False, loc="lower left")
     return page
 
 
 def over_time(found: Mapping[str, Series], results: Mapping[str, Any]) -> Page:
-    """KV bytes that hold something, against the bytes that both sides have."""
+    """KV bytes in use over time, and the budget of both sides."""
     page, grid = panels_of(1, len(found))
     budget = kv_bytes(results, results["configuration"]["sizes"]["cache_pool"]["tokens"]) / MIB
     for axes, (name, series) in zip(grid, sorted(found.items()), strict=True):
         for side, points in series.items():
             seconds, held = zip(*points, strict=True)
             axes.plot(seconds, [each / MIB for each in held], color=COLOURS[side], label=NAMES[side])
-        axes.axhline(budget, color="black", linewidth=0.8, linestyle="--", label="what both have")
+        axes.axhline(budget, color="black", linewidth=0.8, linestyle="--", label="budget of both")
         axes.set(xlabel="seconds", ylim=(0, budget * HEAD_ROOM))
         axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
-        axes.set_title(f"conversations: {name.rsplit(', ', 1)[1]}x what stock's pool holds", fontsize=SUBTITLE_SIZE)
+        axes.set_title(f"conversations: {name.rsplit(', ', 1)[1]}x stock's pool", fontsize=SUBTITLE_SIZE)
     grid[0].set_ylabel("KV in use, MiB")
     grid[0].legend(frameon=False, loc="lower right")
     return page
@@ -115,16 +112,16 @@ PLOTS: dict[str, tuple[str, str, Drawer]] = {
     "turns": ("hit rate by turn", "A chat, turn by turn", by_turn),
     "kv": ("KV held", "KV in use while users chat", over_time),
 }
-"""File name -> the series it needs (by the beginning of their names), the title, and who draws it."""
+"""File name -> prefix of the names of its series, title, drawing function."""
 
 
 def panels_of(rows: int, columns: int = 1) -> tuple[Page, list[Axes]]:
-    """A page whose size follows from its panels."""
+    """A page sized by its number of panels."""
     return make_page(rows, columns, WIDTH * columns, HEIGHT * (1 + 0.7 * (rows - 1)))
 
 
 def leave_head_room(axes: Axes, series: Series) -> None:
-    """From zero to above the highest value, so that no curve is cut."""
+    """Let the y axis run from zero to above the highest value."""
     highest = max(value for points in series.values() for _, value in points)
     axes.set_ylim(0, highest * HEAD_ROOM or 1)
 
@@ -139,7 +136,7 @@ def _medians(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]
 
 
 def _ceilings(results: Mapping[str, Any], kind: str) -> dict[float, float]:
-    """Ceiling by context length, of the figures whose name begins with the kind."""
+    """Ceilings by context length. kind: TTFT or TPOT."""
     scenario = {"TTFT": "prefill", "TPOT": "decode"}[kind]
     figures = results["scenarios"].get(scenario, {}).get("figures", [])
     found = {}

@@ -1,7 +1,4 @@
-"""Sizes of a run: one profile for two CPU cores and ten minutes, one for a GPU.
-
-Plain values. A scenario reads the few that concern it.
-"""
+"""Sizes of a run: one profile for two CPU cores and ten minutes, one for a GPU, one to try the code."""
 
 from __future__ import annotations
 
@@ -12,11 +9,10 @@ from sglang_speed.method.cost import ModelShape
 
 @dataclass(frozen=True)
 class Pool:
-    """The KV memory that both sides of a scenario have.
+    """The KV memory of each side of a scenario.
 
-    tokens: what it holds at full depth.
-    deep_tokens: what of the same bytes SPEED keeps for its deep band.
-    running: most requests that run at once.
+    tokens: capacity at full depth. deep_tokens: capacity of SPEED's deep band, within the same bytes.
+    running: maximum number of running requests.
     """
 
     tokens: int
@@ -26,8 +22,8 @@ class Pool:
 
 @dataclass(frozen=True)
 class ChatSizes:
-    """Conversations that take turns. The working set is what all of them are long in the end, as a share of what the
-    pool holds at full depth."""
+    """Alternating conversations. working_sets: final length of all conversations together, as a multiple of the pool at
+    full depth."""
 
     first_prompt: int
     user_tokens: int
@@ -42,7 +38,7 @@ class ChatSizes:
 
 @dataclass(frozen=True)
 class TreeSizes:
-    """Agents with the same system prompt and tools; each step adds an observation and an action."""
+    """Agents with a common system prompt and tools; each step adds an observation and an action."""
 
     system_tokens: int
     observation_tokens: int

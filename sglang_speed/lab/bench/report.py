@@ -1,6 +1,6 @@
-"""The results file as a table for the terminal and as a page that needs no other file.
+"""The results file as a terminal table and as a self-contained HTML page.
 
-Owns how a figure reads: its unit, its verdict, the sentence at the top and the legend. What was run is told by `facts`.
+Owns units, verdicts, the headline and the legend; `facts` describes the setup.
 """
 
 from __future__ import annotations
@@ -18,45 +18,45 @@ from sglang_speed.lab.common.report import percent, times
 
 HEADINGS = ("", "stock SGLang", "SPEED", "ratio", "ceiling", "of ceiling", "target")
 SHORT_LEGEND = (
-    "medians ± half the range of the samples; ratio: times as fast, or as many, as stock; ceiling: what the arithmetic "
-    "allows at most; Lc = L: prompts in all layers, in the column of SPEED"
+    "medians ± half the range of the samples; ratio: times as fast, or as many, as stock; ceiling: the most that the "
+    "arithmetic allows; Lc = L: prompts in all layers, in SPEED's column"
 )
 LEGEND = (
-    ("value ± x%", "the median of the samples, and half of their range; without ±, there is one sample"),
-    ("ratio", "how many times faster than stock, or how many times more; below 1, SPEED is the worse one"),
+    ("value ± x%", "median and half the range of the samples; without ±, there is one sample"),
+    ("ratio", "speed-up over stock, or how many times as many; below 1, SPEED is worse"),
     (
         "ceiling",
-        "the ratio that the arithmetic allows at most: operations and bytes of both sides at the rates of this "
-        "machine; they vary with the size, so that a ratio can come out a few percent above it",
+        "the highest ratio that the arithmetic allows: operations and bytes of both sides at this machine's rates; "
+        "rates vary with the size, so a ratio can be a few percent above it",
     ),
-    ("of ceiling", "the part of its ceiling that a ratio reached"),
-    ("target", "the ratio that this project aims at; where there is none, the figure is for information"),
+    ("of ceiling", "ratio divided by ceiling"),
+    ("target", "the ratio that this project aims at; figures without one are for information"),
     (
         "Lc = L",
-        "not SPEED but its code with prompts in all layers, in the column of SPEED: it computes what stock computes, "
-        "and the ratio says what the plugin itself costs",
+        "SPEED's code with prompts in all layers, in SPEED's column: it computes what stock computes, so the ratio is "
+        "the cost of the plugin itself",
     ),
     ("TTFT, TPOT", "time to first token; time per output token after it"),
-    ("working set", "all conversations of a chat together, as a multiple of what stock's pool holds"),
-    ("hit rate", "the part of the prompt tokens that was found in the radix tree"),
+    ("working set", "all conversations of a chat together, as a multiple of stock's pool"),
+    ("hit rate", "share of the prompt tokens found in the radix tree"),
 )
 QUESTIONS = {
-    "prefill": "prompts that share nothing with the radix tree",
-    "decode": "tokens after long prompts",
-    "overhead": "what the plugin itself costs: Lc = L against stock",
+    "prefill": "cold prompts",
+    "decode": "decoding after long prompts",
+    "overhead": "the cost of the plugin itself: Lc = L against stock",
     "capacity": "what fits in the same bytes of KV",
-    "chat": "users who take turns",
-    "tree": "agents with one system prompt act at the same time",
-    "step": "the time of scheduler and launches, with a model of four tiny layers",
+    "chat": "several users in multi-turn chats",
+    "tree": "concurrent agents with a common system prompt",
+    "step": "scheduler and kernel launches, with a model of four tiny layers",
 }
 NO_GAINS = ("overhead", "step")
-"""Scenarios that do not measure what SPEED makes of the compared model."""
+"""Scenarios that do not measure a gain of the compared model."""
 TEMPLATE = Path(__file__).parent / "templates" / "report.html.j2"
 
 
 @dataclass(frozen=True)
 class Line:
-    """A figure as text. verdict: met, missed, or nothing where there is no target."""
+    """A figure as text. verdict: met, missed, or empty without a target."""
 
     cells: tuple[str, ...]
     target: str
@@ -93,7 +93,7 @@ def figures_table(scenarios: Mapping[str, Any], title: str) -> Table:
 
 
 def html_report(results: Mapping[str, Any], pictures: Sequence[Path]) -> str:
-    """A page with the figures in a sentence, in a table and in pictures, and what was run."""
+    """A page with headline, table, plots and setup."""
     from jinja2 import Environment, FileSystemLoader
 
     template = Environment(loader=FileSystemLoader(TEMPLATE.parent), autoescape=True).get_template(TEMPLATE.name)
@@ -119,7 +119,7 @@ def html_report(results: Mapping[str, Any], pictures: Sequence[Path]) -> str:
 
 
 def picture_of(path: Path) -> dict[str, Any]:
-    """A PNG inside the page, as wide as makes its text the size of the page's."""
+    """A PNG inside the page, scaled so that its text has the page's text size."""
     from sglang_speed.lab.common.plots import DPI
 
     content = path.read_bytes()
@@ -128,7 +128,7 @@ def picture_of(path: Path) -> dict[str, Any]:
 
 
 def headline(results: Mapping[str, Any]) -> str:
-    """What an engineer wants to know first, in a sentence; of a rehearsal, that it says nothing."""
+    """The main gain in a sentence; for a rehearsal, that figures mean nothing."""
     if is_rehearsal(results):
         return REHEARSAL
     gains = gains_of(results)
@@ -140,7 +140,7 @@ def further_gains(results: Mapping[str, Any]) -> list[str]:
 
 
 def gains_of(results: Mapping[str, Any]) -> list[str]:
-    """The headline of each scenario that says what the compared model gains."""
+    """The headline of each scenario that measures a gain."""
     headlines = (scenario for name, scenario in results["scenarios"].items() if name not in NO_GAINS)
     return [gain(one) for one in headlines if one["ratio"] is not None]
 
@@ -156,14 +156,14 @@ def gain(figure: Mapping[str, Any]) -> str:
 
 
 def verdict(results: Mapping[str, Any]) -> str:
-    """How many targets were met; nothing where there is none, as in a rehearsal."""
+    """How many targets were met; empty without targets, as in a rehearsal."""
     figures = [figure for part in results["scenarios"].values() for figure in part["figures"]]
     judged = [figure["is_met"] for figure in figures if figure["is_met"] is not None]
     return f"{sum(judged)} of {len(judged)} targets met." if judged else ""
 
 
 def name_of(figure: Mapping[str, Any]) -> str:
-    """A figure's name, and who is compared with stock where that is not SPEED."""
+    """A figure's name, and `Lc = L` if that is compared instead of SPEED."""
     return f"{figure['figure']}, Lc = L" if figure["rival"] == "equal" else figure["figure"]
 
 
@@ -173,7 +173,7 @@ def with_spread(figure: Mapping[str, Any], side: str) -> str:
 
 
 def value_of(figure: Mapping[str, Any], side: str) -> str:
-    """A median with its unit. Both sides of a time have the same one, and as many decimals."""
+    """A median with its unit. Both sides of a time have the same unit and decimals."""
     value, unit = figure[side], figure["unit"]
     if unit == "share":
         return percent(value)
@@ -185,5 +185,5 @@ def value_of(figure: Mapping[str, Any], side: str) -> str:
 
 
 def decimals(value: float) -> int:
-    """As many as leave four digits."""
+    """Decimals for four significant digits."""
     return next((digits for digits, limit in ((3, 10), (2, 100), (1, 1000)) if value < limit), 0)

@@ -1,6 +1,6 @@
-"""From samples to figures: medians, spread, ratio, the ceiling, and the share of it that was reached.
+"""From samples to figures: medians, spread, ratio, ceiling, and the share of it that was reached.
 
-Plain Python. Owns what a figure is; knows neither servers nor plots.
+Plain Python; knows neither servers nor plots.
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Figure:
-    """One thing that is measured on both sides.
+    """A quantity that is measured on both sides.
 
-    unit: "share" is a part of a whole, for which a ratio would say nothing.
-    better: whether a lower or a higher value is the better one; a ratio above 1 is a gain either way.
-    rival: which side is compared with stock.
-    ceiling: the ratio that the arithmetic allows at most. target: the ratio that is wanted.
+    unit: "share" has no ratio. better: "lower" or "higher"; a ratio above 1 is a gain either way.
+    rival: the side that is compared with stock.
+    ceiling: the highest ratio that the arithmetic allows. target: the ratio aimed at.
     """
 
     scenario: str
@@ -46,7 +45,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Point:
-    """One measurement for a plot. series: which plot; x and y: in its units."""
+    """One measurement for a plot. series: the plot; x, y: in its units."""
 
     series: str
     side: str
@@ -56,7 +55,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Row:
-    """A figure with what was measured. Both sides have at least one sample."""
+    """A figure with its samples, at least one per side."""
 
     figure: Figure
     stock: tuple[float, ...]
@@ -94,12 +93,12 @@ class Row:
 
 
 def spread(values: Sequence[float]) -> float | None:
-    """Range over the median; None for a single sample, which says nothing about it."""
+    """Range over median; None for a single sample."""
     return (max(values) - min(values)) / median(values) if len(values) > 1 and median(values) else None
 
 
 def rows(samples: Iterable[Sample]) -> list[Row]:
-    """A row for each figure that both sides have, in the order of their first samples."""
+    """A row for each figure with samples of both sides, in the order of the first samples."""
     by_figure: dict[Figure, dict[str, list[float]]] = {}
     for sample in samples:
         by_figure.setdefault(sample.figure, {}).setdefault(sample.side, []).append(sample.value)
@@ -111,7 +110,7 @@ def rows(samples: Iterable[Sample]) -> list[Row]:
 
 
 def by_scenario(table: Sequence[Row]) -> dict[str, Any]:
-    """For the results file: per scenario its headline, as `stock`, `speed`, `ratio` and `ceiling`, and all figures."""
+    """For the results file: the headline figure of each scenario and all its figures."""
     scenarios: dict[str, Any] = {}
     for name in dict.fromkeys(row.figure.scenario for row in table):
         own = [row for row in table if row.figure.scenario == name]
@@ -125,7 +124,7 @@ def by_scenario(table: Sequence[Row]) -> dict[str, Any]:
 
 
 def missed(scenarios: Mapping[str, Any]) -> list[str]:
-    """Figures below their target, in words."""
+    """Figures below their target, as text."""
     return [
         f"{name}: {figure['figure']}: {figure['ratio']:.2f} of {figure['target']:.2f}"
         for name, scenario in scenarios.items()

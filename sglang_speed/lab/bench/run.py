@@ -1,6 +1,6 @@
-"""A whole comparison: servers started pool by pool, scenarios asked, samples collected.
+"""A comparison: start servers pool by pool, run scenarios, collect samples.
 
-Owns the order of events and the results file. What a scenario asks is its own business.
+Owns the order of events and the content of the results file.
 """
 
 from __future__ import annotations
@@ -17,35 +17,35 @@ from sglang_speed.lab.bench.load import LoadClient, Prompts, load_tokenizer
 from sglang_speed.lab.bench.models import Model, tiny_model
 from sglang_speed.lab.bench.profiles import Pool, Profile
 from sglang_speed.lab.bench.results import Point, Row, Sample, by_scenario, rows
-from sglang_speed.lab.bench.scenarios import SCENARIOS, Measured, Scenario, Setting
+from sglang_speed.lab.bench.scenarios import SCENARIOS, Measurement, Scenario, Setting
 from sglang_speed.lab.bench.servers import running, server_environment, server_flags
 from sglang_speed.lab.common.provenance import provenance
 from sglang_speed.method.cost import Rates
 
 OF_THE_RANDOM_MODEL = ("shape", "num_layers", "prefill_layers", "load_format")
-"""Sizes of a profile that say nothing of a model that the user names."""
+"""Sizes of a profile that do not describe a model given by the user."""
 
 
 @dataclass(frozen=True)
 class Starting:
-    """Servers of these sides are about to be started."""
+    """The servers of these sides are being started."""
 
     sides: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A scenario has been asked to its end."""
+    """A scenario has ended."""
 
     scenario: str
 
 
-Event = Starting | Finished | Measured
+Event = Starting | Finished | Measurement
 
 
 @dataclass
 class Comparison:
-    """What is compared, and what was measured so far. names: of the model and the profile, for the results file."""
+    """The setup and the measurements so far. names: of model and profile, for the results file."""
 
     model: Model
     profile: Profile
@@ -58,13 +58,13 @@ class Comparison:
 
     @property
     def rows(self) -> list[Row]:
-        """The figures so far; those of a rehearsal have no target that they could miss."""
+        """The figures so far; without targets in a rehearsal."""
         if self.profile.is_rehearsal:
             return rows(replace(one, figure=replace(one.figure, target=None)) for one in self.samples)
         return rows(self.samples)
 
     def run(self, names: Sequence[str], logs: Path) -> Iterator[Event]:
-        """Measure the named scenarios; those with the same pool share their servers. logs: a folder."""
+        """Run the named scenarios; those with the same pool share servers. logs: a folder."""
         chosen = sorted((SCENARIOS[name] for name in names), key=lambda one: list(SCENARIOS).index(one.name))
         for (is_tiny, pool), group in groupby(chosen, key=lambda one: (one.is_tiny, one.pool(self.profile))):
             with tempfile.TemporaryDirectory(prefix="sglang-speed-bench-") as directory:
@@ -74,25 +74,25 @@ class Comparison:
     def _run_group(self, group: Sequence[Scenario], model: Model, pool: Pool, logs: Path) -> Iterator[Event]:
         sides = tuple(side for side in model.contenders if any(side in scenario.sides for scenario in group))
         name = "-".join(scenario.name for scenario in group)
-        self.servers[name] = {side: self._given(model, side, pool) for side in sides}
+        self.servers[name] = {side: self._command_line(model, side, pool) for side in sides}
         yield Starting(sides)
         with running(model, sides, pool, self.profile, logs / name, self.flags) as servers:
             tokenizer = load_tokenizer(model.contenders["stock"].path)
             clients = {side: LoadClient(server, tokenizer) for side, server in servers.items()}
             setting = Setting(model, self.profile, self.rates, clients, Prompts(tokenizer, model.shape.vocab_size))
             for scenario in group:
-                for measured in in_this_thread(scenario, setting):
+                for measured in run_scenario(scenario, setting):
                     self._keep(measured)
                     yield measured
                 yield Finished(scenario.name)
 
-    def _given(self, model: Model, side: str, pool: Pool) -> list[str]:
-        """What a server is started with, as one would type it: variables first, then flags."""
+    def _command_line(self, model: Model, side: str, pool: Pool) -> list[str]:
+        """A server's environment variables and flags, as typed in a shell."""
         variables = server_environment(side, pool, self.profile)
         flags = server_flags(model, model.contenders[side], pool, self.profile)
         return [*(f"{name}={value}" for name, value in variables.items()), *flags, *self.flags]
 
-    def _keep(self, measured: Measured) -> None:
+    def _keep(self, measured: Measurement) -> None:
         if isinstance(measured, Sample):
             self.samples.append(measured)
         else:
@@ -109,8 +109,8 @@ class Comparison:
         }
 
     def configuration(self) -> dict[str, Any]:
-        """sizes: of what was asked. shape, speed: of the model that was served, the profile's or the user's.
-        servers: variables and flags of each that was started, by scenarios and side."""
+        """sizes: of the scenarios. shape, speed: of the served model. servers: variables and flags, by scenarios and
+        side."""
         sizes = {name: value for name, value in asdict(self.profile).items() if name not in OF_THE_RANDOM_MODEL}
         return {
             **self.names,
@@ -122,11 +122,11 @@ class Comparison:
         }
 
 
-def in_this_thread(scenario: Scenario, setting: Setting) -> Iterator[Measured]:
-    """A scenario's samples one by one, as an ordinary iterator."""
+def run_scenario(scenario: Scenario, setting: Setting) -> Iterator[Measurement]:
+    """The measurements of a scenario as a synchronous iterator."""
     measured = scenario.run(setting)
 
-    async def following() -> Measured | None:
+    async def following() -> Measurement | None:
         return await anext(measured, None)
 
     with asyncio.Runner() as runner:
@@ -135,7 +135,7 @@ def in_this_thread(scenario: Scenario, setting: Setting) -> Iterator[Measured]:
 
 
 def series(points: Iterable[Point]) -> dict[str, dict[str, list[tuple[float, float]]]]:
-    """Per plot and side, the points in their order."""
+    """The points in order, by plot and side."""
     plots: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for point in points:
         plots.setdefault(point.series, {}).setdefault(point.side, []).append((point.x, point.y))

@@ -1,6 +1,6 @@
-"""The servers of a comparison: the same flags and the same bytes of KV for every side, checked after the start.
+"""The servers of a comparison: the same flags and bytes of KV for every side, checked after the start.
 
-Owns the server processes. Both sides run with this package installed; a plain Llama is served by SGLang's own model.
+Both sides run with this package installed; a plain Llama is served by SGLang's own model.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ OWN_FLAGS = frozenset(
 
 @dataclass(frozen=True)
 class Server:
-    """A running side. prompt_tokens: what its main pool holds. kv_bytes: of all its pools."""
+    """prompt_tokens: capacity of the main pool. kv_bytes: of all pools."""
 
     contender: Contender
     process: LocalServer
@@ -58,9 +58,9 @@ class Server:
 def running(
     model: Model, names: Sequence[str], pool: Pool, profile: Profile, logs: Path, flags: Sequence[str]
 ) -> Iterator[dict[str, Server]]:
-    """Start the named sides; on a GPU one after another, since each looks at the memory that is free.
+    """Start the named sides; on a GPU one after another, since each looks at the free memory.
 
-    Raises ConfigError where a side got more KV memory than it should have, ServerFailed where one does not start.
+    Raises ConfigError if a side has other KV memory than intended, ServerFailed if one does not start.
     """
     logs.mkdir(parents=True, exist_ok=True)
     processes: dict[str, LocalServer] = {}
@@ -82,13 +82,13 @@ def running(
 
 
 def prompt_tokens(shape: ModelShape, contender: Contender, pool: Pool) -> int:
-    """Tokens that the main pool holds when the deep band's bytes are taken off."""
+    """Capacity of the main pool, without the deep band's bytes."""
     budget = pool.tokens * contender.config.num_layers * shape.kv_bytes_per_layer
     return split_kv_bytes(contender.config, budget, shape.kv_bytes_per_layer, 1, pool.deep_tokens).prompt_tokens
 
 
 def server_flags(model: Model, contender: Contender, pool: Pool, profile: Profile) -> list[str]:
-    """What every side gets; only the number of tokens differs, which makes the bytes the same."""
+    """The flags of a side. Only the number of tokens differs, so that the bytes are the same."""
     flags = {
         "--max-total-tokens": prompt_tokens(model.shape, contender, pool),
         "--max-running-requests": pool.running,
@@ -100,7 +100,7 @@ def server_flags(model: Model, contender: Contender, pool: Pool, profile: Profil
 
 
 def server_environment(side: str, pool: Pool, profile: Profile) -> dict[str, str]:
-    """Variables of a side beside this process's own."""
+    """Environment variables of a side, added to this process's."""
     if side != "stock":
         return {DEEP_TOKENS_VARIABLE: str(pool.deep_tokens)}
     # without our hooks; on a CPU SGLang cannot serve without them
@@ -124,20 +124,20 @@ def _describe(shape: ModelShape, contender: Contender, process: LocalServer) -> 
 
 
 def refuse_own_flags(flags: Sequence[str]) -> None:
-    """Raise ConfigError for a flag of the user's that the comparison stands on."""
+    """Raise ConfigError for a flag that the comparison sets itself."""
     for flag in flags:
         if flag.split("=")[0] in OWN_FLAGS:
             raise ConfigError(
-                f"{flag} cannot be given to the servers of a comparison, which stands on the one that bench gives (the "
-                "same KV bytes, the same weights, a radix tree): leave it out"
+                f"{flag} cannot be given to the servers of a comparison: bench sets it, so that both sides have the "
+                "same KV bytes, the same weights and a radix tree; leave it out"
             )
 
 
 def _require_same_memory(servers: Mapping[str, Server], budget: int) -> None:
-    """budget: bytes of KV that every side should have."""
+    """budget: the intended KV bytes of every side."""
     for name, server in servers.items():
         if abs(server.kv_bytes - budget) > MEMORY_TOLERANCE * budget:
             raise ConfigError(
-                f"{name} has {server.kv_bytes} bytes of KV and should have {budget}: the comparison would not be fair; "
-                f"its log says why, e.g. too little memory: {server.process.log_path}"
+                f"{name} has {server.kv_bytes} bytes of KV instead of {budget}, so the comparison would be unfair: see "
+                f"its log, e.g. for too little memory: {server.process.log_path}"
             )

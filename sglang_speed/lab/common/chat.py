@@ -1,7 +1,7 @@
-"""Chats as a model reads them: token ids, and which of them each assistant turn says.
+"""Chats as token ids, with the positions of each assistant turn.
 
-Owns the JSONL format and what a chat template makes of it; a single message is `messages`' business. Must not know what
-is done with a conversation.
+Owns the JSONL format and the use of chat templates; `messages` parses single messages. Must not know what conversations
+are used for.
 
 A line is `{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}, ...]}`, with
 `"tools": [...]` beside it where the chat template takes JSON schemas; or ShareGPT's form of it,
@@ -26,7 +26,7 @@ __all__ = ["Chat", "ChatFormat", "Conversation", "Message", "is_unwritten", "rea
 
 @dataclass(frozen=True)
 class Chat:
-    """One line of a JSONL file. origin: where it stands, for messages."""
+    """One line of a JSONL file. origin: its place, for error messages."""
 
     messages: list[Message]
     tools: list[dict[str, Any]] | None = None
@@ -37,8 +37,8 @@ class Chat:
 class Conversation:
     """A chat as token ids.
 
-    turns: positions that each assistant turn says, its end-of-turn token included; everything before the first
-        position of a turn is that turn's prompt.
+    turns: token positions of each assistant turn, its end-of-turn token included. All tokens before a turn are its
+        prompt.
     """
 
     token_ids: tuple[int, ...]
@@ -46,7 +46,7 @@ class Conversation:
 
 
 class ChatFormat:
-    """A checkpoint's tokenizer and chat template. stop_ids: the tokens with which the model can end a turn."""
+    """A checkpoint's tokenizer and chat template. stop_ids: tokens that end a turn."""
 
     def __init__(self, tokenizer: Any, stop_ids: Sequence[int]) -> None:
         self.tokenizer = tokenizer
@@ -55,10 +55,10 @@ class ChatFormat:
 
     @classmethod
     def of_checkpoint(cls, directory: Path) -> ChatFormat:
-        """ConfigError where the checkpoint has no tokenizer, no chat template or no end-of-turn token."""
+        """Raises ConfigError for a checkpoint without tokenizer, chat template or end-of-turn token."""
         from transformers import AutoTokenizer, GenerationConfig
 
-        import sglang_speed.reference  # noqa: F401  AutoTokenizer reads config.json, whose model type it must know
+        import sglang_speed.reference  # noqa: F401  registers the model type, which AutoTokenizer reads in config.json
 
         try:
             tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
@@ -66,7 +66,7 @@ class ChatFormat:
             settings = GenerationConfig.from_pretrained(directory) if has_settings else None
         except (OSError, ValueError) as error:
             raise ConfigError(
-                f"{directory} has no tokenizer that can be read ({str(error).splitlines()[0]}): complete the download"
+                f"{directory} has no readable tokenizer ({str(error).splitlines()[0]}): complete the download"
             ) from error
         if not tokenizer.chat_template:
             raise ConfigError(
@@ -80,30 +80,30 @@ class ChatFormat:
         return cls(tokenizer, sorted(stop_ids))
 
     def prompt_ids(self, chat: Chat) -> list[int]:
-        """The prompt of an assistant turn that follows `chat.messages`, as a server reads it."""
+        """The prompt of the assistant turn after `chat.messages`, as served."""
         return self.encode(self.render(chat, len(chat.messages), answer_follows=True))
 
     def text(self, ids: Sequence[int]) -> str:
-        """An answer as its reader sees it."""
+        """Decode an answer, without special tokens and surrounding whitespace."""
         text: str = self.tokenizer.decode(ids, skip_special_tokens=True)
         return text.strip()
 
     @property
     def digest(self) -> str:
-        """The same for checkpoints whose token ids and prompts mean the same."""
+        """Equal for checkpoints with the same vocabulary and chat template."""
         return digest_of([sorted(self.tokenizer.get_vocab().items()), self.tokenizer.chat_template])
 
     def conversation(self, chat: Chat) -> Conversation:
-        """All turns of a chat in one sequence of token ids; ConfigError where its template does not allow that.
+        """All turns of a chat in one token sequence; ConfigError if the template does not allow that.
 
-        Text before a turn and the turn itself are tokenized apart, as in serving, where the model continues a prompt.
+        A turn and the text before it are tokenized separately, as in serving, where the model continues a prompt.
         """
         text, ids, turns = "", [], []
         for index, message in enumerate(chat.messages):
             if message["role"] != "assistant":
                 continue
             if not index:
-                raise ConfigError(f"{chat.origin} begins with an answer: put what is answered before it")
+                raise ConfigError(f"{chat.origin} begins with an answer: put the question before it")
             prompt = self.render(chat, index, answer_follows=True)
             ids += self.encode(self._added(text, prompt, chat))
             answered = self.render(chat, index + 1, answer_follows=False)
@@ -116,7 +116,7 @@ class ChatFormat:
         return Conversation(tuple(ids), tuple(turns))
 
     def render(self, chat: Chat, num_messages: int, *, answer_follows: bool) -> str:
-        """The text of a chat's first messages. answer_follows: with the head of an assistant turn after them."""
+        """The text of a chat's first messages. answer_follows: end with the header of an assistant turn."""
         from jinja2 import TemplateError
 
         messages = chat.messages[:num_messages]
@@ -129,13 +129,13 @@ class ChatFormat:
         return text
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of text as it is, without a BoS of the tokenizer's own."""
+        """Token ids of the text, without an automatic BoS."""
         return self.tokenizer.encode(text, add_special_tokens=False)
 
     def _require_shown(self, chat: Chat) -> None:
-        """ConfigError where the template leaves out a message: it would be learned without what it answers.
+        """ConfigError if the template drops a message: the model would learn an answer without its question.
 
-        Asked once for each order of roles, on which that depends.
+        Depends on the sequence of roles, so it is checked once for each.
         """
         kinds = tuple(f"{one['role']} calls" if one.get("tool_calls") else one["role"] for one in chat.messages)
         if kinds in self._shown:
@@ -146,33 +146,33 @@ class ChatFormat:
         for number, (kind, mark) in enumerate(zip(kinds, marks, strict=True), 1):
             if mark not in text:
                 raise ConfigError(
-                    f"{chat.origin}, message {number}: the model's chat template leaves out what role {kind!r} says "
-                    "here, so that the model would never see it: give it another role, or remove it"
+                    f"{chat.origin}, message {number}: the model's chat template drops this message of role {kind!r}: "
+                    "give it another role, or remove it"
                 )
         self._shown.add(kinds)
 
     def _added(self, before: str, after: str, chat: Chat) -> str:
         if not after.startswith(before):
             raise ConfigError(
-                f"{chat.origin}: the model's chat template writes earlier turns anew when a later one is added, so "
-                "that the turns have no text in common: give each turn as a chat of its own"
+                f"{chat.origin}: the model's chat template rewrites earlier turns when a later one is added: give each "
+                "turn as a separate chat"
             )
         return after[len(before) :]
 
     def _up_to_stop(self, answer: str, chat: Chat) -> str:
-        """What the model says of the text that an answer adds: up to its end-of-turn token."""
+        """Cut the rendered answer after its end-of-turn token."""
         stops = self.tokenizer.convert_ids_to_tokens(sorted(self.stop_ids))
         ends = [answer.index(stop) + len(stop) for stop in stops if stop in answer]
         if not ends:
             raise ConfigError(
-                f"{chat.origin}: the chat template ends an assistant turn with none of the end-of-turn tokens {stops}: "
-                "set eos_token_id in generation_config.json to the token with which it does"
+                f"{chat.origin}: the chat template ends assistant turns with none of the end-of-turn tokens {stops}: "
+                "set eos_token_id in generation_config.json to the token that it uses"
             )
         return answer[: min(ends)]
 
 
 def _marked(message: Message, mark: str) -> Message:
-    """The message with a text that can be found again; of one with tool calls the name of what is called."""
+    """The message with `mark` as its content, or as the function name of its first tool call."""
     if not message.get("tool_calls"):
         return {**message, "content": mark}
     first, *others = message["tool_calls"]
@@ -180,9 +180,9 @@ def _marked(message: Message, mark: str) -> Message:
 
 
 def read_conversations(path: Path, chat_format: ChatFormat, max_tokens: int | None = None) -> list[Conversation]:
-    """Every chat of a JSONL file; ConfigError with the line for one that cannot be learned from.
+    """Tokenize every chat of a JSONL file; ConfigError names the line of one that cannot be trained on.
 
-    max_tokens: the longest conversation that is accepted.
+    max_tokens: the longest accepted conversation.
     """
     conversations = []
     for chat in read_chats(path):
@@ -190,16 +190,16 @@ def read_conversations(path: Path, chat_format: ChatFormat, max_tokens: int | No
         conversation = chat_format.conversation(chat)
         if max_tokens is not None and len(conversation.token_ids) > max_tokens:
             raise ConfigError(
-                f"{chat.origin} has {len(conversation.token_ids)} tokens, and at most {max_tokens} are taken: shorten "
-                "or remove it, or raise --max-tokens"
+                f"{chat.origin} has {len(conversation.token_ids)} tokens, more than {max_tokens}: shorten or remove "
+                "it, or raise --max-tokens"
             )
         conversations.append(conversation)
     return conversations
 
 
 def read_chats(path: Path) -> Iterator[Chat]:
-    """The chats of a JSONL file; ConfigError with the line for anything else. Empty lines are skipped."""
-    # not splitlines, which ends lines at characters that JSON leaves as they are inside a string
+    """The chats of a JSONL file; ConfigError names an invalid line. Empty lines are skipped."""
+    # not splitlines: it also splits at characters that JSON allows in strings
     lines = read_text(path).split("\n")
     numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
     if not numbered:
@@ -224,7 +224,7 @@ def _parse(line: str, origin: str) -> Chat:
 
 
 def _parsed_tools(text: str, origin: str) -> Any:
-    """Some data sets keep the schemas as a text of JSON; an empty one means none."""
+    """Some data sets store the schemas as a JSON string; an empty one means no tools."""
     try:
         return json.loads(text) if text.strip() else None
     except ValueError as error:
@@ -236,4 +236,4 @@ def _require_answers(chat: Chat) -> None:
     if not said:
         raise ConfigError(f"{chat.origin} has no assistant message: there is nothing to learn; remove it or answer it")
     if any(map(is_unwritten, chat.messages)):
-        raise ConfigError(f"{chat.origin} has a message without content: nobody has written it; write it or remove it")
+        raise ConfigError(f"{chat.origin} has a message without content: write it or remove it")

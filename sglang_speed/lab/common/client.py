@@ -1,8 +1,4 @@
-"""Asks one server through SGLang's native /generate, several requests at a time.
-
-Owns the requests and what they return. What is asked is its caller's business, and a stock Llama and a SPEED model are
-asked alike.
-"""
+"""A client of one server, on SGLang's native /generate. The same for a stock Llama and a SPEED model."""
 
 from __future__ import annotations
 
@@ -25,48 +21,48 @@ Answer = TypeVar("Answer")
 
 
 class RequestFailed(ServerFailed):
-    """A request was refused, or not answered in full; the text carries the server's words."""
+    """A request was refused or not answered in full; the text has the server's message."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """What a server says of given tokens: the log-probability of each, and the token that it ranks first there."""
+    """Scores of given tokens: the log-probability of each, and the most likely token at its position."""
 
     logprobs: tuple[float, ...]
     best: tuple[int, ...]
 
 
 class Client:
-    """One server. concurrency: requests that run at the same time."""
+    """concurrency: requests at a time."""
 
     def __init__(self, url: str, concurrency: int = CONCURRENCY) -> None:
         self.url = url.rstrip("/")
         self.concurrency = concurrency
 
     def info(self) -> dict[str, Any]:
-        """/server_info. Raises ConfigError where nothing that speaks SGLang's API is there."""
+        """/server_info. Raises ConfigError if no SGLang server answers."""
         try:
             info: dict[str, Any] = self.get("/server_info").json()
         except (ServerFailed, ValueError) as error:
             raise ConfigError(
-                f"{self.url} does not answer as a SGLang server ({error.__cause__ or error}): start one, e.g. "
-                "`python -m sglang.launch_server --model speed-llama`, and name its address, e.g. http://127.0.0.1:30000"
+                f"{self.url} does not answer as an SGLang server ({error.__cause__ or error}): start one, e.g. "
+                "`python -m sglang.launch_server --model speed-llama`, and give its address, e.g. http://127.0.0.1:30000"
             ) from error
         return info
 
     def generate(self, prompt: Sequence[int], max_new_tokens: int, **sampling: Any) -> list[int]:
-        """Generated token ids, the end token included. Greedy unless `sampling` says otherwise."""
+        """Generate token ids, the end token included. Greedy unless `sampling` says otherwise."""
         return self._generate(prompt, max_new_tokens, **sampling)["output_ids"]
 
     def write(self, prompt: Sequence[int], max_new_tokens: int, **sampling: Any) -> str:
-        """The same as text, without the end token."""
+        """Generate text, without the end token."""
         return str(self._generate(prompt, max_new_tokens, **sampling)["text"]).strip()
 
     def score(self, context: Sequence[int], response: Sequence[int], tail_tokens: int) -> Score:
         """Score a response as if this server had generated it after the context.
 
-        Everything from `logprob_start_len` on is decode-phase, so it has to be the position from which the context's
-        tail is when the response is generated: started later, the tail would be shorter than the one served.
+        All tokens from `logprob_start_len` on pass all layers, so it must be where the context's tail begins in
+        generation. Started later, the tail would be shorter than the served one.
         """
         ids = [*context, *response]
         start = max(0, len(context) - tail_tokens)
@@ -74,24 +70,24 @@ class Client:
         payload = {"input_ids": ids, "sampling_params": {"temperature": 0, "max_new_tokens": 0}, **scored}
         meta = self.post("/generate", payload, GENERATION_SECONDS).json()["meta_info"]
         own, best = meta["input_token_logprobs"], meta["input_top_logprobs"]
-        # not by their ids: SGLang gives the last one of a vocabulary as 0 (logprob_result_processor.py)
+        # not by their ids: SGLang returns the last id of a vocabulary as 0 (logprob_result_processor.py)
         assert len(own) == len(best) == len(ids) - start, f"{len(own)} scores of {len(ids)} tokens from {start} on"
         last = len(response)
         return Score(tuple(entry[0] for entry in own[-last:]), tuple(entries[0][1] for entries in best[-last:]))
 
     def each(self, ask: Callable[[Item], Answer], items: Iterable[Item]) -> Iterator[Answer]:
-        """`ask(item)` for every item, several at a time, in the order of the items."""
+        """`ask(item)` for every item, concurrently; results in the order of the items."""
         with ThreadPoolExecutor(self.concurrency) as pool:
             yield from pool.map(ask, items)
 
     def get(self, path: str) -> requests.Response:
-        """Raises ServerFailed where nothing answers, RequestFailed where the answer is an error."""
+        """Raises ServerFailed if nothing answers, RequestFailed for an error status."""
         return self._send("GET", path, None, TIMEOUT_SECONDS)
 
     def post(
         self, path: str, payload: Mapping[str, Any] | None = None, seconds: float = TIMEOUT_SECONDS
     ) -> requests.Response:
-        """The like. payload: sent as JSON."""
+        """The same. payload: sent as JSON."""
         return self._send("POST", path, payload, seconds)
 
     def _generate(self, prompt: Sequence[int], max_new_tokens: int, **sampling: Any) -> dict[str, Any]:

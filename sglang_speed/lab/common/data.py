@@ -1,7 +1,6 @@
-"""What `--data` names: a JSONL file, or a data set of Hugging Face's `datasets`, whose rows become such a file.
+"""Resolves `--data`: a JSONL file, or a data set of Hugging Face's `datasets`, whose rows are written to one.
 
-Owns how text is read and how rows are written down; what a line must look like is `conversations`' business. The rows
-are kept in the user's cache, so that a message about a line can be looked up and the file be edited.
+`messages` checks the lines. The file is in the user's cache, where a line named in an error can be read and edited.
 """
 
 from __future__ import annotations
@@ -30,10 +29,10 @@ _GZIP_MAGIC = b"\x1f\x8b"
 
 
 def chats_file(data: str) -> Path:
-    """The file of JSON lines that `--data` names; the rows of a data set are written to one first.
+    """The JSONL file that `--data` names; the rows of a data set are written to one first.
 
-    data: a file; a Parquet or Arrow file; or OWNER/NAME on Hugging Face's Hub, of which the split `train` is taken.
-    ConfigError where a data set cannot be had.
+    data: a JSONL, Parquet or Arrow file, or OWNER/NAME on Hugging Face's Hub (split `train`). Raises ConfigError if a
+    data set cannot be loaded.
     """
     path = Path(data)
     if path.suffix not in _TABLES and (path.exists() or path.suffix in _TEXTS or not _NAME.fullmatch(data)):
@@ -51,12 +50,12 @@ def chats_file(data: str) -> Path:
 
 
 def read_text(path: Path) -> str:
-    """A file's UTF-8 text, of a gzip file what is in it; ConfigError where that cannot be read."""
+    """The UTF-8 text of a file, decompressed if it is gzip; ConfigError if unreadable."""
     try:
         content = path.read_bytes()
         return (gzip.decompress(content) if content.startswith(_GZIP_MAGIC) else content).decode()
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read as UTF-8 text ({error}): give a file of JSON lines") from error
+        raise ConfigError(f"{path} cannot be read as UTF-8 text ({error}): give a JSONL file") from error
 
 
 def _rows_of(data: str) -> Any:
@@ -72,18 +71,18 @@ def _rows_of(data: str) -> Any:
     except (OSError, RuntimeError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise ConfigError(
             f"--data {data} cannot be loaded as a data set ({' '.join(str(error).split())[:300]}): check the name and "
-            "the connection to the Hub; or load it elsewhere, write its rows as JSON lines, and give that file"
+            "the connection to the Hub; or load it elsewhere, write its rows as JSON lines, and pass that file"
         ) from error
     if not any(key in rows.column_names for key in _CHATS):
         raise ConfigError(
             f"--data {data} has no column {' or '.join(_CHATS)}, only {', '.join(rows.column_names)}: write its rows "
-            'as JSON lines, {"messages": [...]}, and give that file'
+            'as JSON lines, {"messages": [...]}, and pass that file'
         )
     return rows
 
 
 def _line(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row as a line of JSON: what a chat is made of, without what the table filled in."""
+    """The chat of a row, without the nulls that the table filled in."""
     line = {key: row[key] for key in _KEYS if row.get(key) is not None}
     for key in _CHATS:
         if key in line:
@@ -92,14 +91,14 @@ def _line(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _message(message: Any) -> Any:
-    """A null of a message itself stays: it is what the model shall write."""
+    """Keep a null of the message itself: the model will write it."""
     if not isinstance(message, Mapping):
         return message
     return {key: _without_nulls(value) if key == "tool_calls" else value for key, value in message.items()}
 
 
 def _without_nulls(value: Any) -> Any:
-    """Tables give every row the keys of all rows: arguments of other calls, as null."""
+    """Remove the nulls with which tables fill the keys of other rows, e.g. arguments of other calls."""
     if isinstance(value, Mapping):
         return {key: _without_nulls(one) for key, one in value.items() if one is not None}
     if isinstance(value, Iterable) and not isinstance(value, str):

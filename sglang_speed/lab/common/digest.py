@@ -1,4 +1,4 @@
-"""Short names for values, by content."""
+"""Hashes of JSON values."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from typing import Any
 
 
 def digest_of(value: Any) -> str:
-    """A short name for a JSON-serializable value."""
+    """The first 16 hexadecimal digits of the SHA-256 of a JSON-serializable value."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""The package's extras: what commands need beyond serving."""
+"""The package's extras: dependencies of commands beyond serving."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from sglang_speed.errors import ConfigError
 
 
 def require_extra(extra: str, *modules: str) -> None:
-    """ConfigError where a module of one of the package's extras is missing."""
+    """Raise ConfigError if a module of an extra is not installed."""
     for name in modules:
         if find_spec(name) is None:
             raise ConfigError(f"{name} is not installed: `pip install sglang-speed[{extra}]`")

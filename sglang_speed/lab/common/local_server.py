@@ -1,7 +1,4 @@
-"""A SGLang server on a free loopback port, for the demo and the benchmark.
-
-Owns the server's processes from start to end. What is asked of the server is its caller's business.
-"""
+"""An SGLang server on a free loopback port. Owns its processes from start to end."""
 
 from __future__ import annotations
 
@@ -26,19 +23,19 @@ LOG_LINES = 20
 
 
 class ServerFailed(RuntimeError):
-    """The server ended, or was not ready in time; the text carries the end of its log."""
+    """The server ended or was not ready in time; the text has the end of its log."""
 
 
 @dataclass
 class LocalServer:
-    """A process group and its log. `url` answers once `wait` has returned."""
+    """A process group and its log. `url` is ready after `wait`."""
 
     url: str
     process: subprocess.Popen[bytes]
     log_path: Path
 
     def wait(self) -> None:
-        """Return when the server answers; ServerFailed where it ended or took longer than START_SECONDS."""
+        """Wait until the server answers; ServerFailed if it ends or takes longer than START_SECONDS."""
         import requests
 
         deadline = time.monotonic() + START_SECONDS
@@ -56,12 +53,12 @@ class LocalServer:
             raise ServerFailed(f"the server ended; the end of {self.log_path}:\n{tail}")
 
     def ask_to_stop(self) -> None:
-        """Send SIGTERM and return, so that several servers can end at the same time."""
+        """Send SIGTERM without waiting, so that several servers end at the same time."""
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGTERM)
 
     def stop(self) -> None:
-        """End the process group: SIGTERM first, then SIGKILL for what is left of it."""
+        """End the process group: SIGTERM, then SIGKILL for the rest."""
         for sent in (signal.SIGTERM, signal.SIGKILL):
             try:
                 os.killpg(self.process.pid, sent)
@@ -73,14 +70,14 @@ class LocalServer:
 
 
 def exit_on_sigterm() -> None:
-    """Let SIGTERM end this process as an exception does, so that its servers are stopped on the way out."""
+    """Make SIGTERM raise SystemExit, so that the servers of this process are stopped."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 def start_server(
     model: str | Path, log_path: Path, flags: Sequence[str] = (), environment: Mapping[str, str] | None = None
 ) -> LocalServer:
-    """Start a server and return at once. environment: added to this process's own."""
+    """Start a server without waiting for it. environment: added to this process's."""
     port, flags_of_ports = own_ports()
     command = [sys.executable, "-m", "sglang.launch_server", "--model-path", str(model), *flags, *flags_of_ports]
     with log_path.open("wb") as log:
@@ -96,10 +93,10 @@ def start_server(
 
 
 def own_ports() -> tuple[int, list[str]]:
-    """The port of a server, and the flags that give it that one and one for its ranks.
+    """A free port for a server, and the flags for it and for the port of its ranks.
 
-    A server takes half a minute until it binds them. Ports of the range from which the system picks those of outgoing
-    connections could be taken meanwhile, so these come from below it.
+    A server binds them only after half a minute. They are below the range of ephemeral ports, so that no outgoing
+    connection takes them meanwhile.
     """
     port, nccl_port = islice(filter(_is_free, random.SystemRandom().sample(PORTS, len(PORTS))), 2)
     return port, ["--host", "127.0.0.1", "--port", str(port), "--nccl-port", str(nccl_port)]

@@ -1,7 +1,6 @@
-"""The messages of a line of chats: which forms are read, and what is said of one that nothing could be learned from.
+"""Parsing and checking of chat messages, in OpenAI's and ShareGPT's form.
 
-Owns the rules for a message and for open ones, and ShareGPT's names for the same. What a chat template makes of them is
-`chat`'s business.
+An open message is one that the model will write. `chat` applies chat templates.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from sglang_speed.errors import ConfigError
 Message = dict[str, Any]
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function", "ipython")
-"""What a server's chat API takes, and Llama 3's own name for the result of a tool."""
+"""The roles of the chat API, and `ipython`, Llama 3's name for tool results."""
 
 _SHARE_GPT_ROLES = {
     "system": "system",
@@ -24,11 +23,11 @@ _SHARE_GPT_ROLES = {
     **dict.fromkeys(("tool", "function", "observation"), "tool"),
 }
 _MODELS_OWN = "number"
-"""A key of the lines that the model answered: an empty message there is what it said, and no mistake of a person."""
+"""A key of lines that the model answered: there, an empty message is the model's answer and no mistake."""
 
 
 def messages_of(line: Mapping[str, Any], origin: str) -> list[Message]:
-    """The messages of a line, in the form that chat templates take; ConfigError for what cannot be learned from."""
+    """The messages of a line, in the form that chat templates take; ConfigError for invalid ones."""
     given = _given(line, origin)
     messages = [
         _message(message, f"{origin}, message {number}", may_be_empty=_MODELS_OWN in line)
@@ -40,7 +39,7 @@ def messages_of(line: Mapping[str, Any], origin: str) -> list[Message]:
 
 
 def is_unwritten(message: Message) -> bool:
-    """Whether a message is left to the model: it has no content, and no tool calls in its place."""
+    """Whether the model has to write a message: it has neither content nor tool calls."""
     return message.get("content") is None and not message.get("tool_calls")
 
 
@@ -58,7 +57,7 @@ def _given(line: Mapping[str, Any], origin: str) -> list[Any]:
 
 
 def _from_share_gpt(message: Any, origin: str) -> Any:
-    """`{"from": "human", "value": ...}` as a message with role and content; others as they are."""
+    """Convert `{"from": "human", "value": ...}` to role and content; return other messages unchanged."""
     if not isinstance(message, dict) or "from" not in message:
         return message
     name = message["from"]
@@ -73,11 +72,11 @@ def _message(given: Any, origin: str, *, may_be_empty: bool) -> Message:
         raise ConfigError(f"{origin}: {_short(given)} is not a message: it needs a role and a content")
     if given["role"] not in ROLES:
         raise ConfigError(f"{origin}: role={given['role']!r} is not one of {', '.join(ROLES)}: write one of these")
-    # tables of several kinds of messages have null in the columns of the others
+    # tables of mixed messages have null in unused columns
     message = {key: value for key, value in given.items() if value not in (None, [])}
     if given["role"] == "assistant" and message.get("weight", 1) == 0:
         raise ConfigError(
-            f"{origin}: weight=0 leaves an answer out of training, and every answer of a chat is learned: remove the "
+            f"{origin}: weight=0 excludes an answer from training, but every answer of a chat is learned: remove the "
             "chat, or cut it before this answer"
         )
     message["content"] = _content(given, origin, may_be_empty=may_be_empty)
@@ -87,12 +86,11 @@ def _message(given: Any, origin: str, *, may_be_empty: bool) -> Message:
 
 
 def _content(given: Mapping[str, Any], origin: str, *, may_be_empty: bool) -> str | None:
-    """The text of a message; None where the model is to write it."""
+    """The text of a message; None if the model is to write it."""
     role, calls = given["role"], given.get("tool_calls")
     if "content" not in given and not calls:
         raise ConfigError(
-            f"{origin}: role {role!r} has no content: write it; or, for an answer that the model shall write, "
-            '"content": null'
+            f'{origin}: role {role!r} has no content: write it, or "content": null to let the model write the answer'
         )
     content = given.get("content")
     if isinstance(content, list):
@@ -108,18 +106,18 @@ def _content(given: Mapping[str, Any], origin: str, *, may_be_empty: bool) -> st
 
 
 def _joined(parts: Sequence[Any], origin: str) -> str:
-    """The text of OpenAI's content parts, joined as a server joins them."""
+    """The text of OpenAI's content parts, joined as the server does."""
     for part in parts:
         if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
             raise ConfigError(
-                f'{origin}: the content part {_short(part)} is not {{"type": "text", "text": ...}}: the model reads '
-                "text only; remove it"
+                f'{origin}: the content part {_short(part)} is not {{"type": "text", "text": ...}}: remove it; the '
+                "model reads text only"
             )
     return " ".join(part["text"] for part in parts)
 
 
 def _tool_calls(message: Message, origin: str) -> list[dict[str, Any]]:
-    """The calls with their arguments as objects, as a server gives them to the chat template."""
+    """The calls with their arguments as objects, as the server passes them to the chat template."""
     if message["role"] != "assistant":
         raise ConfigError(
             f"{origin}: role {message['role']!r} has tool_calls: only the assistant calls tools; move them"
@@ -145,14 +143,13 @@ def _tool_call(call: Any, origin: str) -> dict[str, Any]:
 
 
 def _require_known_questions(messages: Sequence[Message], origin: str) -> None:
-    """ConfigError for a user's turn without content, unless every turn is the model's to write, in turns."""
+    """ConfigError for a user turn without content, unless the model writes all turns, user and assistant in turn."""
     open_turns = [number for number, one in enumerate(messages, 1) if one["role"] == "user" and is_unwritten(one)]
     in_turns = [one["role"] for one in messages] == ["user", "assistant"] * (len(messages) // 2)
     if open_turns and not (in_turns and all(map(is_unwritten, messages))):
         raise ConfigError(
-            f"{origin}, message {open_turns[0]}: role 'user' has no content, and the model writes a user's turns only "
-            'in chats of which it writes all, user and assistant in turns, each with "content": null: '
-            "write the question"
+            f"{origin}, message {open_turns[0]}: role 'user' has no content: write the question; the model writes user "
+            'turns only if all messages have "content": null, user and assistant alternating'
         )
 
 

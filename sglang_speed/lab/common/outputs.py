@@ -1,4 +1,4 @@
-"""Where a comparison's results go, asked for before anything is measured."""
+"""Output files of a comparison, checked before anything is measured."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sglang_speed.errors import ConfigError
 
 @dataclass(frozen=True)
 class Outputs:
-    """Paths that the user named; None: not wanted. plots: a folder."""
+    """Paths given by the user; None: not wanted. plots: a folder."""
 
     json: Path | None = None
     plots: Path | None = None
@@ -26,26 +26,25 @@ class Outputs:
         return [path for path in (self.json, self.plots, self.html) if path is not None]
 
     def require_writable(self) -> None:
-        """Make the folders. Raises ConfigError for a path that cannot be written, before minutes are spent on it."""
+        """Make the folders. Raises ConfigError for a path that cannot be written."""
         for path in self.named:
             require_folder(path if path == self.plots else path.parent, path)
 
     def make_logs(self) -> Path:
-        """A folder for the servers' logs, beside the JSON where there is one; it stays, for whoever looks for a
-        failure."""
+        """A folder for the servers' logs, beside the JSON file if there is one. It is not removed."""
         if self.json is None:
             return Path(tempfile.mkdtemp(prefix="sglang-speed-bench-logs-"))
         return self.json.with_name(f"{self.json.stem}-logs")
 
     def write_json(self, results: Mapping[str, Any]) -> None:
-        """Replace the results file as a whole, once there is a figure."""
+        """Replace the results file atomically, once there is a figure."""
         if self.json is None or not results["scenarios"]:
             return
         replace_json(self.json, results)
 
 
 def require_folder(folder: Path, path: Path) -> None:
-    """Make the folder in which `path` will be written. Raises ConfigError where nothing can be written there."""
+    """Make the folder of `path`. Raises ConfigError if nothing can be written there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder):
@@ -55,6 +54,6 @@ def require_folder(folder: Path, path: Path) -> None:
 
 
 def replace_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a results file as a whole: the old one stays until the new one is complete."""
+    """Write a JSON file atomically: the old one stays until the new one is complete."""
     with new_file(path) as half_written:
         half_written.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")

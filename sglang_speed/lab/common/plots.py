@@ -1,4 +1,4 @@
-"""The style of all pictures: a page of panels, drawn without a display."""
+"""The style of all plots. Needs no display."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COLOURS = {"stock": "#8c8c8c", "speed": "#1b6ca8"}
 
 
 def make_page(rows: int, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
-    """An empty page and its panels, row by row. width, height: of the page, in inches."""
+    """An empty page and its panels, row by row. width, height: inches."""
     page = Figure(figsize=(width, height), layout="constrained")
     panels = list(page.subplots(rows, columns, squeeze=False).flat)
     for axes in panels:

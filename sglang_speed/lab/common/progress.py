@@ -1,4 +1,4 @@
-"""What is seen on the terminal: a console wide enough for tables, and one kind of progress bar."""
+"""Terminal output: a console wide enough for tables, and progress bars."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rich.progress import (
 
 
 def wide_console(least_width: int) -> Console:
-    """A console on stdout that is at least this wide where it is no terminal, so that a log has whole tables."""
+    """A console on stdout, at least this wide if it is no terminal, so that tables in logs are not cut."""
     console = Console()
     if not console.is_terminal:
         console.width = max(console.width, least_width)
@@ -27,7 +27,7 @@ def wide_console(least_width: int) -> Console:
 
 
 def progress_bars(console: Console, *more: ProgressColumn) -> Progress:
-    """Bars with a description, a count and the time. more: columns after these."""
+    """Bars with description, count and time. more: further columns."""
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -39,7 +39,7 @@ def progress_bars(console: Console, *more: ProgressColumn) -> Progress:
 
 
 def show_steps(console: Console, what: str, steps: Iterator[int], total: int) -> None:
-    """Run the steps, each of which says how many are done, under a bar."""
+    """Run the steps under a bar. steps: yields how many are done."""
     with progress_bars(console, TimeRemainingColumn()) as progress:
         task = progress.add_task(what, total=total)
         for done in steps:
@@ -47,14 +47,14 @@ def show_steps(console: Console, what: str, steps: Iterator[int], total: int) ->
 
 
 def print_written(console: Console, paths: Iterable[Path | None]) -> None:
-    """Name the files that were written; None: not wanted."""
+    """Print the paths of written files; None is skipped."""
     written = [str(path) for path in paths if path is not None]
     if written:
         console.print(f"written: {', '.join(written)}", soft_wrap=True)
 
 
 def silence_libraries() -> None:
-    """No bars and no advice of transformers, in this process; its errors stay."""
+    """Disable progress bars and warnings of transformers in this process; errors stay."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()

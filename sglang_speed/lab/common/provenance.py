@@ -1,6 +1,6 @@
 """Where and with what a figure was measured: commit, machine, versions.
 
-Works without a git repository, without a GPU and without network: what cannot be said is None.
+Works without git repository, GPU and network: what is not known is None.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ GPU_FIELDS = "name,driver_version,memory.total,clocks.max.sm,clocks.max.memory,p
 
 
 def provenance(commit: str | None = None) -> dict[str, Any]:
-    """For the head of a results file. commit: what the checkout is, where it travelled without its history."""
+    """For the head of a results file. commit: of a checkout without its git history."""
     return {
         "commit": commit or _commit(),
         "uncommitted_changes": _uncommitted_changes(),
@@ -45,14 +45,14 @@ def provenance(commit: str | None = None) -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    """None outside a repository, and in one that is not this project's: an installed package lies in anybody's."""
+    """None outside this project's repository: an installed package may lie in another one."""
     if _first_line("git", "-C", str(ROOT), "rev-parse", "--show-toplevel") != str(ROOT):
         return None
     return _first_line("git", "-C", str(ROOT), "rev-parse", "HEAD")
 
 
 def _uncommitted_changes() -> bool | None:
-    """Whether what is measured differs from the commit."""
+    """Whether the measured code differs from the commit."""
     if _commit() is None:
         return None
     return bool(_lines("git", "-C", str(ROOT), "status", "--porcelain", "--untracked-files=no", *MEASURED))
@@ -81,7 +81,7 @@ def _first_line(*command: str) -> str | None:
 
 
 def _lines(*command: str) -> list[str]:
-    """Nothing where the program is missing or fails: a laptop has no nvidia-smi."""
+    """Output of a command; empty if it is missing or fails, e.g. nvidia-smi without a GPU."""
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     except (OSError, subprocess.CalledProcessError):

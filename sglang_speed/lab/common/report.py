@@ -1,4 +1,4 @@
-"""How figures are written in tables and sentences; nothing where there is none."""
+"""Number formats for tables and sentences; None gives an empty string."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From values of items to an estimate with its standard error."""
+"""Estimates with standard errors from the values of items."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Estimate:
-    """stderr: standard error; None for a single item, which says nothing about it."""
+    """stderr: standard error; None for a single item."""
 
     value: float
     stderr: float | None
@@ -21,12 +21,10 @@ class Estimate:
 
 
 def ratio(values: Sequence[float], weights: Sequence[float] | None = None, drawn_together: int = 1) -> Estimate:
-    """Sum of values over sum of weights, e.g. log-probabilities of responses over their tokens; the mean without
-    weights.
+    """Sum of values over sum of weights, e.g. log-probabilities of responses per token; the mean without weights.
 
-    drawn_together: neighbours that are not independent. What is independent is their sum, as it is for the tokens of
-    one response. The error is that of the linearized ratio (Cochran, Sampling Techniques, 6.3), for a mean the usual
-    one.
+    drawn_together: group size of neighbours that are not independent; only their sums are, as for the tokens of one
+    response. The error is that of the linearized ratio (Cochran, Sampling Techniques, 6.3), for a mean the usual one.
     """
     weights = sums([1.0] * len(values) if weights is None else weights, drawn_together)
     values = sums(values, drawn_together)
@@ -44,11 +42,10 @@ def difference(
     weights: Sequence[float] | None = None,
     drawn_together: int = 1,
 ) -> Estimate:
-    """How far `values` are above those of the same items in `baseline`. Paired, so what makes items hard or easy for
-    both does not count as an error."""
+    """Mean paired difference to the same items in `baseline`: items that are hard for both add no error."""
     return ratio([value - base for value, base in zip(values, baseline, strict=True)], weights, drawn_together)
 
 
 def sums(values: Sequence[float], num: int) -> list[float]:
-    """Of each `num` neighbours; the last ones may be fewer."""
+    """Sums of groups of `num` neighbours; the last group may be smaller."""
     return [sum(values[start : start + num]) for start in range(0, len(values), num)]

@@ -1,16 +1,17 @@
-"""Which cutoff to take, and why: two rules over measured figures. Whether they may be asked is in `evidence.py`.
+"""The recommended cutoffs: two rules on measured figures. `evidence.py` decides whether there are enough of them.
 
-Both hold for each kind of request by itself and for all together: the mean over all hides what a cutoff breaks.
+Both rules apply to each kind of request and to all together, since the mean over all hides what a cutoff breaks.
 
-Untrained: the lowest cutoff from which on every measured one diverges from full depth by less than a tolerance, two
-standard errors included. The default tolerance separates what was measured on SmolLM2-135M (one anchor, a tail of 16,
-four kinds of text): 24 of 30 layers diverge by 0.001 to 0.074 nats per token and keep 90 to 99% of the greedy tokens;
-22 by 0.158 to 0.493 and 82 to 90% on three of the four. The first can be served without training, the second needs it.
+Untrained: the lowest cutoff such that it and all higher measured ones diverge from full depth by less than a
+tolerance, two standard errors included. The default tolerance separates two cutoffs of SmolLM2-135M (one anchor, a tail
+of 16, four kinds of text): 24 of 30 layers diverge by 0.001 to 0.074 nats per token and keep 90 to 99% of the greedy
+tokens, good enough without training; 22 diverge by 0.158 to 0.493 and keep 82 to 90% on three of the four, and need
+training.
 
-Trained: three quarters of the layers, because that is the cutoff for which a result with training is published (SPEED,
-arXiv 2605.06105: Llama-3.1-8B at 24 of 32 layers, 51.2 against 51.4 at full depth), unless something speaks against
-it: a model that loses half or more of what the left-out prompt tokens tell it has that much to learn again. The scale
-is the divergence where nobody sees them (NO_CONTEXT). The half is a judgement, not a measurement.
+Trained: three quarters of the layers, the cutoff with a published result (SPEED, arXiv 2605.06105: Llama-3.1-8B at 24
+of 32 layers, 51.2 against 51.4 at full depth), unless the model loses half or more of what the left-out prompt tokens
+contribute, which it would have to relearn. The scale is the divergence when no token sees them (NO_CONTEXT). The half
+is a judgement, not a measurement.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ DEFAULT_MAX_KL = 0.1
 MOST_LOST = 0.5
 
 Divergence = Mapping[int, Estimate]
-"""By cutoff, NO_CONTEXT and all layers among them."""
+"""By cutoff, including NO_CONTEXT and all layers."""
 
 
 @dataclass(frozen=True)
 class Advice:
-    """Prefill layers. untrained: usable as it is; all layers where nothing below is. trained: a lower cutoff to train
-    for, or None where the rule gives none. Both are None where too little was measured to ask.
+    """Prefill layers. untrained: usable without training; all layers if no lower cutoff is. trained: a lower cutoff to
+    train for, or None. Both are None if there is too little evidence.
     """
 
     untrained: int | None
@@ -52,7 +53,7 @@ def advise(divergences: Collection[Divergence], num_layers: int, max_kl: float) 
 
 
 def three_quarters(num_layers: int) -> int:
-    """Of the layers, rounded down."""
+    """Three quarters of the layers, rounded down."""
     return max(1, num_layers * 3 // 4)
 
 

@@ -1,4 +1,4 @@
-"""`sglang-speed cutoff`: from what the user typed to a table, a recommendation, a results file and a picture."""
+"""`sglang-speed cutoff`: from options to a table, a recommendation, a results file and a plot."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from sglang_speed.lab.cutoff.model import load_model
 from sglang_speed.lab.cutoff.options import CutoffOptions
 from sglang_speed.lab.cutoff.report import BUILT_IN, cutoffs_table, kinds_table, sentences
 from sglang_speed.lab.cutoff.request import Request
-from sglang_speed.lab.cutoff.results import Measured, results_of
-from sglang_speed.lab.cutoff.texts import Limits, answered, built_in_prompts, requests_in_chats
+from sglang_speed.lab.cutoff.results import Measurements, results_of
+from sglang_speed.lab.cutoff.texts import Limits, built_in_prompts, generate_responses, requests_in_chats
 from sglang_speed.reference.modeling import SpeedLlamaForCausalLM
 
 RESPONSE_LEN = 64
@@ -35,7 +35,7 @@ console = wide_console(110)
 
 
 def measure_cutoffs(options: CutoffOptions) -> None:
-    """Measure, print, write what was asked for; ConfigError before anything long is started."""
+    """Measure, print and write the results. Raises ConfigError before anything long begins."""
     checkpoint = Path(resolve_model(options.checkpoint))
     data = None if options.data is None else chats_file(options.data)
     limits = Limits(options.samples, options.max_tokens, options.seed)
@@ -63,7 +63,7 @@ def measure_cutoffs(options: CutoffOptions) -> None:
 
 
 def check_cutoffs(cutoffs: Sequence[int], num_layers: int) -> list[int]:
-    """In order, with the two that everything is compared with: no context, and full depth."""
+    """The cutoffs in order, with the two extremes: no context, and full depth."""
     for cutoff in cutoffs:
         SpeedConfig(num_layers, cutoff)
     named = cutoffs or range(max(1, num_layers // 2), num_layers)
@@ -79,9 +79,9 @@ def find_requests(
     prompts = built_in_prompts(chat_format, model.policy, limits, RESPONSE_LEN)
     task = progress.add_task("the model answers", total=len(prompts))
     said: list[Request] = []
-    # what a small model draws at temperature 1 seldom copies a value or calls a tool
+    # at temperature 1, a small model seldom copies a value or calls a tool
     for is_greedy in (False, True):
-        said += answered(
+        said += generate_responses(
             model,
             [prompt.token_ids for prompt in prompts if prompt.wants_exactness is is_greedy],
             sorted(chat_format.stop_ids),
@@ -96,18 +96,18 @@ def find_requests(
 
 def measure(
     model: SpeedLlamaForCausalLM, requests: Sequence[Request], cutoffs: Sequence[int], seed: int, progress: Progress
-) -> Measured:
-    """Importance and cutoffs of every request."""
+) -> Measurements:
+    """Measure importance and cutoffs on every request."""
     generator = torch.Generator(model.device).manual_seed(seed)
     importance, by_cutoff = [], []
     for request in progress.track(requests, description="layers and cutoffs"):
         importance.append(importance_sums(model, request, generator))
         by_cutoff.append(cutoff_sums(model, request, cutoffs))
-    return Measured(requests, cutoffs, torch.stack(importance), torch.stack(by_cutoff))
+    return Measurements(requests, cutoffs, torch.stack(importance), torch.stack(by_cutoff))
 
 
 def show(results: dict[str, Any], options: CutoffOptions) -> None:
-    """Print the table and the sentences; write files."""
+    """Print tables and sentences; write files."""
     console.print(cutoffs_table(results))
     if results["cutoffs"][0]["divergence_by_kind"]:
         console.print(kinds_table(results))

@@ -1,6 +1,6 @@
-"""What each cutoff costs a model that was not trained for it.
+"""The cost of each cutoff for an untrained model. All cutoffs share one forward pass.
 
-Owns how all cutoffs share their work. Visibility is that of the reference; full depth is the cutoff `L`.
+Visibility is that of the reference; full depth is the cutoff `L`.
 """
 
 from __future__ import annotations
@@ -18,31 +18,31 @@ from sglang_speed.reference.modeling import SpeedLlamaForCausalLM
 
 MEASURES = ("loss", "divergence", "agreement")
 NO_CONTEXT = 0
-"""The cutoff at which the prompt tokens that are left out pass no layer at all: nobody sees them."""
+"""The cutoff at which left-out prompt tokens pass no layer, so no token sees them."""
 
 
 @torch.no_grad()
 def cutoff_sums(model: SpeedLlamaForCausalLM, request: Request, cutoffs: Sequence[int]) -> Tensor:
     """MEASURES of every cutoff, summed over the response's tokens: [num_cutoffs, 3].
 
-    loss: cross-entropy of the response. divergence: KL from full depth, both in nats. agreement: tokens of which
-    full depth and this cutoff choose the same. cutoffs: ascending, NO_CONTEXT or more, the last one all layers.
+    loss: cross-entropy of the response, in nats. divergence: KL from full depth, in nats. agreement: number of tokens
+    that full depth and this cutoff predict alike. cutoffs: ascending, from NO_CONTEXT to all layers.
     """
     assert cutoffs[-1] == model.config.num_hidden_layers, f"{cutoffs=} do not end with full depth"
     states = last_states(model, request, cutoffs)
     full = final_logits(model, states[-1]).log_softmax(-1)
     response = request.response_ids(model.device)
-    # one cutoff at a time: the vocabulary makes log-probabilities the largest tensors here
+    # one cutoff at a time: log-probabilities are the largest tensors here
     return torch.stack(
         [_compare(full, final_logits(model, hidden).log_softmax(-1), response) for hidden in states]
     ).cpu()
 
 
 def last_states(model: SpeedLlamaForCausalLM, request: Request, cutoffs: Sequence[int]) -> Tensor:
-    """What leaves the last layer in the rows that predict the response: [num_cutoffs, response_len, hidden_size].
+    """Output of the last layer in the rows that predict the response: [num_cutoffs, response_len, hidden_size].
 
-    All tokens pass all layers once. Each cutoff takes the deep rows off that run where it branches, and from there on
-    the deep bands of all cutoffs are one batch: the same rows at the same positions.
+    All tokens pass all layers once. At each cutoff, the deep rows branch off; the deep bands of all cutoffs then form
+    one batch, with the same rows at the same positions.
     """
     positions = torch.arange(request.num_rows, device=model.device)
     anchors, decode_phase = model.policy.deep_tokens(request.prompt_len).computed_in(0, request.num_rows)

@@ -1,8 +1,8 @@
-"""What a recommendation must rest on: enough answers, and enough of each kind of request that a cutoff can break.
+"""The evidence that a recommendation needs: enough answers, and enough of each kind of request that a cutoff can break.
 
-Owns the kinds, how they are told from token ids, and the numbers that are needed. A mean over all answers hides a
-collapse: SmolLM2-135M untrained at 22 of 30 layers is close to full depth in short chats, and finds 30% of the needles
-of which full depth finds 76% (docs/quality.md). So each kind must be there, and is judged by itself (`advice.py`).
+Owns the kinds, how they are recognised from token ids, and the required numbers. A mean over all answers hides a
+collapse: SmolLM2-135M untrained at 22 of 30 layers is close to full depth in short chats, but finds 30% of the needles,
+where full depth finds 76% (docs/quality.md). So each kind is required, and judged separately (`advice.py`).
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ LONG, LOOKUPS, TOOLS = "long", "lookups", "tools"
 KINDS = (LONG, LOOKUPS, TOOLS)
 KIND_WORDS = {LONG: "long prompts", LOOKUPS: "lookups", TOOLS: "tool calls"}
 LONG_GAP = 512
-"""Prompt tokens that a cutoff leaves out, from which on a prompt is long."""
+"""A prompt is long if a cutoff leaves out at least so many of its tokens."""
 COPIED_TOKENS = 4
-"""Tokens in a row, from which on a repetition of the prompt is a lookup: `4821` in a tokenizer of single digits."""
+"""A response that repeats so many successive prompt tokens is a lookup, e.g. `4821` with single-digit tokens."""
 NEEDED_OF_KIND = 8
 """The standard error of a mean is itself off by 1 / sqrt(2 (n - 1)): by 27% with 8 requests."""
 
 
 @dataclass(frozen=True)
 class Requirement:
-    """So many of what `words` say."""
+    """needed: a number of what `words` names."""
 
     needed: int
     words: str
@@ -34,7 +34,7 @@ class Requirement:
 
 REQUIREMENTS = {
     "answers": Requirement(32, "answers"),
-    # 16 an answer: the first token of an answer says little about those that follow
+    # 16 per answer: the first tokens say little about the following ones
     "answer_tokens": Requirement(512, "tokens in answers"),
     LONG: Requirement(NEEDED_OF_KIND, f"prompts with {LONG_GAP} tokens or more between anchors and tail"),
     LOOKUPS: Requirement(NEEDED_OF_KIND, "lookups (answers that copy something from there)"),
@@ -43,7 +43,7 @@ REQUIREMENTS = {
 
 
 def evidence_of(requests: Sequence[Request], policy: DepthPolicy) -> dict[str, dict[str, int]]:
-    """What was found and what is needed of each of REQUIREMENTS."""
+    """Found and needed number of each of REQUIREMENTS."""
     kinds = [kinds_of(request, policy) for request in requests]
     found = {
         "answers": len(requests),
@@ -54,7 +54,7 @@ def evidence_of(requests: Sequence[Request], policy: DepthPolicy) -> dict[str, d
 
 
 def lacking(evidence: Mapping[str, Mapping[str, int]]) -> list[str]:
-    """What is missing, in words; empty where there is enough to recommend something."""
+    """Unmet requirements as text; empty if there is enough evidence."""
     return [
         f"{counts['found'] or 'none'} of {counts['needed']} {REQUIREMENTS[name].words}"
         for name, counts in evidence.items()
@@ -63,7 +63,7 @@ def lacking(evidence: Mapping[str, Mapping[str, int]]) -> list[str]:
 
 
 def kinds_of(request: Request, policy: DepthPolicy) -> frozenset[str]:
-    """Those of KINDS that a request belongs to: none, one or several."""
+    """The KINDS of a request: none, one or several."""
     belongs = {
         LONG: policy.deep_tokens(request.prompt_len).gap >= LONG_GAP,
         LOOKUPS: is_lookup(request, policy),
@@ -73,9 +73,9 @@ def kinds_of(request: Request, policy: DepthPolicy) -> frozenset[str]:
 
 
 def is_lookup(request: Request, policy: DepthPolicy) -> bool:
-    """Whether the response repeats tokens that stand in the prompt only where a cutoff leaves them out.
+    """Whether the response repeats prompt tokens that occur only where a cutoff leaves them out.
 
-    COPIED_TOKENS of them in a row, or all of a shorter response but its last token, which ends the turn.
+    COPIED_TOKENS successive ones, or all of a shorter response except its last token, which ends the turn.
     """
     deep_tokens = policy.deep_tokens(request.prompt_len)
     prompt, said = request.token_ids[: request.prompt_len], request.token_ids[request.prompt_len : -1]

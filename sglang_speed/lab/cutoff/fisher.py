@@ -1,25 +1,24 @@
-"""How much each layer matters for prompt tokens and for response tokens: the gated-residual Fisher estimate of POP.
+"""The importance of each layer for prompt tokens and for response tokens: the gated-residual Fisher estimate of POP.
 
-Owns the gates. The layers are transformers' own; hooks multiply what their attention and their MLP add to the
-residual stream, and are gone when a forward is over.
+The layers are transformers' own. Hooks multiply the output of their attention and MLP by gates, and are removed after
+the forward pass.
 
-Put a gate `g` on both residual branches of layer `l`, on the rows of one kind of token only: the prompt tokens that
-SPEED leaves out of the deep band, or the tokens of the decode phase (`DeepTokens`). At `g = 1` it does nothing, at
-`g = 0` these tokens skip the layer; keys and values are still computed from their rows and stay visible. With the
-responses `y` that the model gives to the prompts `x`,
+A gate `g` multiplies both residual branches of layer `l`, in the rows of one kind of token only: the prompt tokens that
+SPEED leaves out of the deep band, or the tokens of the decode phase (`DeepTokens`). `g = 1` has no effect; with `g = 0`
+these tokens skip the layer, but their keys and values are still computed and visible. For responses `y` of the model to
+prompts `x`,
 
     E_x KL(p_1(y | x) || p_g(y | x))  =  (1 - g)^2 / 2 * F  +  O((1 - g)^3),    F = E[(d log p_g(y | x) / dg)^2]
 
-at `g = 1`: the first derivative of the divergence vanishes there, and its second is the Fisher information. The
-importance `I_l = F / 2` is therefore the divergence that skipping layer `l` would cause if it grew quadratically all
-the way; it ranks layers, and is not a forecast (arXiv 2602.03295 takes it so).
+at `g = 1`, where the first derivative of the divergence vanishes and the second is the Fisher information. So the
+importance `I_l = F / 2` is the divergence that skipping layer `l` would cause if it grew quadratically down to `g = 0`.
+It ranks layers, as in arXiv 2602.03295, and is not a forecast.
 
-Per sequence or per token: `log p(y | x)` is a sum over the response's tokens, and its derivatives `s_t` have mean 0
-given what precedes them, so the mixed terms vanish and `F = sum_t E[s_t^2]`. It grows with the response, so it is
-divided by the number of response tokens: nats per response token, the unit of the divergence in `cutoffs.py`. The
-same holds where the text is given and a target is drawn from the model at every position, independently: one
-backward through the sum of their losses gives all layers and both kinds. Targets are always drawn, never read from
-the text: squared gradients of a text that the model would not write are not its Fisher information.
+Units: `log p(y | x)` is a sum over response tokens, whose derivatives `s_t` have mean 0 given the preceding tokens. So
+the mixed terms vanish and `F = sum_t E[s_t^2]`, which is divided by the number of response tokens: nats per response
+token, as the divergence in `cutoffs.py`. The same holds for a given text if a target is drawn from the model at every
+position, independently: one backward pass through the sum of their losses gives all layers and both kinds. Targets are
+always drawn, never taken from the text, whose squared gradients are not the model's Fisher information.
 """
 
 from __future__ import annotations
@@ -39,14 +38,14 @@ from sglang_speed.method import DeepTokens, DepthBand
 from sglang_speed.reference.modeling import SpeedLlamaForCausalLM
 
 KINDS = ("prompt", "response")
-# one draw is the square of a nearly normal number: its error is 1.4 times its mean, whatever the text
+# one draw is the square of a nearly normal number, with a standard deviation of 1.4 times its mean
 NUM_DRAWS = 4
 
 
 def importance_sums(model: SpeedLlamaForCausalLM, request: Request, generator: torch.Generator) -> Tensor:
     """`(dL/dg)^2 / 2` of each kind and layer, summed over the response's tokens: [2, num_layers].
 
-    The mean of NUM_DRAWS. generator: draws the targets; on the model's device.
+    Mean of NUM_DRAWS. generator: for the targets; on the model's device.
     """
     gates, logits = open_gates(model, request)
     draws = torch.multinomial(logits.detach().softmax(-1), NUM_DRAWS, replacement=True, generator=generator)
@@ -64,9 +63,9 @@ def open_gates(model: SpeedLlamaForCausalLM, request: Request) -> tuple[Tensor, 
 
 
 def gate_gradients(gates: Tensor, logits: Tensor, targets: Tensor, deep_tokens: DeepTokens) -> Tensor:
-    """Derivatives of the loss of `targets` by the gate of each kind and layer: [2, num_layers], on the CPU.
+    """Derivatives of the loss of `targets` with respect to the gate of each kind and layer: [2, num_layers], on CPU.
 
-    The gate of a kind is one number on many rows, so its derivative is the sum of theirs.
+    All rows of a kind share a gate, so its derivative is the sum of theirs.
     """
     loss = functional.cross_entropy(logits, targets, reduction="sum")
     (by_row,) = torch.autograd.grad(loss, gates, retain_graph=True)
@@ -74,16 +73,16 @@ def gate_gradients(gates: Tensor, logits: Tensor, targets: Tensor, deep_tokens: 
 
 
 def rows_by_kind(deep_tokens: DeepTokens) -> tuple[slice, slice]:
-    """Rows whose gate is that of prompt tokens, and of response tokens, in the order of KINDS.
+    """The rows of each of KINDS.
 
-    The tail predicts and is computed in full, so it counts as response. Anchors are neither: they are computed in
-    full too, but once for all requests. Without anchors and with a tail of 1 these are the two stages of POP.
+    The tail predicts and passes all layers, so it counts as response. Anchors belong to neither: they pass all layers,
+    but once for all requests. Without anchors and with a tail of 1, these are the two stages of POP.
     """
     return slice(deep_tokens.num_anchors, deep_tokens.deep_start), slice(deep_tokens.deep_start, None)
 
 
 def response_logits(model: SpeedLlamaForCausalLM, request: Request) -> Tensor:
-    """Logits at full depth of the rows that predict the response: [response_len, vocab]."""
+    """Full-depth logits of the rows that predict the response: [response_len, vocab]."""
     input_ids = request.input_ids(model.device)
     positions = torch.arange(request.num_rows, device=model.device)
     every_layer = DepthBand("all", 0, model.config.num_hidden_layers)
@@ -107,7 +106,7 @@ def gated(model: SpeedLlamaForCausalLM, gates: Tensor) -> Iterator[None]:
 
 
 def _multiply(gate: Tensor, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
-    """gate: [num_rows, 1]. Attention returns a tuple, whose first element joins the residual stream."""
+    """gate: [num_rows, 1]. Attention returns a tuple, whose first element is added to the residual stream."""
     if isinstance(output, tuple):
         return output[0] * gate, *output[1:]
     return output * gate

@@ -1,6 +1,6 @@
-"""The checkpoint as a reference model at full depth, which can also run the deep band of any cutoff.
+"""The checkpoint as a frozen reference model at full depth, which can also run the deep band of any cutoff.
 
-Owns loading, device and dtype. The weights are never changed and get no gradients.
+Owns loading, device and dtype.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from sglang_speed.reference.modeling import SpeedLlamaForCausalLM
 def load_model(
     checkpoint: Path, anchor_tokens: int | None = None, tail_tokens: int | None = None
 ) -> SpeedLlamaForCausalLM:
-    """A Llama or SPEED checkpoint with every layer in the shallow band; `policy` has the anchors and the tail.
+    """Load a Llama or SPEED checkpoint with all layers in the shallow band; `policy` has the anchors and the tail.
 
-    anchor_tokens, tail_tokens: None for those of a SPEED checkpoint, or the defaults. On a GPU in bfloat16, otherwise
-    in float32. Raises ConfigError for a checkpoint that cannot be served.
+    anchor_tokens, tail_tokens: None for those of a SPEED checkpoint, or the defaults. bfloat16 on a GPU, otherwise
+    float32. Raises ConfigError for a checkpoint that cannot be served.
     """
     silence_libraries()
     config = read_source_config(checkpoint)
@@ -38,7 +38,7 @@ def load_model(
 
 
 def visibility_of(checkpoint: Path, num_layers: int, anchor_tokens: int | None, tail_tokens: int | None) -> SpeedConfig:
-    """Anchors and tail as the user names them, else as the checkpoint does, else the defaults; all layers shallow."""
+    """Anchors and tail of the user, else of the checkpoint, else the defaults; all layers shallow."""
     own = SpeedConfig.from_checkpoint(checkpoint) or SpeedConfig(num_layers, num_layers)
     return SpeedConfig(
         num_layers,
@@ -49,6 +49,6 @@ def visibility_of(checkpoint: Path, num_layers: int, anchor_tokens: int | None, 
 
 
 def final_logits(model: SpeedLlamaForCausalLM, hidden: Tensor) -> Tensor:
-    """Logits of what left the last layer, at least in float32: [..., vocab]. hidden: [..., hidden_size]."""
+    """Logits of the last layer's output, at least in float32: [..., vocab]. hidden: [..., hidden_size]."""
     logits: Tensor = model.lm_head(model.model.norm(hidden))
     return logits.to(torch.promote_types(logits.dtype, torch.float32))

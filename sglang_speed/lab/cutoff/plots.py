@@ -1,4 +1,4 @@
-"""The picture of a checkpoint's layers, drawn from the results, so that a committed result can be drawn again."""
+"""The plot of a checkpoint's layers, drawn from the results alone, so that a committed result can be drawn again."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def draw(results: Mapping[str, Any], path: Path) -> None:
 
 def _importance_by_layer(axes: Axes, importance: Mapping[str, Sequence[Mapping[str, float]]]) -> None:
     for kind, estimates in importance.items():
-        # the last layer's prompt rows reach nobody: their importance is 0, which has no logarithm
+        # no token sees the last layer's prompt rows: their importance is 0, which has no logarithm
         shown = [(layer, one["value"], one["error"]) for layer, one in enumerate(estimates) if one["value"] > 0]
         _with_band(axes, shown, colour=KIND_COLOURS[kind], label=KIND_NAMES[kind])
     axes.set(xlabel="layer", ylabel="importance, nats per token", yscale="log")
@@ -54,7 +54,7 @@ def _divergence_by_cutoff(axes: Axes, results: Mapping[str, Any]) -> None:
 
 
 def _by_kind(axes: Axes, cutoffs: Sequence[Mapping[str, Any]]) -> None:
-    """A thin line for each kind of request; none where a file does not tell them apart."""
+    """A thin line for each kind of request, if the file has kinds."""
     for kind, style in zip(KIND_WORDS, KIND_STYLES, strict=True):
         found = [(one["prefill_layers"], one.get("divergence_by_kind", {}).get(kind)) for one in cutoffs]
         shown = [(cutoff, one["value"]) for cutoff, one in found if cutoff != NO_CONTEXT and one and one["value"] > 0]
@@ -63,7 +63,7 @@ def _by_kind(axes: Axes, cutoffs: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _with_band(axes: Axes, points: Sequence[tuple[int, float, float]], colour: str, label: str) -> None:
-    """A line with a band of two standard errors. points: place, value, error; all values above 0."""
+    """A line with a band of two standard errors. points: x, value, error; all values above 0."""
     if not points:
         return
     places, values, errors = zip(*points, strict=True)

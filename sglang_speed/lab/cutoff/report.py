@@ -1,4 +1,4 @@
-"""The figures as tables and a few sentences for the terminal."""
+"""The figures as tables and sentences for the terminal."""
 
 from __future__ import annotations
 
@@ -15,15 +15,14 @@ from sglang_speed.lab.cutoff.evidence import KIND_WORDS, lacking
 BUILT_IN = "answers of the model to built-in prompts"
 HEADINGS = ("prefill layers", "ceiling", "loss", "KL", "±", "worst tenth", "same token", "prompt importance above")
 CAPTION = (
-    "per answer token, in nats; ceiling: the most that prefill and prompt KV can gain; KL: from full depth, ± its "
-    "standard error; worst tenth: one answer in ten has a higher KL; 0 layers: nobody sees the prompt between anchors "
-    "and tail"
+    "per answer token, in nats; ceiling: highest gain of prefill and prompt KV; KL: from full depth, ± its standard "
+    "error; worst tenth: one answer in ten has a higher KL; 0 layers: no token sees the prompt between anchors and tail"
 )
 KINDS_CAPTION = "KL by kind of request, ± its standard error; a request can be of several kinds"
 
 
 def cutoffs_table(results: Mapping[str, Any]) -> Table:
-    """A line for every cutoff, the recommended ones marked."""
+    """A row for every cutoff, the recommended ones marked."""
     table = Table(caption=CAPTION)
     for heading in (*HEADINGS, ""):
         table.add_column(heading, justify="right" if heading else "left", no_wrap=not heading)
@@ -36,7 +35,7 @@ def cutoffs_table(results: Mapping[str, Any]) -> Table:
 
 
 def kinds_table(results: Mapping[str, Any]) -> Table:
-    """The divergence of each kind of request at every cutoff; a column for each kind that was found."""
+    """The divergence by cutoff, with a column for each kind of request that was found."""
     table = Table("prefill layers", caption=KINDS_CAPTION)
     for kind in results["cutoffs"][0]["divergence_by_kind"]:
         table.add_column(f"{KIND_WORDS[kind]} ({results['evidence'][kind]['found']})", justify="right")
@@ -48,13 +47,13 @@ def kinds_table(results: Mapping[str, Any]) -> Table:
 
 
 def mark_of(cutoff: int, recommendation: Mapping[str, Any]) -> str:
-    """Words for a recommended cutoff, nothing for another."""
+    """How a cutoff is recommended; empty if it is not."""
     marks = {recommendation["untrained"]: "without training", recommendation["trained"]: "with training"}
     return marks.get(cutoff, "")
 
 
 def sentences(results: Mapping[str, Any]) -> Iterator[str]:
-    """What the recommendation is, by which rule, and what it does not say; or what it lacks."""
+    """The recommendation, its rule and its limits; or the missing evidence."""
     missing = lacking(results["evidence"])
     if missing:
         yield f"no recommendation: {results['texts']['source']}: {', '.join(missing)}. {_fix(results['texts'])}"
@@ -77,30 +76,30 @@ def _with_training(results: Mapping[str, Any]) -> str:
     untrained, trained = recommendation["untrained"], recommendation["trained"]
     lowest = three_quarters(num_layers)
     if untrained <= lowest:
-        return f"with training: none; what a cutoff below 3/4 of the layers ({lowest}) needs is not known"
+        return f"with training: none; what a cutoff below 3/4 of the layers ({lowest}) needs is unknown"
     if trained is None:
         return (
             f"with training: none; no cutoff measured from 3/4 of the layers ({lowest}) to {untrained - 1} keeps the "
-            f"KL of every kind of request at {MOST_LOST:g} times that of prompts that nobody sees, or below"
+            f"KL of every kind of request at {MOST_LOST:g} times that of unseen prompts or below"
         )
     return (
         f"with training: {_gain(trained, num_layers)}; the lowest cutoff from 3/4 of the layers ({lowest}) on at "
-        f"which the KL of every kind of request is at most {MOST_LOST:g} times that of prompts that nobody sees. That "
-        "training makes up for the rest is published for 3/4 of another model (Llama-3.1-8B), and not known for this "
-        "one: train, then judge with `sglang-speed eval`"
+        f"which the KL of every kind of request is at most {MOST_LOST:g} times that of unseen prompts. That training "
+        "makes up for the rest is published for 3/4 of another model (Llama-3.1-8B), but unknown for this one: train, "
+        "then judge with `sglang-speed eval`"
     )
 
 
 def _fix(texts: Mapping[str, Any]) -> str:
-    """What to do about missing evidence."""
+    """How to get the missing evidence."""
     if texts["source"] == BUILT_IN:
         return (
-            f"Raise --samples ({texts['samples']}) or --max-tokens ({texts['max_tokens']}), or give chats that have "
-            "them with --data"
+            f"Raise --samples ({texts['samples']}) or --max-tokens ({texts['max_tokens']}), or give such chats with "
+            "--data"
         )
     return (
         f"Give more such chats with --data, raise --samples ({texts['samples']}) or --max-tokens "
-        f"({texts['max_tokens']}) where they were left out, or leave --data out"
+        f"({texts['max_tokens']}) if they exclude some, or omit --data"
     )
 
 

@@ -1,7 +1,6 @@
-"""What is measured on: one request, whose response is already known.
+"""A request with a known response, on which cutoffs are measured.
 
-Owns which rows of it are predicted. Under the strict rule every assistant turn of a chat is a request of its own,
-with all that stands before it as its prompt.
+Under the strict rule, every assistant turn of a chat is a separate request, with everything before it as its prompt.
 """
 
 from __future__ import annotations
@@ -25,12 +24,12 @@ class Request:
 
     @property
     def num_rows(self) -> int:
-        """Rows that a model runs: all tokens but the last, which predicts nothing that is known."""
+        """Rows that the model runs: all tokens but the last, whose successor is unknown."""
         return len(self.token_ids) - 1
 
     @property
     def response_len(self) -> int:
-        """Tokens of the response; the last rows predict them, the first from the last prompt token."""
+        """Tokens of the response. The last rows predict them, beginning with the last prompt token."""
         return len(self.token_ids) - self.prompt_len
 
     def input_ids(self, device: torch.device) -> Tensor:
@@ -38,5 +37,5 @@ class Request:
         return torch.tensor([self.token_ids[:-1]], device=device)
 
     def response_ids(self, device: torch.device) -> Tensor:
-        """[response_len]: what the last `response_len` rows should predict."""
+        """[response_len]: targets of the last `response_len` rows."""
         return torch.tensor(self.token_ids[self.prompt_len :], device=device)

@@ -1,7 +1,4 @@
-"""All figures of a checkpoint, as one JSON-serializable value: what the table, the picture and the file show.
-
-Owns the names in that file.
-"""
+"""All figures of a checkpoint as one JSON-serializable value, for tables, plot and file."""
 
 from __future__ import annotations
 
@@ -26,7 +23,7 @@ from sglang_speed.policies import SpeedPolicy
 
 
 @dataclass(frozen=True)
-class Measured:
+class Measurements:
     """Sums over the response tokens of each request.
 
     importance: [num_requests, 2, num_layers]. by_cutoff: [num_requests, num_cutoffs, 3], in the order of MEASURES.
@@ -44,7 +41,7 @@ class Measured:
         return torch.tensor([request.response_len for request in self.requests])
 
     def importance_of(self, kind: str) -> list[Estimate]:
-        """Of every layer, for one of KINDS."""
+        """Importance of every layer, for one of KINDS."""
         return [self._per_token(sums) for sums in self.importance[:, KINDS.index(kind)].T]
 
     def measure_of(self, name: str) -> dict[int, Estimate]:
@@ -52,29 +49,29 @@ class Measured:
         by_cutoff = self.by_cutoff[..., MEASURES.index(name)].T
         return {cutoff: self._per_token(sums) for cutoff, sums in zip(self.cutoffs, by_cutoff, strict=True)}
 
-    def of_kind(self, kind: str, speed: SpeedConfig) -> Measured | None:
-        """The same for the requests of one kind (`evidence.py`); None where there is none."""
+    def of_kind(self, kind: str, speed: SpeedConfig) -> Measurements | None:
+        """The same for the requests of one kind (`evidence.py`); None if there are none."""
         policy = SpeedPolicy(speed)
         chosen = [index for index, one in enumerate(self.requests) if kind in kinds_of(one, policy)]
         if not chosen:
             return None
         requests = [self.requests[index] for index in chosen]
-        return Measured(requests, self.cutoffs, self.importance[chosen], self.by_cutoff[chosen])
+        return Measurements(requests, self.cutoffs, self.importance[chosen], self.by_cutoff[chosen])
 
     def _per_token(self, sums: Tensor) -> Estimate:
-        """A mean over response tokens; those of one response are not independent. sums: [num_requests]."""
+        """Mean over response tokens, which are not independent within a response. sums: [num_requests]."""
         return ratio(sums.tolist(), self.num_tokens.tolist())
 
     def worst_tenth(self) -> dict[int, float]:
-        """Divergence per token that one response in ten exceeds, for every cutoff."""
+        """Divergence per token that one response in ten exceeds, by cutoff."""
         per_response = self.by_cutoff[..., MEASURES.index("divergence")].double() / self.num_tokens[:, None]
         return dict(zip(self.cutoffs, per_response.quantile(0.9, dim=0).tolist(), strict=True))
 
 
-def results_of(measured: Measured, speed: SpeedConfig, max_kl: float) -> dict[str, Any]:
-    """Importance, figures by cutoff and the recommendation, which is None where evidence is lacking.
+def results_of(measured: Measurements, speed: SpeedConfig, max_kl: float) -> dict[str, Any]:
+    """Importance, figures by cutoff and the recommendation, which is None without enough evidence.
 
-    speed: names layers, anchors and tail.
+    speed: layers, anchors and tail.
     """
     importance = {kind: measured.importance_of(kind) for kind in KINDS}
     parts = {kind: measured.of_kind(kind, speed) for kind in REQUEST_KINDS}
@@ -94,11 +91,11 @@ def results_of(measured: Measured, speed: SpeedConfig, max_kl: float) -> dict[st
 
 
 def figures_of(estimate: Estimate) -> dict[str, float]:
-    """As it stands in the file, where a single response has an error of 0."""
+    """For the file, where the error of a single response is 0."""
     return {"value": estimate.value, "error": estimate.stderr or 0.0}
 
 
-def _requests(measured: Measured) -> dict[str, Any]:
+def _requests(measured: Measurements) -> dict[str, Any]:
     lengths = [request.prompt_len for request in measured.requests]
     return {
         "num": len(lengths),
@@ -108,7 +105,7 @@ def _requests(measured: Measured) -> dict[str, Any]:
 
 
 def _by_cutoff(
-    measured: Measured,
+    measured: Measurements,
     speed: SpeedConfig,
     prompt_importance: Sequence[float],
     by_kind: Mapping[str, Mapping[int, Estimate]],

@@ -1,7 +1,7 @@
-"""Where the measured requests come from: the user's chats, or what the model itself says.
+"""The measured requests: from the user's chats, or the model's answers to built-in prompts.
 
-Owns which requests are taken: those with prompt tokens that a cutoff leaves out, none above a length, and first what
-a recommendation needs of each kind (`evidence.py`).
+Owns their selection: with prompt tokens that a cutoff leaves out, up to a length, and as many of each kind as a
+recommendation needs (`evidence.py`).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ BATCH_SIZE = 8
 FEWEST = 2
 BUILT_IN_FILE = Path(__file__).with_name("prompts.jsonl")
 """Drawn by recipes/speed_llama/built_in.py."""
-# not every answer to a built-in prompt that asks for something in a text copies it from there
+# not every answer to a lookup prompt copies from the text
 BUILT_IN_QUOTAS = {LONG: NEEDED_OF_KIND, LOOKUPS: 2 * NEEDED_OF_KIND, TOOLS: NEEDED_OF_KIND}
 BUILT_IN_LOOKUPS = ("needles", "lookups")
 TOOL_ROLES = ("tool", "function", "ipython")
@@ -46,7 +46,7 @@ Candidate = TypeVar("Candidate")
 
 @dataclass(frozen=True)
 class Limits:
-    """Which requests are taken. num: at most so many. max_tokens: of prompt and response. seed: of every draw."""
+    """Limits of the selection. num: most requests. max_tokens: of prompt and response. seed: random seed."""
 
     num: int
     max_tokens: int
@@ -55,19 +55,19 @@ class Limits:
     def __post_init__(self) -> None:
         for flag, value, least in (("--samples", self.num, FEWEST), ("--max-tokens", self.max_tokens, 64)):
             if value < least:
-                raise ConfigError(f"{flag} {value} is below {least}: less says nothing about a model; raise it")
+                raise ConfigError(f"{flag} {value} is below {least}: too little to measure a model; raise it")
 
 
 def requests_in_chats(path: Path, chat_format: ChatFormat, policy: DepthPolicy, limits: Limits) -> list[Request]:
-    """A random choice of the assistant turns of a JSONL file, with as many of each kind as a recommendation needs where
-    the file has them; ConfigError where fewer than two can be used.
+    """Random assistant turns of a JSONL file, with as many of each kind as a recommendation needs if the file has them;
+    ConfigError if fewer than two can be used.
     """
     both = zip(read_conversations(path, chat_format), read_chats(path), strict=True)
     found = [one for conversation, chat in both for one in requests_of(conversation, tool_turns(chat, chat_format))]
     usable = [one for one in found if len(one.token_ids) <= limits.max_tokens and has_gap(one.prompt_len, policy)]
     if len(usable) < FEWEST:
         raise ConfigError(
-            f"{path} has {len(usable)} of {FEWEST} answers that an error needs, out of {len(found)}, with at most "
+            f"{path} has {len(usable)} of {FEWEST} needed answers, out of {len(found)}, with at most "
             f"{limits.max_tokens} tokens and a prompt longer than the anchors and the tail: give more, or longer "
             "prompts, or raise --max-tokens"
         )
@@ -76,9 +76,9 @@ def requests_in_chats(path: Path, chat_format: ChatFormat, policy: DepthPolicy, 
 
 
 def requests_of(conversation: Conversation, with_tools: Collection[int] = ()) -> Iterator[Request]:
-    """Each assistant turn with all that stands before it; a turn at the very start has no prompt and is left out.
+    """Each assistant turn with everything before it as its prompt; a first turn has none and is skipped.
 
-    with_tools: which turns are offered or call tools.
+    with_tools: indices of turns that are offered or call tools.
     """
     for index, turn in enumerate(conversation.turns):
         if turn.start > 0 and len(turn) > 0:
@@ -86,7 +86,7 @@ def requests_of(conversation: Conversation, with_tools: Collection[int] = ()) ->
 
 
 def tool_turns(chat: Chat, chat_format: ChatFormat) -> set[int]:
-    """Which assistant turns are offered tools that the chat template shows, are a call, or come after one."""
+    """Indices of assistant turns that are offered tools in the chat template, are a call, or follow one."""
     turns = [index for index, message in enumerate(chat.messages) if message["role"] == "assistant"]
     if chat.tools and turns:
         shown, hidden = (
@@ -99,7 +99,7 @@ def tool_turns(chat: Chat, chat_format: ChatFormat) -> set[int]:
 
 
 def _is_of_a_tool(message: Message) -> bool:
-    """Whether a message is a call, as JSON in its text too, or what a tool returned."""
+    """Whether a message is a tool call, possibly as JSON text, or a tool's result."""
     said = (message.get("content") or "") if message["role"] == "assistant" else ""
     is_call = re.search(r'"name"\s*:', said) and re.search(r'"(arguments|parameters)"\s*:', said)
     return bool(is_call or message.get("tool_calls") or message["role"] in TOOL_ROLES)
@@ -111,7 +111,7 @@ def choose(
     num: int,
     quotas: Mapping[str, int],
 ) -> list[Candidate]:
-    """The first `num` candidates, save that places are kept for as many of each kind as `quotas` say."""
+    """The first `num` candidates, with places reserved for `quotas` of each kind."""
     missing = Counter(quotas)
     taken: list[Candidate] = []
     passed: list[Candidate] = []
@@ -128,25 +128,25 @@ def choose(
 
 
 def has_gap(prompt_len: int, policy: DepthPolicy) -> bool:
-    """Whether a prompt has tokens that a cutoff leaves out of the deep band; all cutoffs are one without them."""
+    """Whether a prompt has tokens that are left out of the deep band; without, all cutoffs are equal."""
     return policy.deep_tokens(prompt_len).gap > 0
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A built-in prompt that waits for its answer. kinds: what it asks for, of the kinds in `evidence.py`."""
+    """A built-in prompt without answer. kinds: of `evidence.py`."""
 
     token_ids: tuple[int, ...]
     kinds: frozenset[str]
 
     @property
     def wants_exactness(self) -> bool:
-        """Whether one answer is right: a value of the text, or a call."""
+        """Whether there is one right answer: a value of the text, or a call."""
         return bool(self.kinds & {LOOKUPS, TOOLS})
 
 
 def built_in_prompts(chat_format: ChatFormat, policy: DepthPolicy, limits: Limits, response_len: int) -> list[Prompt]:
-    """A random choice of the prompts in BUILT_IN_FILE, with as many of each kind as BUILT_IN_QUOTAS say."""
+    """Random prompts of BUILT_IN_FILE, with BUILT_IN_QUOTAS of each kind."""
     chats = read_built_in()
     if limits.num > len(chats):
         raise ConfigError(
@@ -160,21 +160,20 @@ def built_in_prompts(chat_format: ChatFormat, policy: DepthPolicy, limits: Limit
     prompts = choose(usable, lambda one: one.kinds, limits.num, BUILT_IN_QUOTAS)
     if len(prompts) < FEWEST:
         raise ConfigError(
-            f"{len(prompts)} of {FEWEST} built-in prompts that an error needs have at most "
-            f"{most} tokens and more than the anchors and the tail: raise --max-tokens or "
-            "lower --tail-tokens"
+            f"{len(prompts)} of {FEWEST} needed built-in prompts have at most {most} tokens and more than the anchors "
+            "and the tail: raise --max-tokens or lower --tail-tokens"
         )
     return prompts
 
 
 def read_built_in() -> list[tuple[str, Chat]]:
-    """Each built-in prompt with the name of its kind."""
+    """The built-in prompts, each with its kind."""
     lines = map(json.loads, BUILT_IN_FILE.read_text(encoding="utf-8").split("\n")[:-1])
     return [(line["kind"], Chat(line["messages"])) for line in lines]
 
 
 def _prompt(name: str, token_ids: Sequence[int], policy: DepthPolicy) -> Prompt:
-    """name: of the kind of prompt."""
+    """name: the prompt's kind."""
     belongs = {
         LONG: policy.deep_tokens(len(token_ids)).gap >= LONG_GAP,
         LOOKUPS: name in BUILT_IN_LOOKUPS,
@@ -183,7 +182,7 @@ def _prompt(name: str, token_ids: Sequence[int], policy: DepthPolicy) -> Prompt:
     return Prompt(tuple(token_ids), frozenset(kind for kind, does in belongs.items() if does))
 
 
-def answered(
+def generate_responses(
     model: SpeedLlamaForCausalLM,
     prompts: Sequence[Sequence[int]],
     stop_ids: Sequence[int],
@@ -192,45 +191,45 @@ def answered(
     advance: Callable[[int], Any] = lambda count: None,
     is_greedy: bool = False,
 ) -> list[Request]:
-    """What the model says at full depth to each prompt, at temperature 1: drawn from its own distribution.
+    """Generate a response to each prompt at full depth, at temperature 1, or greedily.
 
-    advance: told how many requests are finished. is_greedy: its most likely answer instead.
+    advance: called with the number of requests finished since the last call.
     """
     torch.manual_seed(seed)
-    speaker = full_depth(model)
+    plain = full_depth(model)
     requests = []
-    for batch in batches_of_like_length(prompts):
+    for batch in batches_of_similar_length(prompts):
         requests += [
-            Request((*prompt, *said), len(prompt))
-            for prompt, said in _say(speaker, batch, stop_ids, response_len, is_greedy)
+            Request((*prompt, *response), len(prompt))
+            for prompt, response in _generate(plain, batch, stop_ids, response_len, is_greedy)
         ]
         advance(len(batch))
     return requests
 
 
 def full_depth(model: SpeedLlamaForCausalLM) -> LlamaForCausalLM:
-    """transformers' own Llama with the same weights, because the reference does not generate in batches."""
+    """transformers' own Llama with the same weights, since the reference does not generate in batches."""
     with torch.device("meta"):
         plain = LlamaForCausalLM(model.config)
     plain.model, plain.lm_head = model.model, model.lm_head
     return plain.eval()
 
 
-def batches_of_like_length(prompts: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
-    """Little padding in each batch."""
+def batches_of_similar_length(prompts: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
+    """Sorted by length, for little padding."""
     by_length = sorted(prompts, key=len)
     for start in range(0, len(by_length), BATCH_SIZE):
         yield by_length[start : start + BATCH_SIZE]
 
 
-def _say(
-    speaker: LlamaForCausalLM,
+def _generate(
+    model: LlamaForCausalLM,
     prompts: Sequence[Sequence[int]],
     stop_ids: Sequence[int],
     response_len: int,
     is_greedy: bool,
 ) -> Iterator[tuple[Sequence[int], list[int]]]:
-    """Each prompt with its response, which ends with a stop token or after `response_len` tokens."""
+    """Yield each prompt with its response, which ends with a stop token or after `response_len` tokens."""
     longest = max(map(len, prompts))
     padded = [[stop_ids[0]] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
     visible = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
@@ -241,9 +240,9 @@ def _say(
         eos_token_id=list(stop_ids),
         pad_token_id=stop_ids[0],
     )
-    ids = speaker.generate(
-        torch.tensor(padded, device=speaker.device),
-        attention_mask=torch.tensor(visible, device=speaker.device),
+    ids = model.generate(
+        torch.tensor(padded, device=model.device),
+        attention_mask=torch.tensor(visible, device=model.device),
         generation_config=sampling,
     )
     for prompt, said in zip(prompts, ids[:, longest:].tolist(), strict=True):

@@ -1,17 +1,17 @@
-"""What SPEED costs in quality, against the same model at full depth: `sglang-speed eval`.
+"""The quality of SPEED against the same model at full depth: `sglang-speed eval`.
 
-tasks/         items from a seed, and a grade for the answers to each: one task per file
-prompts.py     the chats that the full-depth model answers, so that its answers can be scored
-references.py  these answers, and what the full-depth model says of them
-measure.py     a task or the references, asked of one server: a value for each item
-subjects.py    what is evaluated: a checkpoint at a tail, or a running server
-results.py     the results file, which a run that was cut short goes on with
+tasks/         seeded items and their grading, one task per file
+prompts.py     chats for the full-depth model to answer
+references.py  its responses, with their log-probabilities
+measure.py     runs a task, or scores the references, on one server: a value for each item
+subjects.py    the evaluated models: a checkpoint with a tail, or a running server
+results.py     the results file, from which an interrupted run continues
 run.py         full depth first, then every model
-command.py, report.py, plots.py   what the user sees
+options.py, command.py, report.py, plots.py   the user interface
 harness.py     lm-eval against a SPEED server
 """
 
 NUM_SAMPLES = 96
-"""Items of each task: about four minutes a model for the default model on two cores."""
+"""Items of each task: about four minutes for the default model on two cores."""
 TASK_NAMES = ("responses", "needle", "tools", "instructions", "recall")
-"""Known here too, so that `--help` need not import what they name."""
+"""Repeated here, so that `--help` need not import the tasks."""

@@ -1,4 +1,4 @@
-"""`sglang-speed eval`: from what the user typed to a table, a results file and pictures."""
+"""`sglang-speed eval`: from options to a table, a results file and plots."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ console = wide_console(150)
 def evaluate(options: EvaluationOptions) -> None:
     """Evaluate, print the table, write the results.
 
-    Raises ConfigError for whatever cannot be evaluated or compared, before a server is started.
+    Raises ConfigError for models that cannot be evaluated or compared, before a server is started.
     """
     outputs, flags = Outputs(options.json, options.plot), options.flags
     suite = suite_of(options)
@@ -56,13 +56,13 @@ def evaluate(options: EvaluationOptions) -> None:
     exit_on_sigterm()
     console.print(f"logs and answers are in {logs}", soft_wrap=True)
     with progress_bars(console) as progress:
-        watch = watching(progress)
+        watch = progress_watcher(progress)
         Evaluation(full_depth, subjects, suite, chat_format, results, references, logs, flags, watch).run()
     finish(results, outputs)
 
 
 def suite_of(options: EvaluationOptions) -> Suite:
-    """All tasks where none is named."""
+    """The chosen tasks; all if none is named."""
     for name in options.task or ():
         if name not in TASK_NAMES:
             raise ConfigError(f"--task {name} is not one of {', '.join(TASK_NAMES)}: choose some of these")
@@ -75,19 +75,19 @@ def suite_of(options: EvaluationOptions) -> Suite:
 
 
 def compared(options: EvaluationOptions) -> tuple[Subject, list[Subject]]:
-    """What is full depth, and what is compared with it, full depth itself left out.
+    """The full-depth model, and the other models to compare with it.
 
-    Without --full-depth a single model that was not trained is compared with its own weights at full depth.
+    Without --full-depth, a single untrained model is compared with its own weights at full depth.
     """
     if (options.url is None) == (not options.checkpoints):
-        raise ConfigError("name either checkpoints or the --url of a running server: one of the two is evaluated")
+        raise ConfigError("name either checkpoints or the --url of a running server, not both or neither")
     if options.full_depth is None and (options.url is not None or len(options.checkpoints) > 1):
         raise ConfigError(
-            "--full-depth is missing: a server, or several models, are compared with one model at full depth; name its "
+            "--full-depth is missing: a server or several models need a full-depth model to be compared with; give its "
             "checkpoint or URL"
         )
     if options.url is not None and options.tail_tokens:
-        raise ConfigError("--tail-tokens needs a checkpoint: a running server has the tail that it was started with")
+        raise ConfigError("--tail-tokens needs a checkpoint: the tail of a running server is fixed")
     if options.url is not None:
         subjects = [running(options.url, "server")]
     else:
@@ -100,26 +100,26 @@ def compared(options: EvaluationOptions) -> tuple[Subject, list[Subject]]:
 
 
 def chat_format_of(subjects: Sequence[Subject]) -> ChatFormat:
-    """The tokenizer of all of them. Raises ConfigError where they have different ones, or none is on this machine."""
+    """The common chat format. Raises ConfigError if they differ, or if no tokenizer is on this machine."""
     paths = [path for path in map(tokenizer_directory, subjects) if path is not None]
     formats = {path: ChatFormat.of_checkpoint(path) for path in dict.fromkeys(paths)}
     if not formats:
         raise ConfigError(
-            f"no tokenizer of {', '.join(subject.source for subject in subjects)} is on this machine: prompts are made "
-            "here; name the checkpoint directory with --full-depth"
+            f"no tokenizer of {', '.join(subject.source for subject in subjects)} is on this machine, where prompts "
+            "are made: give the checkpoint directory as --full-depth"
         )
     (first, chat_format), *others = formats.items()
     for path, other in others:
         if other.digest != chat_format.digest:
             raise ConfigError(
-                f"{path} and {first} have different vocabularies or chat templates: the same token ids must mean the "
-                "same to both; compare a model with its own base"
+                f"{path} and {first} have different vocabularies or chat templates, so the same token ids mean "
+                "different things: compare a model with its own base"
             )
     return chat_format
 
 
 def require_context(suite: Suite, chat_format: ChatFormat, subjects: Sequence[Subject]) -> None:
-    """Raise ConfigError where a checkpoint was made for shorter prompts; a running server refuses them itself."""
+    """Raise ConfigError if a prompt exceeds a checkpoint's context; a running server refuses it itself."""
     for answers in suite.answers(chat_format):
         for path in {subject.source for subject in subjects if subject.url is None}:
             limit = read_source_config(Path(path)).get("max_position_embeddings", 2048)
@@ -127,12 +127,12 @@ def require_context(suite: Suite, chat_format: ChatFormat, subjects: Sequence[Su
             if needed > limit:
                 raise ConfigError(
                     f"{answers.name} asks for {needed} tokens and {path} has a context of {limit}: choose a shorter "
-                    "--length, in words, or leave the task out with --task"
+                    "--length, in words, or omit the task with --task"
                 )
 
 
 def tokenizer_directory(subject: Subject) -> Path | None:
-    """None where it is not on this machine."""
+    """None if it is not on this machine."""
     if not is_url(subject.source):
         return Path(subject.source)
     info = Client(subject.source).info()
@@ -140,8 +140,8 @@ def tokenizer_directory(subject: Subject) -> Path | None:
     return path if path.is_dir() else None
 
 
-def watching(progress: Progress) -> Callable[[str, int], Callable[[], None]]:
-    """A bar for each measurement."""
+def progress_watcher(progress: Progress) -> Callable[[str, int], Callable[[], None]]:
+    """Shows a bar for each measurement."""
 
     def watch(what: str, num_items: int) -> Callable[[], None]:
         task = progress.add_task(what, total=num_items)

@@ -1,4 +1,4 @@
-"""A task, or the references, asked of one server: a value for each item and metric."""
+"""Runs a task, or scores the references, on one server: a value for each item and metric."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ RESPONSES = "responses"
 
 
 @dataclass(frozen=True)
-class Measured:
-    """values: by metric, of one item. weight: what they are sums over, e.g. tokens. answers: what the model said."""
+class ItemResult:
+    """The result of one item. values: by metric. weight: number of summed terms, e.g. tokens. answers: of the model."""
 
     values: dict[str, float]
     group: dict[str, Any]
@@ -26,8 +26,7 @@ class Measured:
 
 
 class Measurement(Protocol):
-    """digest: changes with anything that changes what is asked. drawn_together: neighbouring items that are not
-    independent."""
+    """digest: changes with the requests. drawn_together: group size of neighbouring items that are not independent."""
 
     name: str
     digest: str
@@ -35,12 +34,12 @@ class Measurement(Protocol):
 
     def __len__(self) -> int: ...
 
-    def ask(self, client: Client, tail_tokens: int) -> Iterator[Measured]:
-        """One by one, in the order of the items. tail_tokens: of the model that is served."""
+    def ask(self, client: Client, tail_tokens: int) -> Iterator[ItemResult]:
+        """Results in the order of the items. tail_tokens: of the served model."""
 
 
 class Answers:
-    """A task whose items are answered in the model's own words, greedily."""
+    """A task that the model answers greedily."""
 
     def __init__(self, task: Task, chat_format: ChatFormat, seed: int, num_items: int) -> None:
         self.task, self.chat_format, self.name = task, chat_format, task.name
@@ -56,25 +55,25 @@ class Answers:
         """Tokens of the longest first turn."""
         return max(len(self._prompt([*item.opening, user(item.turns[0])])) for item in self.items)
 
-    def ask(self, client: Client, tail_tokens: int) -> Iterator[Measured]:
+    def ask(self, client: Client, tail_tokens: int) -> Iterator[ItemResult]:
         return client.each(lambda item: self._ask(client, item), self.items)
 
-    def _ask(self, client: Client, item: Item) -> Measured:
-        """Turn by turn; each prompt has the model's answers to those before."""
+    def _ask(self, client: Client, item: Item) -> ItemResult:
+        """Ask turn by turn; each prompt contains the model's earlier answers."""
         messages, answers = list(item.opening), []
         for turn in item.turns:
             messages.append(user(turn))
             said = client.generate(self._prompt(messages), self.task.max_new_tokens)
             answers.append(self.chat_format.text(said))
             messages.append(assistant(answers[-1]))
-        return Measured(self.task.grade(item, answers), dict(item.group), answers=answers)
+        return ItemResult(self.task.grade(item, answers), dict(item.group), answers=answers)
 
     def _prompt(self, messages: Sequence[Message]) -> list[int]:
         return self.chat_format.prompt_ids(Chat(list(messages)))
 
 
 class Responses:
-    """The full-depth model's responses, scored as if this model had given them."""
+    """The full-depth model's responses, scored as if this model had generated them."""
 
     name = RESPONSES
     drawn_together = 1
@@ -86,17 +85,17 @@ class Responses:
     def __len__(self) -> int:
         return len(self.references)
 
-    def ask(self, client: Client, tail_tokens: int) -> Iterator[Measured]:
+    def ask(self, client: Client, tail_tokens: int) -> Iterator[ItemResult]:
         return client.each(lambda reference: self._score(client, reference, tail_tokens), self.references)
 
-    def _score(self, client: Client, reference: Reference, tail_tokens: int) -> Measured:
+    def _score(self, client: Client, reference: Reference, tail_tokens: int) -> ItemResult:
         score = client.score(reference.context, reference.ids, tail_tokens)
         same = sum(one == other for one, other in zip(score.best, reference.best, strict=True))
         values = {"logprob": sum(score.logprobs), "agreement": float(same)}
-        return Measured(values, {"kind": reference.kind}, weight=len(reference.ids))
+        return ItemResult(values, {"kind": reference.kind}, weight=len(reference.ids))
 
     def baseline(self) -> dict[str, list[float]]:
-        """What the full-depth model said when the responses were drawn."""
+        """The full-depth model's values, from when the responses were drawn."""
         return {
             "logprob": [sum(reference.logprobs) for reference in self.references],
             "agreement": [float(len(reference.ids)) for reference in self.references],

@@ -1,6 +1,6 @@
-"""Pictures of a results file: quality against the cutoff, and the needle's grid.
+"""Plots of a results file: quality by cutoff, and the grid of needles.
 
-Owns colours and axes. Reads the JSON only, so that a committed result can be drawn again.
+Reads the JSON only, so that a committed result can be drawn again.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from sglang_speed.lab.evaluation.report import COLUMNS, Column, estimate_of, in_
 WIDTH, HEIGHT = 3.6, 2.9
 COLUMNS_OF_PANELS = 3
 DODGE = 0.08
-"""Layers between the points of two series at one cutoff."""
+"""Horizontal distance, in layers, between two series at one cutoff."""
 LINE: dict[str, Any] = {"marker": "o", "markersize": 4, "capsize": 2, "linewidth": 1.2}
 Model = Mapping[str, Any]
 
 
 def draw(results: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Write a PNG for every plot that has something to show; returns their paths."""
+    """Write a PNG for every plot with data; returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     pages = {"quality": by_cutoff(results), "needle": by_cell(results)}
     drawn = []
@@ -38,7 +38,7 @@ def draw(results: Mapping[str, Any], folder: Path) -> list[Path]:
 
 
 def by_cutoff(results: Mapping[str, Any]) -> Page | None:
-    """A panel for each metric: a line for each series and tail over prefill layers, full depth as a line across."""
+    """A panel for each metric: a line for each series and tail over prefill layers, full depth as a horizontal line."""
     shown = [column for column in COLUMNS if any(column.task in model["tasks"] for model in results["models"])]
     if not shown or not any(model["speed"] for model in results["models"]):
         return None
@@ -53,7 +53,7 @@ def by_cutoff(results: Mapping[str, Any]) -> Page | None:
 
 
 def by_cell(results: Mapping[str, Any]) -> Page | None:
-    """A map for each model: the share of needles found, by length and depth."""
+    """A heat map for each model: the share of needles found, by length and depth."""
     models = [model for model in in_order(results) if "needle" in model["tasks"]]
     if not models:
         return None
@@ -64,7 +64,7 @@ def by_cell(results: Mapping[str, Any]) -> Page | None:
 
 
 def panels_of(num: int, room_below: float = 0.0) -> tuple[Page, list[Axes]]:
-    """A page with at least so many panels; those that are left over are hidden. room_below: in inches."""
+    """A page with at least `num` panels; surplus ones are hidden. room_below: inches."""
     columns = min(num, COLUMNS_OF_PANELS)
     rows = math.ceil(num / columns)
     page, panels = make_page(rows, columns, WIDTH * columns, HEIGHT * rows + room_below)
@@ -74,7 +74,7 @@ def panels_of(num: int, room_below: float = 0.0) -> tuple[Page, list[Axes]]:
 
 
 def _metric(axes: Axes, results: Mapping[str, Any], column: Column) -> None:
-    """Perplexity as its ratio to full depth: that is what items have in common."""
+    """Perplexity is drawn as its ratio to full depth."""
     for index, (name, points) in enumerate(series(results, column).items()):
         if not points:
             continue
@@ -88,7 +88,7 @@ def _metric(axes: Axes, results: Mapping[str, Any], column: Column) -> None:
             axes.axhline(value, color="black", linestyle="--", linewidth=0.8, label=model["label"])
     is_perplexity = column.metric == "perplexity"
     axes.set_title("perplexity / full depth's" if is_perplexity else column.heading, fontsize=9)
-    axes.set_xlabel("layers that prompts pass", fontsize=8)
+    axes.set_xlabel("prefill layers", fontsize=8)
     cutoffs = sorted({model["speed"]["prefill_layers"] for model in results["models"] if model["speed"]})
     axes.set(xticks=cutoffs, xlim=(cutoffs[0] - 1, cutoffs[-1] + 1))
     if not is_perplexity:
@@ -96,8 +96,8 @@ def _metric(axes: Axes, results: Mapping[str, Any], column: Column) -> None:
 
 
 def series(results: Mapping[str, Any], column: Column) -> dict[str, list[tuple[int, float, float]]]:
-    """By name and tail: (prefill layers, value, standard error of the difference to full depth), where it was measured.
-    Every column has the same keys in the same order, which are the colours."""
+    """By name and tail: measured (prefill layers, value, standard error of the difference to full depth).
+    All columns have the same keys in the same order, which gives the colours."""
     found: dict[str, list[tuple[int, float, float]]] = {}
     for model in sorted(in_order(results), key=lambda model: str(model["name"])):
         if model["speed"] is not None:
@@ -109,7 +109,7 @@ def series(results: Mapping[str, Any], column: Column) -> dict[str, list[tuple[i
 
 
 def value_and_error(estimate: Mapping[str, Any]) -> tuple[float, float]:
-    """The error is nan, which draws none, where it is not known."""
+    """An unknown error is nan, which is not drawn."""
     error = estimate.get("ratio_stderr", estimate.get("difference_stderr"))
     return estimate.get("ratio", estimate["value"]), math.nan if error is None else error
 

@@ -1,6 +1,6 @@
-"""Chats that the full-depth model answers: short questions, questions over a passage, and second turns.
+"""Chats that the full-depth model answers: short questions, questions about a passage, and second turns.
 
-Made from a seed alone. That their prose means little does not matter: what is compared is what two models make of it.
+Made from a seed alone. The prose is meaningless, which does not matter when two models are compared on it.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def question_over_passage(random: Random) -> Messages:
 
 
 def second_turn(random: Random) -> Messages:
-    """The first answer is given, and the same for every model."""
+    """The first answer is given, the same for every model."""
     topic, place = random.choice(TOPICS), random.choice(PLACES)
     first = random.choice((random.choice(SHORT).format(topic=topic), random.choice(SMALL_TALK)))
     answer = f"In {place} they say: {' '.join(sentences(random, 40))} That is what I know about it."
@@ -63,7 +63,7 @@ KINDS: dict[str, Callable[[Random], Messages]] = {
 
 
 def chats(seed: int, num_chats: int) -> list[tuple[str, Messages]]:
-    """(kind, messages); the kinds take turns, and the first ones do not depend on how many are asked for."""
+    """(kind, messages), kinds alternating; the first ones do not depend on `num_chats`."""
     names = list(KINDS)
     kinds = [names[index % len(names)] for index in range(num_chats)]
     return [(kind, KINDS[kind](Random(f"chat {seed} {index}"))) for index, kind in enumerate(kinds)]

@@ -1,7 +1,7 @@
-"""Responses of the full-depth model, and what it says of them: what every other model is compared with.
+"""Responses of the full-depth model with its log-probabilities, the baseline of every other model.
 
-Drawn at temperature 1, so that the mean difference of log-probabilities on them estimates KL(full depth || model).
-They are kept in a file: a server draws the same ones again only if it is deterministic.
+Sampled at temperature 1, so that the mean difference of log-probabilities estimates KL(full depth || model). They are
+kept in a file, since only a deterministic server would sample them again.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from sglang_speed.lab.evaluation.prompts import chats
 
 MAX_NEW_TOKENS = 96
 FULL_DEPTH_TAIL = 1
-"""Any number will do: at full depth all tokens are deep."""
+"""Arbitrary: at full depth all tokens are deep."""
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A chat as token ids. seed: of its response."""
+    """A chat as token ids. seed: for its response."""
 
     kind: str
     ids: tuple[int, ...]
@@ -35,7 +35,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Reference:
-    """ids: a response of the full-depth model; logprobs, best: of each of its tokens, and the token ranked first."""
+    """ids: a response of the full-depth model. logprobs: of its tokens. best: the most likely token at each place."""
 
     kind: str
     context: tuple[int, ...]
@@ -50,12 +50,12 @@ def prompts(chat_format: ChatFormat, seed: int, num_prompts: int) -> list[Prompt
 
 
 def draw_references(client: Client, asked: Sequence[Prompt]) -> Iterator[Reference]:
-    """Ask a full-depth server. Raises ConfigError where its answers are empty."""
+    """Sample responses of a full-depth server. Raises ConfigError for an empty one."""
 
     def draw(prompt: Prompt) -> Reference:
         ids = client.generate(prompt.ids, MAX_NEW_TOKENS, temperature=1.0, sampling_seed=prompt.seed)
         if not ids:
-            raise ConfigError(f"{client.url} answered a chat with no token: a model that generates text is needed")
+            raise ConfigError(f"{client.url} answered a chat with no token: use a model that generates text")
         score = client.score(prompt.ids, ids, FULL_DEPTH_TAIL)
         return Reference(prompt.kind, prompt.ids, tuple(ids), score.logprobs, score.best)
 
@@ -63,14 +63,14 @@ def draw_references(client: Client, asked: Sequence[Prompt]) -> Iterator[Referen
 
 
 class ReferenceFile:
-    """The references of one model, beside the results. made_for: digests of that model, its tokenizer and prompts."""
+    """The references of one model, beside the results. made_for: digests of the model, its tokenizer and prompts."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def read(self, made_for: Mapping[str, str]) -> list[Reference] | None:
-        """None where there is no file, or one of other prompts, which will be replaced. Raises ConfigError for
-        references of another model or vocabulary."""
+        """None without a file, or for other prompts, whose file will be replaced. Raises ConfigError for references of
+        another model or vocabulary."""
         if not self.path.exists():
             return None
         try:
@@ -79,18 +79,18 @@ class ReferenceFile:
             references = [reference_of(line) for line in lines]
         except (ValueError, KeyError, TypeError) as error:
             raise ConfigError(
-                f"{self.path} is not a file of references ({error!r}): remove it or name other results"
+                f"{self.path} is not a file of references ({error!r}): remove it or choose another --json"
             ) from error
         for key in ("tokenizer", "model"):
             if found.get(key) != made_for[key]:
                 raise ConfigError(
-                    f"{self.path} has responses of another {key} ({found.get(key)}, not {made_for[key]}): token ids "
-                    "and log-probabilities cannot be compared; name other results with --json, or remove the file"
+                    f"{self.path} has responses of another {key} ({found.get(key)}, not {made_for[key]}), which cannot "
+                    "be compared: choose another --json, or remove the file"
                 )
         return references if dict(found) == dict(made_for) else None
 
     def write(self, made_for: Mapping[str, str], references: Sequence[Reference]) -> None:
-        """A line for each reference."""
+        """Write one reference per line."""
         lines = ",\n".join(json.dumps(asdict(reference)) for reference in references)
         text = f'{{"made_for": {json.dumps(dict(made_for))},\n"references": [\n{lines}\n]}}\n'
         with new_file(self.path) as half_written:

@@ -1,4 +1,4 @@
-"""The results file as a table for the terminal."""
+"""The results file as a terminal table."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from rich.table import Table
 PERPLEXITY_TARGET = 0.05
 TASK_TARGET = 0.02
 CAPTION = (
-    "second lines: difference to full depth on the same items, and its standard error; perplexity: of full depth's "
+    "second lines: difference to full depth on the same items ± its standard error; perplexity: of full depth's "
     f"responses, and the ratio; green: within {PERPLEXITY_TARGET:.0%} of its perplexity or {100 * TASK_TARGET:.0f} "
-    "points on a task, red: not"
+    "points on a task, otherwise red"
 )
 
 
 @dataclass(frozen=True)
 class Column:
-    """faults: less is better."""
+    """faults: lower is better."""
 
     heading: str
     task: str
@@ -53,7 +53,7 @@ def terminal_table(results: Mapping[str, Any]) -> Table:
 
 
 def in_order(results: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The models: full depth first, then falling cutoffs, those of one series together, by tail."""
+    """The models: full depth first, then by falling cutoff, name and tail."""
 
     def place(model: Mapping[str, Any]) -> tuple[bool, int, str, int]:
         speed = model["speed"] or {"prefill_layers": 0, "tail_tokens": 0}
@@ -63,7 +63,7 @@ def in_order(results: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def cell(model: Mapping[str, Any], column: Column) -> str:
-    """Markup; empty where it was not measured."""
+    """Rich markup; empty if not measured."""
     estimate = estimate_of(model, column.task, column.metric)
     if estimate is None:
         return ""
@@ -87,7 +87,7 @@ def perplexity_ratio(estimate: Mapping[str, Any]) -> str:
 
 
 def is_close(estimate: Mapping[str, Any], column: Column) -> bool:
-    """Whether the loss is within the target; its error is not looked at."""
+    """Whether the loss is within the target, its error ignored."""
     if column.metric == "perplexity":
         return bool(estimate["ratio"] <= 1 + PERPLEXITY_TARGET)
     loss = estimate["difference"] if column.faults else -estimate["difference"]

@@ -1,7 +1,6 @@
-"""The results file: for each model and task the value of every item, and what follows from them.
+"""The results file: the value of every item of each model and task, and the estimates from them.
 
-Written after each task, so that a run that was cut short goes on where it ended: what is there for the same model and
-the same items is not asked again.
+Written after each task, so that an interrupted run continues: the same items are not run again on the same model.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from sglang_speed.checkpoints.atomic import new_file
 from sglang_speed.errors import ConfigError
 from sglang_speed.lab.common.provenance import provenance
 from sglang_speed.lab.common.statistics import Estimate, difference, ratio
-from sglang_speed.lab.evaluation.measure import RESPONSES, Measured, Measurement
+from sglang_speed.lab.evaluation.measure import RESPONSES, ItemResult, Measurement
 from sglang_speed.lab.evaluation.subjects import Subject
 
 Baseline = Mapping[str, Sequence[float]]
@@ -26,10 +25,10 @@ DIGITS = 6
 
 
 class Results:
-    """path: None keeps them in memory. suite: what was chosen for all models, e.g. the seed; `full_depth` is the digest
-    of the model that the others are compared with.
+    """path: None keeps the results in memory. suite: settings common to all models, e.g. the seed; `full_depth` is the
+    digest of the full-depth model.
 
-    Raises ConfigError where the file is of another suite.
+    Raises ConfigError if the file has another suite.
     """
 
     def __init__(self, path: Path | None, suite: Mapping[str, Any]) -> None:
@@ -44,19 +43,24 @@ class Results:
         return self.data["models"]
 
     def has(self, subject: Subject, measurement: Measurement) -> bool:
-        """Whether this was asked before. A running server may have changed: it is always asked again."""
+        """Whether the results are there. Never for a running server, whose model may have changed."""
         task = self._task(subject, measurement.name)
         return subject.url is None and task is not None and task["digest"] == measurement.digest
 
     def values(self, subject: Subject, name: str) -> Baseline:
-        """Of every item, by metric; empty where it was not measured."""
+        """The values of all items by metric; empty if not measured."""
         task = self._task(subject, name)
         return {} if task is None else task["values"]
 
     def add(
-        self, subject: Subject, measurement: Measurement, found: Sequence[Measured], baseline: Baseline, seconds: float
+        self,
+        subject: Subject,
+        measurement: Measurement,
+        found: Sequence[ItemResult],
+        baseline: Baseline,
+        seconds: float,
     ) -> None:
-        """Keep what was measured, with estimates. baseline: of the same items at full depth; empty for none."""
+        """Add a task's results with estimates, and write the file. baseline: the same items at full depth, or empty."""
         task = {
             "digest": measurement.digest,
             "seconds": round(seconds, 1),
@@ -74,7 +78,7 @@ class Results:
         self.write()
 
     def _compare_again(self, name: str, full_depth: Mapping[str, Any]) -> None:
-        """What others lose against new answers of full depth. Not in responses, which have their own baseline."""
+        """Compare the other models with new answers of full depth. Responses have their own baseline."""
         if name == RESPONSES:
             return
         for model in self.models:
@@ -83,13 +87,13 @@ class Results:
                 task["estimates"] = estimates(name, task, full_depth["values"])
 
     def write(self) -> None:
-        """Replace the file as a whole."""
+        """Replace the file atomically."""
         if self.path is not None:
             with new_file(self.path) as half_written:
                 half_written.write_text(compact_json(self.data), encoding="utf-8")
 
     def _run(self) -> int:
-        """Index of the commit, machine and versions in `runs`."""
+        """Index of this commit, machine and versions in `runs`."""
         here = provenance()
         if here not in self.data["runs"]:
             self.data["runs"].append(here)
@@ -116,7 +120,7 @@ def read_results(path: Path) -> dict[str, Any]:
         if not {"suite", "runs", "models"} <= set(data):
             raise ValueError("it has no `suite`, `runs` and `models`")
     except (ValueError, TypeError) as error:
-        raise ConfigError(f"{path} is not a results file of eval ({error}): name another file") from error
+        raise ConfigError(f"{path} is not a results file of eval ({error}): choose another file") from error
     return data
 
 
@@ -124,13 +128,13 @@ def require_same_suite(path: Path, found: Mapping[str, Any], asked: Mapping[str,
     for key, value in asked.items():
         if found.get(key) != value:
             raise ConfigError(
-                f"{path} has results for {key} {found.get(key)!r}, and {value!r} is asked for: results of different "
-                "suites cannot be compared; name another --json, or ask for the same"
+                f"{path} has results for {key} {found.get(key)!r}, not {value!r}: results of different suites cannot "
+                "be compared; choose another --json, or the same options"
             )
 
 
 def estimates(name: str, task: Mapping[str, Any], baseline: Baseline) -> dict[str, dict[str, Any]]:
-    """By metric: the value, and how far it is from full depth, each with its standard error."""
+    """By metric: the value and its difference to full depth, each with its standard error."""
     weights, drawn_together = task["weights"], task["drawn_together"]
     made: dict[str, dict[str, Any]] = {}
     for metric, values in task["values"].items():
@@ -143,7 +147,7 @@ def estimates(name: str, task: Mapping[str, Any], baseline: Baseline) -> dict[st
 
 
 def perplexity(logprob: Mapping[str, Any]) -> dict[str, Any]:
-    """From the mean log-probability; `ratio` is to full depth, and its logarithm estimates KL(full depth || model)."""
+    """From the mean log-probability. `ratio` is to full depth; its logarithm estimates KL(full depth || model)."""
     value = math.exp(-logprob["value"])
     made = {"num": logprob["num"], "value": value, "stderr": _times(value, logprob["stderr"])}
     if "difference" in logprob:
@@ -153,9 +157,9 @@ def perplexity(logprob: Mapping[str, Any]) -> dict[str, Any]:
     return {key: rounded(number) for key, number in made.items()}
 
 
-def groups(found: Sequence[Measured]) -> list[dict[str, Any]]:
-    """The mean of every metric for each kind of item, e.g. each cell of the needle's grid."""
-    kinds: dict[tuple[Any, ...], list[Measured]] = {}
+def groups(found: Sequence[ItemResult]) -> list[dict[str, Any]]:
+    """The mean of every metric for each group of items, e.g. each cell of the needle's grid."""
+    kinds: dict[tuple[Any, ...], list[ItemResult]] = {}
     for one in found:
         kinds.setdefault(tuple(one.group.items()), []).append(one)
     return [
@@ -181,10 +185,10 @@ def _named(name: str, estimate: Estimate) -> dict[str, float | None]:
 
 
 def _times(value: float, stderr: float | None) -> float | None:
-    """The error of exp(x) = value from that of x."""
+    """Propagate the standard error of x to exp(x) = value."""
     return None if stderr is None else value * stderr
 
 
-def _mean(some: Iterable[Measured], metric: str) -> float | None:
+def _mean(some: Iterable[ItemResult], metric: str) -> float | None:
     some = list(some)
     return rounded(ratio([one.values[metric] for one in some], [one.weight for one in some]).value)

@@ -1,6 +1,6 @@
-"""A whole evaluation: full depth first, then every model, each with the measurements that its results lack.
+"""An evaluation: full depth first, then every model, each with the measurements missing from its results.
 
-Owns the order of events. Servers are started one after the other, and only for what is not in the results yet.
+Owns the order of events. Servers run one at a time, and only for missing results.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from sglang_speed.lab.common.chat import ChatFormat
 from sglang_speed.lab.common.client import Client
 from sglang_speed.lab.common.digest import digest_of
-from sglang_speed.lab.evaluation.measure import RESPONSES, Answers, Measured, Measurement, Responses
+from sglang_speed.lab.evaluation.measure import RESPONSES, Answers, ItemResult, Measurement, Responses
 from sglang_speed.lab.evaluation.references import Reference, ReferenceFile, draw_references, prompts
 from sglang_speed.lab.evaluation.results import Results
 from sglang_speed.lab.evaluation.subjects import Subject, serving
@@ -25,7 +25,7 @@ from sglang_speed.lab.evaluation.tasks.needle import Needle
 
 @dataclass(frozen=True)
 class Suite:
-    """What every model is asked. tasks: names, `responses` among them. lengths: of the needle's texts, in words."""
+    """The requests to every model. tasks: names, may include `responses`. lengths: of the needle's texts, in words."""
 
     tasks: tuple[str, ...]
     num_samples: int
@@ -33,18 +33,18 @@ class Suite:
     lengths: tuple[int, ...]
 
     def answers(self, chat_format: ChatFormat) -> list[Answers]:
-        """All but the responses."""
+        """All tasks but the responses."""
         made = [Needle(self.lengths) if name == Needle.name else TASKS[name]() for name in self.tasks if name in TASKS]
         return [Answers(task, chat_format, self.seed, self.num_samples) for task in made]
 
 
 Watch = Callable[[str, int], Callable[[], None]]
-"""Given what begins and its number of items, a function to call after each item."""
+"""Called with a description and the number of items; returns a function to call after each item."""
 
 
 @dataclass
 class Evaluation:
-    """logs: a folder for the logs of servers and for answers. watch: shows what is going on."""
+    """logs: a folder for server logs and answers. watch: shows progress."""
 
     full_depth: Subject
     subjects: Sequence[Subject]
@@ -57,10 +57,10 @@ class Evaluation:
     watch: Watch
 
     def run(self) -> None:
-        """Evaluate whatever is not in the results. Raises ServerFailed, ConfigError."""
+        """Measure whatever is missing from the results. Raises ServerFailed, ConfigError."""
         kept = self.references.read(self._made_for()) if RESPONSES in self.suite.tasks else []
         if kept and self.full_depth.url is not None:
-            kept = None  # a running server may have other weights by now
+            kept = None  # its weights may have changed
         if kept is not None:
             self._evaluate(self.full_depth, self._measurements(kept))
         else:
@@ -88,8 +88,8 @@ class Evaluation:
                 write_answers(self.logs / f"{subject.file_name}-{one.name}.jsonl", found)
 
     def _baseline(self, subject: Subject, measurement: Measurement) -> Mapping[str, Sequence[float]]:
-        """The same items at full depth. Responses are compared with what was said of them when they were drawn, even
-        at full depth: what is left there is the rounding of two runs."""
+        """The same items at full depth. Responses are compared with the log-probabilities from when they were drawn,
+        even at full depth, where the difference is rounding."""
         if isinstance(measurement, Responses):
             return measurement.baseline()
         return {} if subject == self.full_depth else self.results.values(self.full_depth, measurement.name)
@@ -118,8 +118,8 @@ class Evaluation:
         return made
 
 
-def write_answers(path: Path, found: Sequence[Measured]) -> None:
-    """What the model said, and how it was graded, for whoever wants to read it."""
+def write_answers(path: Path, found: Sequence[ItemResult]) -> None:
+    """Write the model's answers with their grades, for reading."""
     lines = [json.dumps({**one.group, **one.values, "answers": one.answers}) for one in found if one.answers]
     if lines:
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -1,6 +1,6 @@
-"""What is evaluated: a checkpoint served here, at a tail of one's choice, or a server that runs already.
+"""The evaluated models: a checkpoint, served here with a chosen tail, or a running server.
 
-Owns the servers it starts and the temporary checkpoints they are started on. The user's checkpoints are read only.
+Owns the servers that it starts and their temporary checkpoints. Never writes to the user's checkpoints.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ FULL_DEPTH = "full depth"
 
 @dataclass(frozen=True)
 class Subject:
-    """name: the series it belongs to in tables and plots. source: a checkpoint directory or a URL.
-    speed: None at full depth. weights: a digest of the weights and of the rest of the model."""
+    """name: its series in tables and plots. source: a checkpoint directory or a URL. speed: None at full depth.
+    weights: a digest of weights and configuration."""
 
     name: str
     source: str
@@ -50,7 +50,7 @@ class Subject:
 
     @property
     def file_name(self) -> str:
-        """The label without what a shell would take for something else."""
+        """The label without special characters."""
         return re.sub(r"[^\w.]+", "-", self.label)
 
     @property
@@ -59,7 +59,7 @@ class Subject:
 
     @property
     def digest(self) -> str:
-        """The same for the same weights at the same depth, wherever they lie."""
+        """Equal for the same weights at the same depth, whatever the path."""
         return digest_of([self.weights, None if self.speed is None else self.speed.to_dict()])
 
 
@@ -68,8 +68,8 @@ def is_url(source: str) -> bool:
 
 
 def subjects_of(model: str, tails: Sequence[int]) -> list[Subject]:
-    """A model as the user named it, `NAME=DIRECTORY` or `DIRECTORY`; a SPEED checkpoint once for each tail, or at its
-    own where none is named. Raises ConfigError for a directory that cannot be served."""
+    """The subjects of `NAME=DIRECTORY` or `DIRECTORY`: for a SPEED checkpoint one per tail; without tails, its own.
+    Raises ConfigError for a directory that cannot be served."""
     name, path = split_name(model)
     weights, speed = _read(path)
     if speed is None or speed.is_stock:
@@ -79,8 +79,7 @@ def subjects_of(model: str, tails: Sequence[int]) -> list[Subject]:
 
 
 def full_depth_of(source: str) -> Subject:
-    """A model at full depth: a running server, a plain Llama, or the weights of a SPEED checkpoint that was not trained
-    for its cutoff."""
+    """The full-depth model: a running server, a plain Llama, or the weights of an untrained SPEED checkpoint."""
     if is_url(source):
         return running(source, FULL_DEPTH, must_be_full_depth=True)
     path = Path(resolve_model(source))
@@ -89,19 +88,19 @@ def full_depth_of(source: str) -> Subject:
 
 
 def running(url: str, name: str, *, must_be_full_depth: bool = False) -> Subject:
-    """A server that runs already. Its weights are those of a name and a moment, so nobody knows them later."""
+    """A running server. Its weights are unknown, so its digest is of URL and model path."""
     info = Client(url).info()
     speed = served_speed(info)
     if must_be_full_depth and speed is not None and not speed.is_stock:
         raise ConfigError(
-            f"{url} serves prompts in {speed.prefill_layers} of {speed.num_layers} layers: --full-depth is the same "
-            "model in all layers; name a server or a checkpoint of the plain Llama"
+            f"{url} serves prompts in {speed.prefill_layers} of {speed.num_layers} layers: --full-depth must run all "
+            "layers; give a server or a checkpoint of the plain Llama"
         )
     return Subject(name, url.rstrip("/"), speed, digest_of([url, info.get("model_path")]))
 
 
 def split_name(model: str) -> tuple[str, Path]:
-    """`NAME=DIRECTORY` in its parts; a directory alone is named by its last part."""
+    """Split `NAME=DIRECTORY`; a directory alone is named by its last part."""
     name, equals, path = model.partition("=")
     if not equals or Path(model).exists():
         name, path = Path(model).name, model
@@ -111,7 +110,7 @@ def split_name(model: str) -> tuple[str, Path]:
 
 
 def served_speed(info: dict[str, Any]) -> SpeedConfig | None:
-    """The bands that a server says it has; None for stock SGLang."""
+    """The bands that a server reports; None for stock SGLang."""
     state = info["internal_states"][0].get("speed")
     if state is None:
         return None
@@ -120,8 +119,8 @@ def served_speed(info: dict[str, Any]) -> SpeedConfig | None:
 
 @contextmanager
 def serving(subject: Subject, logs: Path, flags: Sequence[str]) -> Iterator[Client]:
-    """A client of the subject's server, started for it unless it runs already. Raises ServerFailed where it does not
-    start, ConfigError where it serves other bands than asked for."""
+    """A client of the subject's server, which is started unless it is running. Raises ServerFailed if it does not
+    start."""
     if subject.url is not None:
         yield Client(subject.url)
         return
@@ -132,14 +131,14 @@ def serving(subject: Subject, logs: Path, flags: Sequence[str]) -> Iterator[Clie
             server.wait()
             client = Client(server.url)
             found = served_speed(client.info())
-            assert found == subject.speed, f"{server.log_path} serves {found}, asked for was {subject.speed}"
+            assert found == subject.speed, f"{server.log_path} serves {found} instead of {subject.speed}"
             yield client
         finally:
             server.stop()
 
 
 def _checkpoint(subject: Subject, directory: Path) -> Path:
-    """The user's own checkpoint where it is what is asked for, otherwise one with its weights linked."""
+    """The user's checkpoint if it has the wanted bands, otherwise a new one with linked weights."""
     source = Path(subject.source)
     own = SpeedConfig.from_checkpoint(source)
     if own == subject.speed:
@@ -159,9 +158,9 @@ def _checkpoint(subject: Subject, directory: Path) -> Path:
 
 
 def _read(path: Path) -> tuple[str, SpeedConfig | None]:
-    """A digest of a checkpoint's weights and shape, and its bands.
+    """A digest of a checkpoint's weights and configuration, and its bands.
 
-    By content, so that results go on on another machine, with weights that were built there again.
+    By content, so that a run can continue on another machine.
     """
     config = plain_model_config(read_source_config(path))
     files = [(file.name, _sha256(file.resolve(), file.stat().st_mtime_ns)) for file in find_weight_files(path)]
@@ -170,5 +169,5 @@ def _read(path: Path) -> tuple[str, SpeedConfig | None]:
 
 @cache
 def _sha256(path: Path, modified_ns: int) -> str:
-    """Read once in a run, however many tails a checkpoint is served at."""
+    """Cached, since a checkpoint may be served with several tails."""
     return file_sha256(path)

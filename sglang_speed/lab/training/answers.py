@@ -1,7 +1,7 @@
-"""Lets the model write what a chat leaves open: the answers of its assistant turns, and a user's questions.
+"""Lets the model write the open messages of chats: assistant answers, and user questions.
 
-Owns the file of answered chats, which grows line by line, so that a run that was cut short goes on. The server is its
-caller's. A message with `"content": null` is open; a chat that ends with a user turn has an open answer after it.
+Owns the file of answered chats, to which lines are appended, so that an interrupted run continues. The caller owns the
+server. A message with `"content": null` is open; a chat that ends with a user turn has an open answer after it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _MARK = "\x02question\x03"
 
 @dataclass(frozen=True)
 class Sampling:
-    """How open messages are written. max_tokens: of one message; concurrency: chats at once."""
+    """How open messages are written. max_tokens: of one message. concurrency: chats at a time."""
 
     temperature: float = 0.8
     max_tokens: int = 256
@@ -34,9 +34,9 @@ class Sampling:
 def answer_all(
     chats: Sequence[Chat], path: Path, url: str, chat_format: ChatFormat, sampling: Sampling
 ) -> Iterator[int]:
-    """Write each chat with its open messages filled to `path`, in order in the end; yields how many are there.
+    """Write each chat with its open messages filled to `path`, in the end in order; yields how many are done.
 
-    Chats that a run before has written are kept, so `chats` must be the same as then.
+    Chats from an earlier run are kept, so `chats` must be the same as then.
     """
     lines = _answered(path)
     yield len(lines)
@@ -51,7 +51,7 @@ def answer_all(
                 yield len(lines) + done
         _put_in_order(path)
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)  # a server that is stopped next ends what it still writes
+        pool.shutdown(wait=False, cancel_futures=True)  # running requests end when the caller stops the server
 
 
 def _line(number: int, chat: Chat) -> str:
@@ -60,7 +60,7 @@ def _line(number: int, chat: Chat) -> str:
 
 
 def _put_in_order(path: Path) -> None:
-    """So that the same chats are held out however long each answer took; later, kept states count on the order."""
+    """Sort, so that the held-out chats do not depend on timing; kept states rely on the order too."""
     lines = path.read_bytes().splitlines(keepends=True)
     in_order = sorted(lines, key=lambda line: int(json.loads(line)["number"]))
     if in_order != lines:
@@ -69,7 +69,7 @@ def _put_in_order(path: Path) -> None:
 
 
 def fill(chat: Chat, client: Client, chat_format: ChatFormat, sampling: Sampling) -> Chat:
-    """The chat with every open message written, in order."""
+    """Write every open message of a chat, in order."""
     filled: list[Message] = []
     for message in with_answer(chat.messages):
         if is_unwritten(message):
@@ -80,7 +80,7 @@ def fill(chat: Chat, client: Client, chat_format: ChatFormat, sampling: Sampling
 
 
 def with_answer(messages: list[Message]) -> list[Message]:
-    """The messages, with an open answer after a user's last one."""
+    """The messages, with an open answer appended if the last one is not the assistant's."""
     open_answer = {"role": "assistant", "content": None}
     return messages if messages[-1]["role"] == "assistant" else [*messages, open_answer]
 
@@ -92,30 +92,30 @@ def _write(before: Chat, role: str, client: Client, chat_format: ChatFormat, sam
         return client.write(prompt, sampling.max_tokens, temperature=sampling.temperature, stop_token_ids=stops)
     except RequestFailed as error:
         raise ConfigError(
-            f"{before.origin}: the server does not answer a prompt of {len(prompt)} tokens ({error}): shorten or "
-            "remove the chat"
+            f"{before.origin}: the server refused a prompt of {len(prompt)} tokens ({error}): shorten or remove the "
+            "chat"
         ) from error
     except ServerFailed as error:
         raise ConfigError(f"{error}: give the address of a running SGLang server") from error
 
 
 def question_ids(before: Chat, role: str, chat_format: ChatFormat) -> list[int]:
-    """The prompt after which the model writes a message of `role`: the chat template up to that message's text.
+    """The prompt for a message of `role`: the chat template up to that message's text.
 
-    An instruction-tuned model that is shown only the head of a user's turn writes a question of the kind it was
-    tuned on (Magpie, arXiv 2406.08464).
+    After only the header of a user turn, an instruction-tuned model writes a question like those it was tuned on
+    (Magpie, arXiv 2406.08464).
     """
     marked = replace(before, messages=[*before.messages, {"role": role, "content": _MARK}])
     head, mark, _ = chat_format.render(marked, len(marked.messages), answer_follows=False).partition(_MARK)
     if not mark:
         raise ConfigError(
-            f"{before.origin}: the chat template changes a message's text, so that no question can be written"
+            f"{before.origin}: the chat template changes the text of messages, so the model cannot write questions"
         )
     return chat_format.encode(head)
 
 
 def _answered(path: Path) -> set[int]:
-    """Numbers of the chats in the file; a line that a killed run left half written is cut off."""
+    """Numbers of the chats in the file; an incomplete last line of a killed run is removed."""
     if not path.exists():
         return set()
     lines = path.read_bytes()
@@ -125,12 +125,12 @@ def _answered(path: Path) -> set[int]:
 
 
 def is_open(chat: Chat) -> bool:
-    """Whether the model has to write something in this chat."""
+    """Whether the model has to write a message of this chat."""
     return any(map(is_unwritten, with_answer(chat.messages)))
 
 
 def read_answered(path: Path, num_chats: int) -> Iterator[Chat]:
-    """The answered chats; ConfigError where some are missing."""
+    """The answered chats; ConfigError if some are missing."""
     if len(_answered(path)) != num_chats:
         raise ConfigError(f"{path} has {len(_answered(path))} of {num_chats} answered chats: run the command again")
     return read_chats(path)

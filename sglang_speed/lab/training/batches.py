@@ -1,6 +1,6 @@
-"""Conversations as the batches of `SpeedLlamaForTraining`: deep rows packed, turn after turn.
+"""Batches for `SpeedLlamaForTraining`: the deep rows of conversations, packed turn by turn.
 
-Owns which tail a conversation is trained under and how conversations join a batch.
+Owns the choice of the tail and the collation.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ Example = dict[str, Tensor]
 
 
 class TrainingExamples(Dataset[Example]):
-    """One example a conversation, under one of `tails`: another in each epoch, in turn.
+    """One example per conversation, with one of `tails`, another one in each epoch.
 
-    numbers: which of the folder's conversations. states: the kept states, whose policy has the longest tail; None
-    where neither a teacher nor states below a trained layer are wanted. entry_layer: the lowest trained layer, whose
-    kept states take the place of token ids; above the first one only.
+    numbers: indices into `conversations`. states: kept states, whose policy has the longest tail; None if neither a
+    teacher nor entry states are needed. entry_layer: the lowest trained layer; above 0 its kept input states replace
+    token ids.
     """
 
     def __init__(
@@ -81,13 +81,13 @@ class TrainingExamples(Dataset[Example]):
 
 
 def _places(rows: DeepRows, kept: DeepRows) -> list[int]:
-    """Where each row is among the kept ones, which are at least these."""
+    """The index of each row among the kept rows, a superset."""
     place_of = {row: place for place, row in enumerate(zip(kept.turns, kept.positions, strict=True))}
     return [place_of[row] for row in zip(rows.turns, rows.positions, strict=True)]
 
 
 def join(examples: Sequence[Example]) -> dict[str, Any]:
-    """The keyword arguments of SpeedLlamaForTraining.forward for these conversations."""
+    """Collate examples into keyword arguments of SpeedLlamaForTraining.forward."""
     batch: dict[str, Any] = {
         name: torch.cat([example[name] for example in examples])
         for name in ("positions", "labels", "cutoff_states", "teacher_states")
@@ -99,5 +99,5 @@ def join(examples: Sequence[Example]) -> dict[str, Any]:
         batch[name] = pad_sequence([example[name] for example in examples], batch_first=True)
         width = batch[name].shape[1]
         batch["rows"] = torch.cat([example["positions"] + line * width for line, example in enumerate(examples)])
-    assert bool((batch["labels"] != IGNORED_LABEL).any()), "a batch in which nobody says anything"
+    assert bool((batch["labels"] != IGNORED_LABEL).any()), "a batch without labels"
     return batch

@@ -1,6 +1,6 @@
-"""What is refused before anything long begins: chats that could not be trained on once they are answered.
+"""Checks before anything long begins: chats that could not be trained on after they are answered.
 
-Owns the limits; what a chat must look like is the chat format's.
+Owns the limits; the chat format checks the form of chats.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ def refuse_several_processes() -> None:
 
 
 def checked_chats(chats: Iterable[Chat], chat_format: ChatFormat, settings: Settings, context_len: int) -> list[Chat]:
-    """The chats; ConfigError for the first that cannot be trained on, and where all of them are held out.
+    """The chats; ConfigError for the first that cannot be trained on, or if all are held out.
 
-    context_len: the model's, which no answered chat may exceed.
+    context_len: of the model; the limit for answered chats.
     """
     kept = list(chats)
     for chat in kept:
         if settings.objective == Objective.SFT and is_open(chat):
             raise ConfigError(
-                f"{chat.origin} has no answer at its end, and supervised training learns the answers that are given: "
-                "add the answer, or train with --objective distil, where the model writes it"
+                f"{chat.origin} has no answer at its end, and supervised training needs given answers: add the answer, "
+                "or train with --objective distil, where the model writes it"
             )
         _require_short(chat, chat_format, settings, min(settings.max_tokens, context_len))
     num_held_out(len(kept), settings)
@@ -42,11 +42,11 @@ def checked_chats(chats: Iterable[Chat], chat_format: ChatFormat, settings: Sett
 
 
 def num_held_out(num_chats: int, settings: Settings) -> int:
-    """Of so many chats; ConfigError where none is left to train on."""
+    """The number of held-out chats; ConfigError if none is left to train on."""
     num = round(settings.held_out * num_chats)
     if num == num_chats:
         raise ConfigError(
-            f"held_out={settings.held_out} of {count(num_chats, 'chat')} leaves none to train on: give more, or "
+            f"held_out={settings.held_out} of {count(num_chats, 'chat')} leaves none to train on: give more chats, or "
             "lower it"
         )
     return num

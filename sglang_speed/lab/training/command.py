@@ -1,8 +1,7 @@
 """`sglang-speed train`: from chats to a checkpoint that SGLang serves.
 
-Owns the order of the steps and the working folder, in which each step leaves what the next one needs: answered.jsonl,
-states/, trainer/; and adapter/ with the factors of LoRA. A run that was cut short goes on there when the command is
-given again.
+Owns the order of the steps and the working folder with their outputs: answered.jsonl, states/, trainer/, and adapter/
+with the LoRA factors. From there, an interrupted run continues when the command is repeated.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ from sglang_speed.reference.turn_attention import TURN_ATTENTION
 
 
 def run_of(options: TrainOptions) -> TrainingRun:
-    """The run that was asked for. Raises ConfigError for settings that do not fit, or several processes."""
+    """Resolve the options. Raises ConfigError for invalid settings, or several processes."""
     refuse_several_processes()
     source, destination = Path(resolve_model(options.source)), absolute(options.destination)
     tails = tuple(dict.fromkeys(options.tail_tokens or (DEFAULT_TAIL_TOKENS,)))
@@ -77,7 +76,7 @@ def run_of(options: TrainOptions) -> TrainingRun:
 def train_checkpoint(run: TrainingRun) -> Record:
     """Train and write the checkpoint to the destination.
 
-    Raises ConfigError before anything long begins, for data, settings or folders that do not fit.
+    Raises ConfigError for invalid data, settings or folders, before anything long begins.
     """
     exit_on_sigterm()
     silence_libraries()
@@ -91,7 +90,7 @@ def train_checkpoint(run: TrainingRun) -> Record:
     chats = checked_chats(read_chats(run.data), chat_format, settings, context_len)
     require_writable(run.destination)
     claim_work(run.work, fingerprint(source, run.data, settings))
-    with writing_to(run.work, "make room there, and give the command again to go on"):
+    with writing_to(run.work, "make room there, and repeat the command to continue"):
         answered = _answer(run, chats, chat_format)
         conversations = read_conversations(answered, chat_format, min(settings.max_tokens, context_len))
         model = load_model(source, settings)
@@ -102,19 +101,19 @@ def train_checkpoint(run: TrainingRun) -> Record:
 
 
 def load_model(source: Path, settings: Settings) -> SpeedLlamaForTraining:
-    """The source's weights under the bands of `settings`, in the dtype to train in, on the GPU where there is one."""
+    """The source's weights with the bands of `settings`, in the training dtype, on the GPU if there is one."""
     config = SpeedLlamaConfig(**speed_model_config(read_source_config(source), settings.speed))
     attention = TURN_ATTENTION if torch.cuda.is_available() else "sdpa"
     model = SpeedLlamaForTraining.from_pretrained(source, config=config, dtype="auto", attn_implementation=attention)
     if model.dtype is torch.float16 or not has_fast_bfloat16():
-        model.float()  # gradients in float16 need scaling; it is written in the source's dtype again
+        model.float()  # float16 gradients need scaling; the result is saved in the source's dtype
     model.entry_layer = settings.lowest_layer
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     return model
 
 
 def _answer(run: TrainingRun, chats: list[Chat], chat_format: ChatFormat) -> Path:
-    """The file of chats without open messages: the data itself where there are none."""
+    """The file of chats with all messages written: the data itself if none is open."""
     if not any(map(is_open, chats)):
         return run.data
     answered, sampling = run.work / "answered.jsonl", run.settings.sampling
@@ -176,7 +175,7 @@ def _train(model: SpeedLlamaForTraining, conversations: list[Conversation], sett
 
 
 def _write(run: TrainingRun, trainer: Any, record: Record) -> None:
-    """The trained checkpoint, with LoRA's factors multiplied into the weights, in the source's dtype."""
+    """Write the trained checkpoint, LoRA merged into the weights, in the source's dtype."""
     model = trainer.model
     if run.settings.lora_rank:
         model.save_pretrained(run.work / "adapter")
@@ -190,29 +189,29 @@ def _write(run: TrainingRun, trainer: Any, record: Record) -> None:
 
 
 def read_dtype(source: Path) -> torch.dtype:
-    """The dtype that a checkpoint's config names, or that most of its weights have."""
+    """The dtype in a checkpoint's config, or that of most of its weights."""
     config = read_source_config(source)
     name = config.get("dtype") or config.get("torch_dtype") or read_weights(source).dtype
     return getattr(torch, name)
 
 
 def finish(record: Record, destination: Path) -> None:
-    """Say what was made and how far it came."""
+    """Print what was made, and the loss before and after."""
     trained_on = count(record.num_chats - record.num_held_out, "chat")
     tokens = count(record.num_said_tokens, "token")
     if not record.num_held_out:
         console.print(
-            f"{destination}: trained on {trained_on}, {tokens} said in all; none held out, so nothing says whether it "
-            "helped: give more chats, or raise --held-out",
+            f"{destination}: trained on {trained_on}, {tokens} of answers in all; none held out, so its effect was not "
+            "measured: give more chats, or raise --held-out",
             soft_wrap=True,
         )
         return
     console.print(
-        f"{destination}: trained on {trained_on}, {record.num_held_out} more held out; {tokens} said in all",
+        f"{destination}: trained on {trained_on}, {record.num_held_out} more held out; {tokens} of answers in all",
         soft_wrap=True,
     )
     if record.first_loss is not None and record.last_loss is not None:
         name = "KL to full depth" if record.settings["objective"] == Objective.DISTIL else "cross-entropy"
         console.print(
-            f"{name}, nats per token of the chats held out: {record.first_loss:.4f} -> {record.last_loss:.4f}"
+            f"{name}, nats per token of the held-out chats: {record.first_loss:.4f} -> {record.last_loss:.4f}"
         )

@@ -14,7 +14,7 @@ from sglang_speed.lab.common.options import AnchorTokens, PrefillLayers
 
 @dataclass(frozen=True)
 class Hyperparameters:
-    """The options that a training run depends on and that need no checkpoint to be understood."""
+    """The options that do not depend on the checkpoint."""
 
     objective: Annotated[str, typer.Option(help="distil: imitate full depth; sft: learn the given answers.")] = "distil"
     first_layer: Annotated[

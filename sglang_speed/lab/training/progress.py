@@ -1,7 +1,4 @@
-"""What is seen on the terminal while a model is trained.
-
-Owns the console of `sglang-speed train`, the bar of its steps, and how a number of things is written.
-"""
+"""Terminal output of `sglang-speed train`: its console and progress bar."""
 
 from __future__ import annotations
 
@@ -22,9 +19,9 @@ def count(num: int, noun: str) -> str:
 
 
 class TrainingBar(TrainerCallback):
-    """The Trainer's steps under a bar, with the last losses beside it; in a log, where no bar moves, a line for each.
+    """A bar of the Trainer's steps with the last losses; without a terminal, a line per logged loss.
 
-    Its caller starts and stops `progress`.
+    The caller starts and stops `progress`.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""What a training run was: written beside the weights, and checked before a working folder is used again."""
+"""The record of a training run beside the weights, and the fingerprint of its working folder."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from sglang_speed.lab.common.chat import Conversation
 from sglang_speed.lab.training.checks import num_held_out
 from sglang_speed.lab.training.settings import Settings
 
-_CLAIM = "run.json"
-_OF_NO_FILE = ("max_tokens", "log_to")
+_RUN_FILE = "run.json"
+_NOT_IN_FINGERPRINT = ("max_tokens", "log_to")
 _CHAT_FORMAT = ("config.json", "generation_config.json", "*token*", "chat_template*", "vocab.json", "merges.txt")
-"""Files that decide which token ids a chat has, and where an answer ends."""
+"""Files that determine the token ids of a chat, and where an answer ends."""
 _PACKAGES = ("torch", "transformers", "peft", "sglang")
 
 
 @dataclass(frozen=True)
 class Record:
-    """num_chats, num_tokens, num_said_tokens: of all chats, those held out among them. losses: on the chats held out,
-    before the first step and after the last; None where none were held out."""
+    """num_chats, num_tokens, num_said_tokens: of all chats, held-out ones included. num_said_tokens: tokens of answers.
+    first_loss, last_loss: on the held-out chats, before the first step and after the last; None without such chats."""
 
     source: str
     source_sha256: dict[str, str]
@@ -73,18 +73,18 @@ class Record:
 
 
 def losses_of(trainer: Any) -> list[float]:
-    """Losses on the chats held out, in the order in which they were measured."""
+    """Losses on the held-out chats, in order."""
     return [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
 
 
 def fingerprint(source: Path, data: Path, settings: Settings) -> dict[str, Any]:
-    """What must be the same for a run to go on: everything that its files depend on."""
+    """Everything that a run's files depend on, which must be the same for it to continue."""
     stats = {path.name: path.stat() for path in find_weight_files(source)}
     weights = {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}
     chat_format = {
         path.name: file_sha256(path) for name in _CHAT_FORMAT for path in sorted(source.glob(name)) if path.is_file()
     }
-    asked = {key: value for key, value in settings.to_dict().items() if key not in _OF_NO_FILE}
+    asked = {key: value for key, value in settings.to_dict().items() if key not in _NOT_IN_FINGERPRINT}
     run = {
         "source": str(source.resolve()),
         "weights": weights,
@@ -96,12 +96,12 @@ def fingerprint(source: Path, data: Path, settings: Settings) -> dict[str, Any]:
 
 
 def claim_work(work: Path, run: Mapping[str, Any]) -> None:
-    """Make the working folder, or find it made by the same run; ConfigError where it is another's."""
-    claim = work / _CLAIM
-    with writing_to(work, "name another folder with --work"):
+    """Make the working folder, or accept that of the same run; ConfigError if it is another run's."""
+    claim = work / _RUN_FILE
+    with writing_to(work, "choose another folder with --work"):
         if not claim.is_file():
             if work.is_dir() and any(work.iterdir()):
-                raise ConfigError(f"{work} has files that are not of a training run: name another folder with --work")
+                raise ConfigError(f"{work} has files that are not of a training run: choose another --work folder")
             work.mkdir(parents=True, exist_ok=True)
             _write(claim, run)
             return
@@ -110,7 +110,7 @@ def claim_work(work: Path, run: Mapping[str, Any]) -> None:
     if changed:
         raise ConfigError(
             f"{work} belongs to a run with another {', '.join(changed)} ({before.get(changed[0])!r}, now "
-            f"{run[changed[0]]!r}): give what it was begun with to go on with it, or name another folder with --work"
+            f"{run[changed[0]]!r}): use the original value to continue it, or choose another folder with --work"
         )
 
 

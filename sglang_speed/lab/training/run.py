@@ -1,7 +1,6 @@
-"""One training run on transformers' Trainer: which parameters move, by what, and how it goes on after a cut.
+"""One training run on transformers' Trainer: trainable parameters, arguments, and resuming.
 
-Owns the Trainer's arguments and the trainable parameters. Where examples come from and what becomes of the result is
-its caller's.
+Knows neither where examples come from nor what becomes of the result.
 """
 
 from __future__ import annotations
@@ -40,13 +39,13 @@ SAVES_PER_EPOCH = 4
 def train(
     model: SpeedLlamaForTraining, examples: TrainingExamples, held_out: TrainingExamples, settings: Settings, work: Path
 ) -> Any:
-    """Train, or go on from the last checkpoint in `work`; returns the Trainer, whose `model` is the trained one.
+    """Train, or continue from the last checkpoint in `work`; returns the Trainer with the trained `model`.
 
-    Trained parameters are float32 and the others stay as they are; matrix products run in bfloat16 where the
-    checkpoint is bfloat16.
+    Trained parameters are float32, frozen ones keep their dtype; matrix products run in bfloat16 if the checkpoint is
+    bfloat16.
     """
     in_bfloat16 = model.dtype == torch.bfloat16
-    set_seed(settings.seed)  # LoRA's factors are drawn before the Trainer sets it
+    set_seed(settings.seed)  # LoRA's factors are initialised before the Trainer sets the seed
     trainable = prepare(model, settings)
     trainer = TurnTrainer(
         model=trainable,
@@ -54,7 +53,7 @@ def train(
         train_dataset=examples,
         eval_dataset=held_out if len(held_out) else None,
         data_collator=join,
-        callbacks=[_TellEpoch(examples)],
+        callbacks=[_EpochCallback(examples)],
     )
     trainer.remove_callback(PrinterCallback)
     bar = TrainingBar()
@@ -65,11 +64,11 @@ def train(
 
 
 class TurnTrainer(Trainer):
-    """The Trainer, with batches of like lengths, and a loss of the held-out chats that is a mean over what is said,
-    whatever the batches."""
+    """A Trainer with batches of similar lengths, whose evaluation loss is the mean over answer tokens, whatever the
+    batches."""
 
     def _get_train_sampler(self, train_dataset: Dataset[Any] | None = None) -> Sampler[int]:
-        return BatchesOfLikeLength(
+        return LengthGroupedSampler(
             self.train_dataset, self.args.train_batch_size * self.args.gradient_accumulation_steps, self.args.seed
         )
 
@@ -91,9 +90,9 @@ class TurnTrainer(Trainer):
         return EvalLoopOutput(None, None, {f"{metric_key_prefix}_loss": total / num_said}, len(self.eval_dataset))
 
 
-class BatchesOfLikeLength(Sampler[int]):
-    """Little padding in each batch, and batches in random order. transformers' own sampler reads every example for its
-    length, begins each epoch with the longest ones, and has another order when a run goes on within an epoch."""
+class LengthGroupedSampler(Sampler[int]):
+    """Batches of similar lengths, for little padding, in random order. transformers' own sampler reads every example
+    for its length, starts each epoch with the longest, and changes the order when a run continues within an epoch."""
 
     def __init__(self, examples: TrainingExamples, batch_size: int, seed: int) -> None:
         self.examples = examples
@@ -111,8 +110,8 @@ class BatchesOfLikeLength(Sampler[int]):
         return chain(*(batches[place] for place in order), last)
 
 
-class _TellEpoch(TrainerCallback):
-    """Tells the examples the epoch; accelerate does so too, but not when a run goes on within one."""
+class _EpochCallback(TrainerCallback):
+    """Sets the epoch of the examples; accelerate does not if a run continues within an epoch."""
 
     def __init__(self, examples: TrainingExamples) -> None:
         self.examples = examples
@@ -124,7 +123,7 @@ class _TellEpoch(TrainerCallback):
 
 
 def _last_checkpoint(work: Path) -> str | None:
-    """The newest finished checkpoint of the Trainer's, which writes its state last; unfinished ones are removed."""
+    """The newest complete checkpoint of the Trainer, which writes its state file last; incomplete ones are removed."""
     for folder in work.glob("checkpoint-*"):
         if not (folder / TRAINER_STATE_NAME).is_file():
             shutil.rmtree(folder)
@@ -132,7 +131,7 @@ def _last_checkpoint(work: Path) -> str | None:
 
 
 def prepare(model: SpeedLlamaForTraining, settings: Settings) -> Any:
-    """Freeze what is not trained; embedding and head always are. Returns the model, inside peft's where LoRA is on."""
+    """Freeze all but the trained layers, embedding and head included. Returns the model, with LoRA as a peft model."""
     model.requires_grad_(False)
     first = settings.lowest_layer
     if settings.lora_rank:
@@ -145,7 +144,7 @@ def prepare(model: SpeedLlamaForTraining, settings: Settings) -> Any:
 def _with_lora(model: SpeedLlamaForTraining, settings: Settings, layers: list[int]) -> Any:
     from peft import LoraConfig, get_peft_model
 
-    model.name_or_path = ""  # peft would read the source's config from there, and it has no bands
+    model.name_or_path = ""  # or peft would read the source's config, which has no bands
     config = LoraConfig(
         r=settings.lora_rank,
         lora_alpha=settings.lora_rank,
@@ -188,6 +187,6 @@ def arguments(
         disable_tqdm=True,
         dataloader_pin_memory=torch.cuda.is_available(),
     )
-    # with several GPUs the Trainer would split every tensor of a batch among them, in the middle of turns
+    # with several GPUs the Trainer would split each tensor of a batch among them, also within turns
     arguments._n_gpu = min(1, arguments.n_gpu)
     return arguments

@@ -1,4 +1,4 @@
-"""What a training run is asked for. Owns the checks; ConfigError names the value, the rule and the fix."""
+"""The settings of a training run, and their checks."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from sglang_speed.lab.training.answers import Sampling
 from sglang_speed.lab.training.options import Hyperparameters
 
 LEARNING_RATES = {"lora": 5e-4, "full": 5e-5}
-"""Where none is given: low-rank factors start at zero and take larger steps than weights."""
+"""Defaults. Low-rank factors start at zero and take larger steps than full weights."""
 
 
 class Objective(StrEnum):
-    """distil: KL from the same model at full depth, over what it says itself. sft: cross-entropy of given answers."""
+    """distil: KL from the same model at full depth, on its own answers. sft: cross-entropy of given answers."""
 
     DISTIL = "distil"
     SFT = "sft"
@@ -26,13 +26,12 @@ class Objective(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(Hyperparameters):
-    """A training run: its hyperparameters, and what they mean for one checkpoint.
+    """Hyperparameters for one checkpoint.
 
-    first_layer: None is the cutoff: the deep band alone, on kept cutoff states, with the shallow KV of the source.
-        Lower layers can learn to bring along what deep layers no longer see.
-    tails: each conversation is trained under one of them, another in every epoch; the checkpoint serves with
-        `speed.tail_tokens`.
-    concurrency: chats that are answered at once. log_to: a reporter of transformers' Trainer, or "none".
+    first_layer: None: the cutoff. Then only the deep band is trained, on kept cutoff states, with the shallow KV of the
+        source. Lower layers can learn to carry what deep layers no longer see.
+    tails: tail lengths to train with, alternating by epoch; the checkpoint is served with `speed.tail_tokens`.
+    concurrency: chats answered at a time. log_to: a reporter of transformers' Trainer, or "none".
     """
 
     speed: SpeedConfig
@@ -45,18 +44,17 @@ class Settings(Hyperparameters):
             raise ConfigError(f"--objective {self.objective} is not one of {', '.join(Objective)}: choose one of these")
         if self.speed.is_stock:
             raise ConfigError(
-                f"prefill_layers={self.speed.prefill_layers} is every layer: the model is at full depth as it is; "
-                "choose fewer"
+                f"prefill_layers={self.speed.prefill_layers} is every layer, so there is nothing to train: choose fewer"
             )
         if self.first_layer is not None and not 0 <= self.first_layer <= self.speed.prefill_layers:
             raise ConfigError(
                 f"first_layer={self.first_layer} is not between 0 and {self.speed.prefill_layers}: it is the lowest "
-                "layer that is trained, and all from the cutoff on are; leave it out to train these alone"
+                "trained layer; omit it to train only the layers from the cutoff on"
             )
         if self.span_tokens and self.objective != Objective.DISTIL:
             raise ConfigError(
-                f"span_tokens={self.span_tokens} goes with --objective distil: the words of a prompt are not the "
-                "model's to learn, only what full depth says after each of them"
+                f"span_tokens={self.span_tokens} needs --objective distil: on prompt tokens, the model learns full "
+                "depth's predictions, not the text"
             )
         self._require_numbers()
         _require_reporter(self.log_to)
@@ -77,9 +75,9 @@ class Settings(Hyperparameters):
             if getattr(self, key) < least:
                 raise ConfigError(f"{key}={getattr(self, key)} is below {least}: raise it")
         if not 0 <= self.held_out < 1:
-            raise ConfigError(f"held_out={self.held_out} is not in [0, 1): it is a share of the conversations")
+            raise ConfigError(f"held_out={self.held_out} is not in [0, 1): it is a share of the chats")
         if self.epochs <= 0:
-            raise ConfigError(f"epochs={self.epochs} is not above 0: it is how often each conversation is seen")
+            raise ConfigError(f"epochs={self.epochs} is not above 0: it is how often each chat is seen")
         if self.learning_rate is not None and self.learning_rate <= 0:
             raise ConfigError(f"learning_rate={self.learning_rate} is not above 0")
 
@@ -97,7 +95,7 @@ class Settings(Hyperparameters):
 
     @property
     def keeps_states(self) -> bool:
-        """Whether the frozen model's states are computed before training."""
+        """Whether hidden states of the frozen model are computed before training."""
         return self.objective == Objective.DISTIL or self.lowest_layer > 0
 
     @property
@@ -112,9 +110,9 @@ class Settings(Hyperparameters):
 class TrainingRun:
     """One call of `sglang-speed train`.
 
-    source: a checkpoint that was not trained for a cutoff. destination: must be absent or empty. data: chats as JSON
-        lines. work: the folder in which a run that was interrupted continues.
-    url: a server of the source at full depth, which writes missing answers; None starts one if there are any.
+    source: an untrained checkpoint. destination: must be absent or empty. data: chats as JSON lines.
+    work: working folder, from which an interrupted run continues.
+    url: a full-depth server of the source that writes open messages; None: start one if there are any.
     """
 
     source: Path
@@ -127,7 +125,7 @@ class TrainingRun:
 
 
 def _require_reporter(name: str) -> None:
-    """ConfigError for a reporter that transformers does not know or that is not installed."""
+    """Raise ConfigError for a reporter that is unknown to transformers or not installed."""
     from transformers.integrations.integration_utils import get_available_reporting_integrations
 
     known = ["none", *get_available_reporting_integrations()]

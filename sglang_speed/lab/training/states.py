@@ -1,9 +1,8 @@
-"""The hidden states that training needs of the frozen model, computed once and kept on disk.
+"""Hidden states of the frozen model for training, computed once and kept on disk.
 
-One pass of the source model at full depth over a conversation gives both: what enters the lowest layer that is
-trained, so that no step runs the layers below it, and the teacher's last states, which the head turns into its logits.
-Owns the folder of state files. Where the deep band alone is trained, only its rows are
-kept: those of the longest tail; a shorter one leaves rows out.
+One full-depth pass over a conversation gives both: the input of the lowest trained layer, so that training steps skip
+the layers below, and the teacher's last states, from which the head makes logits. If only the deep band is trained,
+only its rows are kept, for the longest tail; shorter tails use fewer of them.
 """
 
 from __future__ import annotations
@@ -26,10 +25,10 @@ from sglang_speed.reference.training import DeepRows, SpeedLlamaForTraining, dee
 
 @dataclass(frozen=True)
 class States:
-    """Of one conversation.
+    """The states of one conversation.
 
-    entry: what enters the lowest trained layer, [num_tokens, hidden_size]; [num_rows, hidden_size] where that layer is
-        the cutoff; [0, hidden_size] where it is the first one, which token ids enter as well.
+    entry: input of the lowest trained layer, [num_tokens, hidden_size]; [num_rows, hidden_size] if that layer is the
+        cutoff; [0, hidden_size] if it is layer 0, whose input follows from token ids.
     teacher: [num_labels, hidden_size], after the norm.
     """
 
@@ -39,7 +38,7 @@ class States:
 
 @torch.no_grad()
 def capture(model: SpeedLlamaForTraining, conversation: Conversation, rows: DeepRows) -> States:
-    """Both states, by a forward of every token through every layer."""
+    """Compute both by a forward pass of all tokens through all layers."""
     entry = model.entry_states(torch.tensor([conversation.token_ids], device=model.device))
     last = model.full_depth_states(model.cutoff_states(entry))
     said = [position for position, label in zip(rows.positions, rows.labels, strict=True) if label != IGNORED_LABEL]
@@ -56,14 +55,14 @@ def _kept_tokens(model: SpeedLlamaForTraining, conversation: Conversation, rows:
 
 
 class StateFolder:
-    """State files of a run's conversations, one each, so that a run that was cut short goes on."""
+    """One state file per conversation, so that an interrupted run continues."""
 
     def __init__(self, folder: Path, policy: SpeedPolicy) -> None:
         self.folder = folder
         self.policy = policy
 
     def capture_all(self, model: SpeedLlamaForTraining, conversations: Sequence[Conversation]) -> Iterator[int]:
-        """Capture what is missing; yields how many are there after each."""
+        """Capture missing states; yields the number done after each conversation."""
         self.folder.mkdir(parents=True, exist_ok=True)
         for number, conversation in enumerate(conversations):
             path = self._path(number)

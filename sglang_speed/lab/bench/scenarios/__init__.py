@@ -1,11 +1,11 @@
-"""What can be asked of both sides, in the order in which it is asked.
+"""All scenarios, in the order in which they run.
 
-Overhead comes before capacity, chat and tree, which share servers with it: both of its sides are fresh then.
+Overhead runs before capacity, chat and tree, which share its servers, so that its servers are fresh.
 """
 
 from __future__ import annotations
 
-from sglang_speed.lab.bench.scenarios.base import Measured, Scenario, Setting
+from sglang_speed.lab.bench.scenarios.base import Measurement, Scenario, Setting
 from sglang_speed.lab.bench.scenarios.capacity import Capacity
 from sglang_speed.lab.bench.scenarios.conversations import AgentTree, MultiTurnChat
 from sglang_speed.lab.bench.scenarios.decode import Decode
@@ -17,4 +17,4 @@ SCENARIOS: dict[str, Scenario] = {
     for scenario in (Prefill(), Decode(), Overhead(), Capacity(), MultiTurnChat(), AgentTree(), SchedulerStep())
 }
 
-__all__ = ["SCENARIOS", "Measured", "Scenario", "Setting"]
+__all__ = ["SCENARIOS", "Measurement", "Scenario", "Setting"]

@@ -1,4 +1,4 @@
-"""What a scenario is, and what it works with."""
+"""The base class of scenarios, and their setting."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from sglang_speed.lab.bench.profiles import Pool, Profile
 from sglang_speed.lab.bench.results import Point, Sample
 from sglang_speed.method.cost import Rates, extend_of, step_floor, ttft_floor
 
-Measured = Sample | Point
+Measurement = Sample | Point
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Running servers, one client each, and what is known of the model and the machine."""
+    """A client for each running server, and the model, profile and rates."""
 
     model: Model
     profile: Profile
@@ -31,21 +31,21 @@ class Setting:
         return self.model.shape.kv_bytes_per_layer
 
     def ttft_floor(self, side: str, prompt_len: int, cached_len: int = 0) -> float:
-        """Seconds that no server of this machine beats."""
+        """The lowest possible TTFT on this machine, in seconds."""
         config = self.model.contenders[side].config
         return ttft_floor(self.model.shape, config, extend_of(config, prompt_len, cached_len), self.rates)
 
     def step_floor(self, side: str, context_len: int, batch_size: int) -> float:
-        """The like for a decode step."""
+        """The lowest possible time of a decode step, in seconds."""
         config = self.model.contenders[side].config
         return step_floor(self.model.shape, config, context_len, batch_size, self.rates)
 
 
 class Scenario(ABC):
-    """One question about both sides.
+    """One measurement of both sides.
 
-    name: what the user types. pool_name: field of the profile with the KV memory of its servers. sides: which servers
-        it needs. is_tiny: it asks a model that costs nothing.
+    name: as typed by the user. pool_name: field of the profile with the KV memory of its servers. sides: the servers it
+        needs. is_tiny: uses the tiny model.
     """
 
     name: ClassVar[str]
@@ -58,10 +58,10 @@ class Scenario(ABC):
         return getattr(profile, self.pool_name)
 
     @abstractmethod
-    def run(self, setting: Setting) -> AsyncIterator[Measured]:
-        """Ask, and hand over what was measured as it comes."""
+    def run(self, setting: Setting) -> AsyncIterator[Measurement]:
+        """Send requests and yield measurements."""
 
 
 def alternating(sides: Sequence[str], repeat: int) -> list[str]:
-    """Who goes first changes with every repeat, so that a drift of the machine meets both alike."""
+    """Reverse the order in every other repeat, so that a drift of the machine affects both sides."""
     return list(sides) if repeat % 2 == 0 else list(reversed(sides))

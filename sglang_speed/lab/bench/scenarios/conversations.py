@@ -1,4 +1,4 @@
-"""Conversations that grow turn by turn with what the server really answered: a chat, and agents on one tree."""
+"""Conversations that grow by the server's own answers: a chat, and agents on one tree."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from statistics import mean
 from sglang_speed.lab.bench.load import Answer, LoadClient
 from sglang_speed.lab.bench.profiles import ChatSizes, Profile, TreeSizes
 from sglang_speed.lab.bench.results import Figure, Point, Sample
-from sglang_speed.lab.bench.scenarios.base import Measured, Scenario, Setting, alternating
+from sglang_speed.lab.bench.scenarios.base import Measurement, Scenario, Setting, alternating
 
 CHAT_TARGET = 2.0
 
 
 @dataclass
 class Conversation:
-    """history: all tokens so far, the server's answers included."""
+    """history: all tokens so far, answers included."""
 
     client: LoadClient
     history: list[int] = field(default_factory=list)
@@ -55,12 +55,12 @@ def hit_rate(answers: Sequence[Answer]) -> float:
 
 
 class MultiTurnChat(Scenario):
-    """Users who take turns one after another, whose conversations together are about as long as stock's pool."""
+    """Users take turns; their conversations together are about as long as stock's pool."""
 
     name = "chat"
     pool_name = "cache_pool"
 
-    async def run(self, setting: Setting) -> AsyncIterator[Measured]:
+    async def run(self, setting: Setting) -> AsyncIterator[Measurement]:
         for working_set in setting.profile.chat.working_sets:
             figures = self.figures(setting, working_set)
             for repeat in range(setting.profile.repeats):
@@ -75,7 +75,7 @@ class MultiTurnChat(Scenario):
 
     async def play(
         self, setting: Setting, side: str, working_set: float, answered: AnsweredTurns
-    ) -> AsyncIterator[Measured]:
+    ) -> AsyncIterator[Measurement]:
         chat, client = setting.profile.chat, setting.clients[side]
         users = [Conversation(client) for _ in range(num_users(setting.profile, working_set))]
         start = time.perf_counter()
@@ -97,8 +97,8 @@ class MultiTurnChat(Scenario):
         return setting.prompts.tokens(f"chat turn {turn}", user, chat.user_tokens)
 
     def figures(self, setting: Setting, working_set: float) -> tuple[Figure, Figure]:
-        """Mean TTFT and hit rate. The ceiling, where the working set fits in one tree only: stock never finds a prompt
-        in it, SPEED always does; where it fits in both, both do; where it fits in none, none is known."""
+        """Mean TTFT and hit rate. The ceiling assumes that a side always hits if the working set fits in its tree, and
+        that stock never hits otherwise; None if it does not fit in SPEED's."""
         chat = setting.profile.chat
         tokens = num_users(setting.profile, working_set) * chat.final_len
         fits = {side: tokens <= setting.clients[side].server.prompt_tokens for side in self.sides}
@@ -112,12 +112,12 @@ class MultiTurnChat(Scenario):
 
 
 class AgentTree(Scenario):
-    """Agents that share a system prompt with tools, and act at the same time."""
+    """Concurrent agents with a common system prompt and tools."""
 
     name = "tree"
     pool_name = "cache_pool"
 
-    async def run(self, setting: Setting) -> AsyncIterator[Measured]:
+    async def run(self, setting: Setting) -> AsyncIterator[Measurement]:
         ttft, seconds, hits = self.figures(setting)
         for repeat in range(setting.profile.repeats):
             for side in alternating(self.sides, repeat):
@@ -129,7 +129,7 @@ class AgentTree(Scenario):
                 yield Sample(hits, side, answered.hit_rate)
 
     async def play(self, setting: Setting, side: str) -> AnsweredTurns:
-        """One agent reads the system prompt first, then all of them take step after step together."""
+        """Prefill the system prompt once, then let all agents act together, step by step."""
         tree = setting.profile.tree
         system = setting.prompts.prompt("system", 0, tree.system_tokens)
         await setting.clients[side].ask(system, 1)
@@ -145,7 +145,7 @@ class AgentTree(Scenario):
         return answered
 
     def figures(self, setting: Setting) -> tuple[Figure, Figure, Figure]:
-        """The ceiling of TTFT: both sides find all that they have seen."""
+        """The ceiling of TTFT assumes that both sides find all that they have seen."""
         tree = setting.profile.tree
         stock, speed = (
             sum(setting.ttft_floor(side, length, cached) for length, cached in steps(tree)) for side in self.sides
@@ -158,19 +158,19 @@ class AgentTree(Scenario):
 
 
 def num_users(profile: Profile, working_set: float) -> int:
-    """So many that all conversations together end at `working_set` times what the pool holds at full depth."""
+    """The number at which all conversations together end at `working_set` times the pool at full depth."""
     return round(working_set * profile.cache_pool.tokens / profile.chat.final_len)
 
 
 def turns(chat: ChatSizes) -> list[tuple[int, int]]:
-    """Prompt tokens of each turn, and how many of them an unlimited tree would have."""
+    """Prompt tokens of each turn, and how many of them an unlimited tree would hold."""
     grown = chat.user_tokens + chat.answer_tokens
     lengths = [chat.first_prompt + turn * grown for turn in range(chat.num_turns)]
     return [(length, 0 if turn == 0 else length - chat.user_tokens - 1) for turn, length in enumerate(lengths)]
 
 
 def steps(tree: TreeSizes) -> list[tuple[int, int]]:
-    """The like for each step of an agent."""
+    """The same for each step of an agent."""
     grown = tree.observation_tokens + tree.action_tokens
     lengths = [tree.system_tokens + tree.observation_tokens + step * grown for step in range(tree.num_steps)]
     return [(length, length - tree.observation_tokens - (step > 0)) for step, length in enumerate(lengths)]

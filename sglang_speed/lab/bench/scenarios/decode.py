@@ -1,4 +1,4 @@
-"""TPOT behind long prompts, from one request to several."""
+"""TPOT after long prompts, for one and several requests."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from statistics import median
 
 from sglang_speed.lab.bench.load import Answer, LoadClient
 from sglang_speed.lab.bench.results import Figure, Point, Sample
-from sglang_speed.lab.bench.scenarios.base import Measured, Scenario, Setting, alternating
+from sglang_speed.lab.bench.scenarios.base import Measurement, Scenario, Setting, alternating
 from sglang_speed.lab.common.client import RequestFailed
 
 TARGET_SHARE = 0.90
@@ -18,8 +18,8 @@ class Decode(Scenario):
     name = "decode"
     pool_name = "long_pool"
 
-    async def run(self, setting: Setting) -> AsyncIterator[Measured]:
-        """Prompts are put into the tree first, so that a batch starts at once; each has its own KV."""
+    async def run(self, setting: Setting) -> AsyncIterator[Measurement]:
+        """Prefill the prompts first, so that a batch decodes at once; each has its own KV."""
         profile = setting.profile
         prompts = [
             setting.prompts.prompt("long", index, profile.context_len) for index in range(max(profile.batch_sizes))
@@ -38,8 +38,8 @@ class Decode(Scenario):
         async for point in self.shorter_contexts(setting):
             yield point
 
-    async def shorter_contexts(self, setting: Setting) -> AsyncIterator[Measured]:
-        """Batch 1 at every length of the prefill scenario, for the plot."""
+    async def shorter_contexts(self, setting: Setting) -> AsyncIterator[Measurement]:
+        """Batch size 1 at every length of the prefill scenario, for the plot."""
         profile = setting.profile
         for length in profile.prompt_lens:
             prompt = setting.prompts.prompt("long", 0, length)
@@ -57,26 +57,26 @@ class Decode(Scenario):
 
 
 async def ask_all(client: LoadClient, prompts: list[list[int]], num_tokens: int) -> list[Answer]:
-    """Ask for all of them at once."""
+    """Send all prompts at once."""
     return await asyncio.gather(*(client.ask(prompt, num_tokens) for prompt in prompts))
 
 
 async def decode_step(client: LoadClient, prompts: list[list[int]], num_tokens: int) -> float:
-    """Seconds of a decode step in which all requests take part."""
+    """Seconds of a decode step of all requests."""
     return shared_step(await ask_all(client, prompts, num_tokens))
 
 
 def shared_step(answers: Sequence[Answer]) -> float:
-    """Median over requests of the seconds per token, between the last first token and the first last one.
+    """Median over requests of the seconds per token while all of them decode: between the latest first token and the
+    earliest last one.
 
-    Before and after, the batch is smaller, or prefills some of its requests. Raises RequestFailed where fewer than
-    two tokens of a request came in between.
+    Raises RequestFailed if fewer than two tokens of a request arrived in between.
     """
     begin, end = max(one.times[0] for one in answers), min(one.times[-1] for one in answers)
     steps = []
     for answer in answers:
         inside = [at for at in answer.times if begin <= at <= end]
         if len(inside) < 2:
-            raise RequestFailed(f"{len(answers)} requests did not decode together: too few tokens were asked for")
+            raise RequestFailed(f"{len(answers)} requests did not decode together: too few tokens were requested")
         steps.append((inside[-1] - inside[0]) / (len(inside) - 1))
     return median(steps)

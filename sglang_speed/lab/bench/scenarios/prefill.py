@@ -1,4 +1,4 @@
-"""TTFT of prompts that share nothing with the radix tree, at several lengths."""
+"""TTFT of cold prompts, at several lengths."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 from sglang_speed.lab.bench.load import Answer
 from sglang_speed.lab.bench.results import Figure, Point, Sample
-from sglang_speed.lab.bench.scenarios.base import Measured, Scenario, Setting, alternating
+from sglang_speed.lab.bench.scenarios.base import Measurement, Scenario, Setting, alternating
 from sglang_speed.lab.common.client import RequestFailed
 
 MOST_SHARED = 1
@@ -19,8 +19,8 @@ class Prefill(Scenario):
     name = "prefill"
     pool_name = "long_pool"
 
-    async def run(self, setting: Setting) -> AsyncIterator[Measured]:
-        """The shortest prompts first. The longest ones stay in the tree, where the decode scenario finds them."""
+    async def run(self, setting: Setting) -> AsyncIterator[Measurement]:
+        """Shortest prompts first. The longest ones stay in the tree for the decode scenario."""
         profile = setting.profile
         for side in self.sides:
             await setting.clients[side].ask(setting.prompts.prompt("warm up", 0, profile.prompt_lens[0]), 2)
@@ -41,10 +41,10 @@ class Prefill(Scenario):
 
 
 def require_cold(answer: Answer) -> Answer:
-    """Raises RequestFailed for a prompt that the radix tree knew: its TTFT would be that of a part."""
+    """Raise RequestFailed if part of the prompt was cached."""
     if answer.cached_len > MOST_SHARED:
         raise RequestFailed(
-            f"{answer.cached_len} of {answer.prompt_len} tokens of a cold prompt were cached: it was asked before; "
-            "flush the server's cache, or start the server anew"
+            f"{answer.cached_len} of {answer.prompt_len} tokens of a cold prompt were cached: flush the server's "
+            "cache, or restart the server"
         )
     return answer

@@ -1,6 +1,6 @@
-"""What a model is asked, one task per file; `base.py` has the contract.
+"""The tasks, one per file; `base.py` has the contract.
 
-words.py, catalogue.py, rules.py   what items are made of: words and prose, tools, rules
+words.py, catalogue.py, rules.py   material of the items: words and prose, tools, rules
 
 A new task is a file with a subclass of Task, and an entry here.
 """

@@ -1,7 +1,7 @@
-"""What a task is: items made from a seed, and a grade for the answers to one.
+"""The base class of tasks: items made from a seed, and a grade for the answers to each.
 
-Items are the same for every model, so that two models can be compared item by item; the first N of them do not depend
-on how many are asked for.
+Items are the same for every model, so that two models can be compared item by item. The first N items do not depend on
+the number of items.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def assistant(text: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Item:
-    """One conversation. opening: messages that are given. turns: what the user then says, one by one; the model's own
-    answers stand between them. wanted: what the grade needs to know. group: what kind of item it is, for tables."""
+    """One conversation. opening: given messages. turns: the user's following messages, between which the model answers.
+    wanted: data for grading. group: the kind of item, for tables."""
 
     opening: tuple[dict[str, str], ...]
     turns: tuple[str, ...]
@@ -37,8 +37,8 @@ class Item:
 
 
 class Task(ABC):
-    """metrics: what `grade` gives, from 0 to 1; the first one is the task's headline. Of those in `faults` less is
-    better. drawn_together: neighbouring items that share a part, and are not independent because of it."""
+    """metrics: keys of `grade`, whose values are from 0 to 1; the first is the task's headline. faults: metrics where
+    lower is better. drawn_together: number of neighbouring items that share a part and so are not independent."""
 
     name: ClassVar[str]
     metrics: ClassVar[tuple[str, ...]]
@@ -51,10 +51,10 @@ class Task(ABC):
 
     @abstractmethod
     def item(self, seed: int, index: int) -> Item:
-        """The item with this index; nothing but the arguments decides what it is."""
+        """The item with this index; depends on the arguments only."""
 
     def random(self, *parts: int) -> Random:
-        """The same for the same task and parts, whatever was drawn before."""
+        """A generator that depends on task and parts only."""
         return Random(" ".join(map(str, (self.name, *parts))))
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""The tools that the tool-calling task offers, as JSON schemas, and what a user says who needs one of them."""
+"""The tools of the tool-calling task, as JSON schemas, and user requests for them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DAYS = listed("Monday Tuesday Wednesday Thursday Friday Saturday Sunday")
 
 @dataclass(frozen=True)
 class Tool:
-    """request: what a user says, with a field for each argument. values: what an argument can be."""
+    """request: a user's request, with a field for each argument. values: possible values of each argument."""
 
     name: str
     description: str
@@ -34,7 +34,7 @@ class Tool:
         return {"name": self.name, "description": self.description, "parameters": self.schema}
 
     def draw(self, random: Random) -> tuple[str, dict[str, Any]]:
-        """A user's request, and the arguments that it means."""
+        """A user's request and the arguments of the right call."""
         arguments = {name: random.choice(values) for name, values in self.values.items()}
         return self.request.format(**arguments), arguments
 

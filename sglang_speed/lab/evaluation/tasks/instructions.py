@@ -1,6 +1,6 @@
 """Instruction following: a request with one rule that a program can check.
 
-An example of the same rule comes first, with another word where the rule has one, so that a small model can follow too.
+An example of the same rule, with another word if it has one, comes first, so that a small model can follow it too.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Instructions(Task):
         return Item(opening, (f"{request} {rule.wording.format(word=word)}",), wanted, {"rule": rule.name})
 
     def grade(self, item: Item, answers: Sequence[str]) -> dict[str, float]:
-        """Neither the example nor a word or two, however often they are said, follow a rule."""
+        """A copy of the example, or one or two repeated words, do not count."""
         rule, word = RULES[item.wanted["rule"]], item.wanted["word"]
         said, shown = words_of(answers[-1]), words_of(rule.example.format(word=word))
         is_copy = said == shown * (len(said) // len(shown))

@@ -1,7 +1,6 @@
-"""Needle retrieval: a number stands somewhere in a long text, and is asked for at its end.
+"""Needle retrieval: find a number in a long text, at every combination of length and depth.
 
-Every length is asked at every depth. Two more numbers, of other places, stand elsewhere in the text, so that the model
-must find the right one and not any.
+The text also has the numbers of two other places, so that the model must find the right one.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ class Needle(Task):
     def __init__(self, lengths: Sequence[int] = LENGTHS) -> None:
         short = [length for length in lengths if length < 50]
         if short:
-            raise ConfigError(f"--length {short[0]} is below 50 words: there is nothing to search in; e.g. 300")
+            raise ConfigError(f"--length {short[0]} is below 50 words: choose a longer text, e.g. 300")
         self._cells = list(product(lengths, DEPTHS))
 
     def item(self, seed: int, index: int) -> Item:
@@ -47,7 +46,7 @@ class Needle(Task):
         return Item((), (question,), {"code": code}, {"words": length, "depth": depth})
 
     def grade(self, item: Item, answers: Sequence[str]) -> dict[str, float]:
-        """Right where the first number of the answer is the code."""
+        """Right if the first number in the answer is the code."""
         numbers = re.findall(r"\d+", answers[-1])
         return {"found": float(numbers[:1] == [item.wanted["code"]])}
 

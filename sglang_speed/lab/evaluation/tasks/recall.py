@@ -1,8 +1,8 @@
-"""Multi-turn recall: the user tells facts, talks of something else, and asks for the facts.
+"""Multi-turn recall: the user tells facts, changes the subject, and asks for the facts.
 
-One of the questions comes first, with its answer, as an example of how to answer. The model's own answers stand in
-between: all turns are sent, so that a server finds the earlier ones in its radix tree. Facts are told at once, since a
-small model that has answered each of them alike goes on with that answer.
+One question with its answer comes first, as an example. All turns are sent, the model's own answers included, so the
+server finds earlier ones in its radix tree. All facts are told in one message: a small model that has answered each of
+them alike repeats that answer.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ THANKS = "Thank you, I will remember that."
 
 @dataclass(frozen=True)
 class Fact:
-    """What the user says, asks later, and wants to hear."""
+    """told: the user's sentence. question: asked later. word: the expected answer."""
 
     told: str
     question: str
@@ -40,7 +40,7 @@ class Fact:
 
 
 def draw_facts(random: Random, num: int) -> list[Fact]:
-    """Of as many people, each of another kind."""
+    """Facts about different people, each of another kind."""
     facts = []
     for name, (told, question, words) in zip(random.sample(NAMES, num), random.sample(FACTS, num), strict=True):
         word = random.choice(words)
@@ -49,14 +49,14 @@ def draw_facts(random: Random, num: int) -> list[Fact]:
 
 
 class Recall(Task):
-    """An item is a session that asks for several facts; `recalled` is the share of them in the answers."""
+    """An item is a session with several questions; `recalled` is the share of right answers."""
 
     name = "recall"
     metrics = ("recalled",)
     max_new_tokens = 24
 
     def items(self, seed: int, num_items: int) -> list[Item]:
-        """num_items: questions, of which a session has several."""
+        """num_items: number of questions; a session has several."""
         return super().items(seed, -(-num_items // NUM_FACTS))
 
     def item(self, seed: int, index: int) -> Item:

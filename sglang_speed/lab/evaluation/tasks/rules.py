@@ -1,4 +1,4 @@
-"""Rules that an answer keeps or breaks: how a user words them, an answer that keeps them, and the check."""
+"""Rules for answers: a user's wording, an answer that follows the rule, and the check."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ Check = Callable[[str, str], bool]
 
 @dataclass(frozen=True)
 class Rule:
-    """words: of which an item has one, in {word} of the wording and the example. check(answer, word): whether an answer
-    keeps the rule."""
+    """words: choices for {word} in wording and example. check(answer, word): whether an answer follows the rule."""
 
     name: str
     wording: str
@@ -29,7 +28,7 @@ def has_word(text: str, word: str) -> bool:
 
 
 def words_of(text: str) -> list[str]:
-    """In lower case, without what stands around them."""
+    """The words in lower case, without punctuation."""
     return re.findall(r"[^\W_]+(?:['-][^\W_]+)*", text.casefold())
 
 
@@ -38,13 +37,13 @@ def num_sentences(text: str) -> int:
 
 
 def are_bullets(text: str, count: int) -> bool:
-    """Whether every line is a bullet point, and there are as many."""
+    """Whether the text is exactly `count` bullet points."""
     lines = [line for line in text.splitlines() if line.strip()]
     return len(lines) == count and all(line.startswith("- ") for line in lines)
 
 
 def is_json_object(text: str, key: str) -> bool:
-    """Whether the text is an object with this key and no other."""
+    """Whether the text is a JSON object with this key only."""
     try:
         value = json.loads(text)
     except ValueError:

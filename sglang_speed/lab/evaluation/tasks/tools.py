@@ -1,6 +1,6 @@
-"""Tool calling: some tools as JSON schemas in the system prompt, a request that one of them serves, a call as JSON.
+"""Tool calling: tools as JSON schemas in the system prompt, a request for one of them, a call as JSON.
 
-Nothing constrains the output. An invented tool is a name that was not offered.
+The output is not constrained. An invented tool is a name that was not offered.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Tools(Task):
     drawn_together = 8
 
     def item(self, seed: int, index: int) -> Item:
-        """Neighbours have the same tools and examples, as the users of one agent have."""
+        """Neighbours share tools and examples, like users of one agent."""
         offered, opening = toolbox(self.random(seed, index // self.drawn_together))
         random = self.random(seed, index, NUM_OFFERED)
         tool = offered[index % NUM_OFFERED]
@@ -57,7 +57,7 @@ class Tools(Task):
 
 
 def toolbox(random: Random) -> tuple[list[Tool], tuple[dict[str, str], ...]]:
-    """Some tools, and the system prompt that declares them, with an example of a call of the first ones."""
+    """Some tools, their system prompt, and example calls of the first ones."""
     offered = random.sample(CATALOGUE, NUM_OFFERED)
     declared = "\n".join(json.dumps(tool.declaration) for tool in random.sample(offered, NUM_OFFERED))
     examples = [message for tool in offered[:NUM_EXAMPLES] for message in exchange(tool, random)]
@@ -71,8 +71,8 @@ def exchange(tool: Tool, random: Random) -> tuple[dict[str, str], dict[str, str]
 
 
 def parse_call(answer: str) -> dict[str, Any] | None:
-    """The answer as a call: one JSON object with a name and arguments; a code fence or <tool_call> tags may be around
-    it. None for anything else."""
+    """Parse a call: one JSON object with name and arguments, possibly in a code fence or <tool_call> tags. None for
+    anything else."""
     inner = re.fullmatch(r"(?:```(?:json)?|<tool_call>)\s*(.*?)\s*(?:```|</tool_call>)", answer.strip(), re.DOTALL)
     try:
         call = json.loads(inner[1] if inner else answer)
@@ -84,7 +84,7 @@ def parse_call(answer: str) -> dict[str, Any] | None:
 
 
 def named_tool(answer: str) -> str | None:
-    """The name that an answer calls, even where it is no valid JSON."""
+    """The name of the called tool, even in invalid JSON."""
     found = re.search(r'"name"\s*:\s*"([^"]*)"', answer)
     return found[1] if found else None
 
@@ -94,7 +94,7 @@ def fits(arguments: Any, schema: Mapping[str, Any]) -> bool:
 
 
 def same(found: Any, wanted: Mapping[str, Any]) -> bool:
-    """Whether the arguments are those that were meant; case and blanks around text do not count."""
+    """Whether the arguments are the wanted ones, apart from case and surrounding whitespace."""
     return isinstance(found, dict) and _plain(found) == _plain(wanted)
 
 

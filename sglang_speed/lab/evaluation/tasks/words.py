@@ -1,4 +1,4 @@
-"""The words that items are made of, and prose without meaning made of them. Names of places are invented."""
+"""Word lists of the items, and meaningless prose made of them. Place names are invented."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from random import Random
 
 
 def listed(text: str, separator: str | None = None) -> tuple[str, ...]:
-    """The parts of a text; blanks separate them where nothing else does."""
+    """Split a text; by whitespace without a separator."""
     return tuple(part.strip() for part in text.split(separator))
 
 
@@ -76,7 +76,7 @@ _SCENES = listed(
 
 
 def sentence(random: Random) -> str:
-    """One sentence about nothing in particular."""
+    """A random sentence."""
     words = {
         "place": random.choice(PLACES),
         "thing": random.choice(THINGS),
@@ -95,7 +95,7 @@ def sentence(random: Random) -> str:
 
 
 def sentences(random: Random, num_words: int) -> list[str]:
-    """Sentences of about `num_words` words together."""
+    """Sentences with about `num_words` words in total."""
     found: list[str] = []
     count = 0
     while count < num_words:
