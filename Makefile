@@ -45,10 +45,10 @@ test-slow: $(INSTALLED)  ## the tests that take minutes
 	$(BIN)/python -m pytest -m "slow and not gpu"
 
 test-storm: $(INSTALLED)  ## thousands of requests against servers that are too small (STORM_SEED=1)
-	$(BIN)/python -m pytest -m storm tests/storm
+	$(BIN)/python -m pytest -m storm tests/server/storm
 
 soak: $(INSTALLED)  ## the same storm for MINUTES (120) with SEED (1), figures in build/soak.json
-	$(BIN)/python -m tests.storm.soak --minutes $(MINUTES) --seed $(SEED) --json build/soak.json
+	$(BIN)/python -m tests.server.storm.soak --minutes $(MINUTES) --seed $(SEED) --json build/soak.json
 
 gpu-bundle: $(INSTALLED)  ## what an offline GPU machine needs, in .gpu-bundle (EXTRA=kernels.tar.xz)
 	$(BIN)/python benchmarks/gpu/bundle.py --cache build/gpu-wheels --out .gpu-bundle $(addprefix --extra ,$(EXTRA))

@@ -9,22 +9,26 @@ from xdist.scheduler import LoadScopeScheduling
 
 SERVER, MODEL = "the shared server", "the default model"
 TOGETHER = {
-    "tests/agents": SERVER,
-    "tests/e2e": SERVER,
-    "tests/examples": SERVER,
-    "tests/checkpoints": MODEL,
+    "tests/server/agents": SERVER,
+    "tests/server/e2e": SERVER,
+    "tests/server/examples": SERVER,
+    "tests/server/checkpoints": MODEL,
 }
-ALONE = ("tests/e2e/test_refused_settings.py", "tests/e2e/test_refused_starts.py", "tests/e2e/test_several_ranks.py")
+ALONE = (
+    "tests/server/e2e/test_refused_settings.py",
+    "tests/server/e2e/test_refused_starts.py",
+    "tests/server/e2e/test_several_ranks.py",
+)
 LONGEST_FIRST = (
     SERVER,
-    "tests/e2e/test_refused_starts.py",
-    "tests/kills/test_a_killed_server.py",
-    "tests/storm/test_storm.py",
-    "tests/parity/test_stateful_scheduler.py",
-    "tests/platforms/test_cpu_server.py",
-    "tests/parity/test_gpu_backends.py",
-    "tests/parity/test_retraction_is_exact.py",
-    "tests/evaluation/test_side_by_side.py",
+    "tests/server/e2e/test_refused_starts.py",
+    "tests/server/kills/test_a_killed_server.py",
+    "tests/server/storm/test_storm.py",
+    "tests/inprocess/parity/test_stateful_scheduler.py",
+    "tests/server/platforms/test_cpu_server.py",
+    "tests/inprocess/parity/test_gpu_backends.py",
+    "tests/inprocess/parity/test_retraction_is_exact.py",
+    "tests/server/evaluation/test_side_by_side.py",
 )
 """What would keep one worker busy when the others are done."""
 

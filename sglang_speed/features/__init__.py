@@ -2,7 +2,7 @@
 
 What is not proven with two bands is refused at start-up by name. To make a feature work: take its refusal out of its
 file, list the changes to SGLang that it needs there (`hooks`), name the tests that prove it (`proof`), and move its row
-in tests/e2e/test_refused_settings.py and docs/features.md. A new feature is a new file and a name in `MODULES`.
+in tests/server/e2e/test_refused_settings.py and docs/features.md. A new feature is a new file and a name in `MODULES`.
 
 base     the contract
 

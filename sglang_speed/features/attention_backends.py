@@ -25,9 +25,9 @@ FEATURE = Feature(
     name="attention backends",
     served=(f"--attention-backend {', '.join(ATTENTION_BACKENDS)}",),
     proof=(
-        "tests/parity/test_every_setting.py",
-        "tests/parity/test_gpu_backends.py",
-        "tests/parity/test_triton.py",
+        "tests/inprocess/parity/test_every_setting.py",
+        "tests/inprocess/parity/test_gpu_backends.py",
+        "tests/inprocess/parity/test_triton.py",
         "tests/gpu/test_exactness.py",
     ),
     refusals=(

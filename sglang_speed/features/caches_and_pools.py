@@ -18,7 +18,7 @@ def _has_cpp_tree(_: Any) -> bool:
 FEATURE = Feature(
     name="prefix caches and pools",
     served=("radix cache", "--disable-radix-cache"),
-    proof=("tests/parity/test_every_setting.py", "tests/parity/test_prefix_reuse.py"),
+    proof=("tests/inprocess/parity/test_every_setting.py", "tests/inprocess/parity/test_prefix_reuse.py"),
     refusals=(
         Refusal("--enable-lmcache", on("enable_lmcache"), _OTHER_CACHE),
         Refusal("--enable-flexkv", on("enable_flexkv"), _OTHER_CACHE),

@@ -14,7 +14,7 @@ def _no_chunk_has_a_page(args: Any) -> bool:
 FEATURE = Feature(
     name="chunked prefill, pages",
     served=("--chunked-prefill-size", "--page-size"),
-    proof=("tests/parity/test_every_setting.py",),
+    proof=("tests/inprocess/parity/test_every_setting.py",),
     refusals=(
         Refusal("--enable-mixed-chunk", on("enable_mixed_chunk"), "its decode steps are not checked for deep slots"),
         Refusal(

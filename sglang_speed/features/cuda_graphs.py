@@ -53,7 +53,7 @@ def _refusal(phase: str, reason: str) -> Refusal:
 FEATURE = Feature(
     name="CUDA graphs, torch.compile",
     served=(f"--cuda-graph-backend-decode {', '.join(GRAPHS['decode'])}",),
-    proof=("tests/parity/test_gpu_backends.py", "tests/gpu/test_exactness.py"),
+    proof=("tests/inprocess/parity/test_gpu_backends.py", "tests/gpu/test_exactness.py"),
     refusals=(
         Refusal("--enable-torch-compile", on("enable_torch_compile"), "deep rows depend on the data"),
         _refusal("decode", "other graphs are not proven with the deep band"),

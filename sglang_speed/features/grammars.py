@@ -7,7 +7,7 @@ from sglang_speed.features.base import Feature, Refusal
 FEATURE = Feature(
     name="grammars",
     served=("--grammar-backend xgrammar, llguidance, outlines, none", "--reasoning-parser"),
-    proof=("tests/platforms/test_grammar_backends.py",),
+    proof=("tests/server/platforms/test_grammar_backends.py",),
     refusals=(
         Refusal(
             "--enable-strict-thinking",

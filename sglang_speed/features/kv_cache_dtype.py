@@ -33,8 +33,8 @@ FEATURE = Feature(
     name="KV cache dtypes",
     served=(f"--kv-cache-dtype {', '.join(KV_CACHE_DTYPES)}",),
     proof=(
-        "tests/parity/test_fp8_kv.py",
-        "tests/parity/test_fp8_gpu_backends.py",
+        "tests/inprocess/parity/test_fp8_kv.py",
+        "tests/inprocess/parity/test_fp8_gpu_backends.py",
         "tests/gpu/test_fp8_kv.py",
     ),
     refusals=(

@@ -13,7 +13,7 @@ _REASON = "not proven in both bands"
 FEATURE = Feature(
     name="loading of weights",
     served=(f"--load-format {', '.join(LOAD_FORMATS)}", f"--model-impl {', '.join(MODEL_IMPLS)}"),
-    proof=("tests/parity/test_every_setting.py", "tests/parity/test_new_weights.py"),
+    proof=("tests/inprocess/parity/test_every_setting.py", "tests/inprocess/parity/test_new_weights.py"),
     refusals=(
         Refusal("--model-impl", is_not("model_impl", *MODEL_IMPLS), "it would serve the model at full depth"),
         Refusal("--load-format", is_not("load_format", *LOAD_FORMATS), _REASON),

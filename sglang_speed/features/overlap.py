@@ -7,7 +7,7 @@ from sglang_speed.features.base import Feature, Refusal, on
 FEATURE = Feature(
     name="overlap",
     served=("overlap schedule", "--disable-overlap-schedule"),
-    proof=("tests/parity/test_every_setting.py", "tests/parity/test_no_extra_waiting.py"),
+    proof=("tests/inprocess/parity/test_every_setting.py", "tests/inprocess/parity/test_no_extra_waiting.py"),
     refusals=(
         Refusal("--enable-pdmux", on("enable_pdmux"), "it splits the forward by layers"),
         Refusal("--enable-two-batch-overlap", on("enable_two_batch_overlap"), "it splits the batch inside the forward"),

@@ -2,7 +2,8 @@
 
 The reference is given the weights as the server holds them, rounded to 16 bits, and computes in float32. It is shown
 the prompt and all that was answered, and says how far each chosen token is behind its own best. Rounding can turn a
-race that is closer than `TIE`; what other bands would say is further apart in most places (`test_closeness.py`).
+race that is closer than `TIE`; what other bands would say is further apart in most places
+(`tests/inprocess/parity/test_closeness.py`).
 """
 
 from __future__ import annotations

@@ -11,8 +11,6 @@ from tests.gpu.conftest import Checkpoints
 from tests.gpu.workload import Conversation
 from tests.scheduler_harness import SchedulerHarness, running_scheduler
 
-pytestmark = pytest.mark.gpu
-
 CHANGES: dict[str, dict[str, Any]] = {
     "defaults": {},
     "no overlap": {"disable_overlap_schedule": True},

@@ -8,16 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 
 from tests.gpu.closeness import SHAPE
 from tests.gpu.conftest import Checkpoints
-from tests.parity.expected import prompt
+from tests.inprocess.parity.expected import prompt
 from tests.scheduler_harness import SchedulerHarness, running_scheduler
 from tests.tiny_models import make_tiny_llama
-
-pytestmark = pytest.mark.gpu
 
 BATCH_SIZE = 4
 FEW, MANY = 16, 80

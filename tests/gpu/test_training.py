@@ -12,8 +12,6 @@ from sglang_speed.reference.training import SpeedLlamaForTraining, deep_rows
 from sglang_speed.reference.turn_attention import TURN_ATTENTION
 from tests.tiny_models import ids_of, make_tiny_llama
 
-pytestmark = pytest.mark.gpu
-
 SPEED = {"prefill_layers": 6, "anchor_tokens": 1, "tail_tokens": 3}
 IDS = ids_of("a system prompt, a question? an answer. another question? ok! the third one? a longer answer, at last.")
 TURN_LEN, TURN_EVERY = 20, 30

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tests.gpu.closeness import Checked, Rounded
-from tests.parity.expected import prompt, tokens
+from tests.inprocess.parity.expected import prompt, tokens
 from tests.scheduler_harness import Answer, SchedulerHarness
 
 OF_THE_OUTPUT = -1

@@ -1,0 +1,79 @@
+"""Checkpoints of one seed under different bands, each with its reference."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from unittest import mock
+
+import pytest
+from sglang.srt.platforms import current_platform
+
+from sglang_speed.host.check import require_host
+from sglang_speed.platforms.cpu import CpuPlatform
+from tests.inprocess.parity.expected import SHAPE, Bands, Expected
+from tests.one_thread import one_thread  # noqa: F401
+from tests.tiny_models import make_tiny_llama
+
+Checkpoints = Callable[[Bands], Expected]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cpu_platform() -> None:
+    """The schedulers of this folder run on it."""
+    if not isinstance(current_platform, CpuPlatform):
+        pytest.skip("the CPU platform stands down where there is an accelerator")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def imports_are_no_garbage() -> Iterator[None]:
+    """SGLang collects garbage whenever a scheduler ends; looking through all that was imported takes half a second."""
+    importlib.import_module("sglang.srt.models.registry")  # imports every model; the first scheduler would do it
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def host_is_checked_once() -> Iterator[None]:
+    """Every model asks whether all hooks are in place, which takes a third of a second; in one process they stay."""
+    require_host("serving")
+    with mock.patch("sglang_speed.models.speed_llama.require_host"):
+        yield
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
+    """checkpoints(bands): the checkpoint with these bands, made once."""
+
+    @cache
+    def make(bands: Bands) -> Expected:
+        return Expected(tmp_path_factory.mktemp("speed"), bands)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def small_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
+    """The like with four layers, for tests of many steps."""
+
+    @cache
+    def make(bands: Bands) -> Expected:
+        return Expected(tmp_path_factory.mktemp("small"), bands, num_layers=4)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def expected(checkpoints: Checkpoints) -> Expected:
+    """Three quarters of the layers, one anchor, a tail of three."""
+    return checkpoints(Bands())
+
+
+@pytest.fixture(scope="session")
+def plain_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same weights as a plain Llama, which SGLang serves with its own model."""
+    return make_tiny_llama(tmp_path_factory.mktemp("plain"), **SHAPE)

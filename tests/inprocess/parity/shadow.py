@@ -1,0 +1,195 @@
+"""What must be true of a scheduler between two turns of its loop, known from what was asked of it and nothing else.
+
+Owns a second bookkeeping beside the scheduler's: which requests there are, how many tokens each may answer, which of
+its tokens are deep, and who holds which slot of either band. It reads the scheduler's state and changes none of it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sglang_speed.served import active_pool
+from tests.inprocess.parity.expected import Ask, Bands, Expected
+from tests.scheduler_harness import Answer, SchedulerHarness
+
+
+@dataclass
+class Sent:
+    """A request that was sent. may_abort: somebody asked for its end before it came by itself."""
+
+    ask: Ask
+    stops_at_once: bool = False
+    may_abort: bool = False
+    is_settled: bool = False
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Sizes of the two bands, as they were asked for; page_size and context belong to the shallow band."""
+
+    deep_tokens: int
+    shallow_tokens: int
+    page_size: int
+
+
+def deep_positions(bands: Bands, ask: Ask, num_tokens: int) -> int:
+    """How many of a request's first `num_tokens` tokens are deep, counted one by one."""
+    start = max(0, len(ask.prompt) - bands.tail_tokens)
+    if ask.scored_from is not None and ask.scored_from >= 0:
+        start = min(start, ask.scored_from)
+    anchors = min(bands.anchor_tokens, start)
+    return sum(position < anchors or position >= start for position in range(num_tokens))
+
+
+class Shadow:
+    """The requests of one scheduler. `check` after every turn, `settle` raises for a wrong answer."""
+
+    def __init__(self, expected: Expected, engine: SchedulerHarness, limits: Limits) -> None:
+        self.expected = expected
+        self.engine = engine
+        self.limits = limits
+        self.sent: dict[str, Sent] = {}
+        self.seen: Counter[str] = Counter()
+
+    @property
+    def unanswered(self) -> list[str]:
+        return [name for name, sent in self.sent.items() if not sent.is_settled]
+
+    @property
+    def answered(self) -> list[tuple[Ask, Answer]]:
+        """Requests that ended by themselves, which a chat may go on from."""
+        ended = [(sent.ask, self.engine.answers[name]) for name, sent in self.sent.items() if sent.is_settled]
+        return [(ask, answer) for ask, answer in ended if not answer.was_aborted]
+
+    def may_abort(self, names: list[str]) -> None:
+        for name in names:
+            self.sent[name].may_abort = True
+
+    def check(self) -> None:
+        """AssertionError or IntegrityError for anything lost, doubled, miscounted or answered wrongly."""
+        self._settle()
+        self._require_all_requests_known()
+        self._require_shallow_slots_owned_once()
+        pool = active_pool()
+        for part in (pool, pool.deep, pool.deep.anchors):
+            if hasattr(part, "check_integrity"):
+                part.check_integrity()
+        self._require_deep_rows()
+
+    # Answers
+
+    def num_expected(self, ask: Ask) -> int:
+        """Tokens that a request is answered with: what was asked for, cut to what either band can hold of it."""
+        pages = -(-len(ask.prompt) // self.limits.page_size)
+        shallow = self.limits.shallow_tokens - (pages + 1) * self.limits.page_size - 1
+        context = self.engine.scheduler.max_req_len - len(ask.prompt) - 1
+        return max(0, min(ask.max_new_tokens, shallow, context, self._deep_room(ask)))
+
+    def never_fits(self, ask: Ask) -> bool:
+        too_long = len(ask.prompt) >= self.engine.scheduler.max_req_input_len
+        return too_long or self._deep_room(ask) < min(1, ask.max_new_tokens)
+
+    def _deep_room(self, ask: Ask) -> int:
+        return self.limits.deep_tokens - deep_positions(self.expected.bands, ask, len(ask.prompt))
+
+    def _settle(self) -> None:
+        for name in self.unanswered:
+            answer = self.engine.answers[name]
+            if answer.finish_reason is not None:
+                self._require_answer(self.sent[name], answer)
+                self.sent[name].is_settled = True
+                self._count(self.sent[name], answer)
+
+    def _require_answer(self, sent: Sent, answer: Answer) -> None:
+        ask = sent.ask
+        if answer.was_aborted:
+            assert sent.may_abort or self.never_fits(ask), f"{answer.finish_reason} for {ask}"
+            if self.never_fits(ask):  # SGLang ran another prompt in its place
+                assert sent.may_abort or len(answer.finish_reason["message"]) > len("Aborted"), "a refusal says why"
+                return
+            num_tokens = len(answer.output_ids)
+            if self.num_expected(ask) == 0 and answer.output_ids in ([], [0]):
+                return  # SGLang draws no token where a batch wants none, and an abort tells of the zero in its place
+            num_allowed = max(1, self.num_expected(ask))
+            assert num_tokens <= num_allowed, f"{num_tokens} tokens before the abort of {ask}"
+        else:
+            assert not self.never_fits(ask), f"{answer} for {ask}, which can never fit"
+            num_tokens = min(self.num_expected(ask), 1 if sent.stops_at_once else ask.max_new_tokens)
+            if not sent.stops_at_once:
+                self.expected.require(answer, replace(ask, max_new_tokens=num_tokens))
+        self.expected.require_tokens(answer.output_ids, ask, num_tokens)
+
+    def _count(self, sent: Sent, answer: Answer) -> None:
+        self.seen["requests"] += 1
+        self.seen["aborted"] += answer.was_aborted and sent.may_abort
+        self.seen["refused"] += answer.was_aborted and not sent.may_abort
+        self.seen["clipped"] += not answer.was_aborted and self.num_expected(sent.ask) < sent.ask.max_new_tokens
+        self.seen["retractions"] += answer.num_retractions
+        self.seen["prefix hits"] += answer.cached_tokens > 0
+
+    # Requests
+
+    def holders(self) -> dict[str, Any]:
+        """Requests that hold a row, by name."""
+        scheduler = self.engine.scheduler
+        batches = [batch for batch in (scheduler.running_batch, scheduler.last_batch) if batch is not None]
+        reqs = [req for batch in batches for req in batch.reqs]
+        reqs += [scheduler.chunked_req] if scheduler.chunked_req is not None else []
+        return {req.rid: req for req in reqs if req.req_pool_idx is not None}
+
+    def _require_all_requests_known(self) -> None:
+        """Each is still to be delivered, or waits, or holds a row, or was answered: one of them."""
+        places = Counter(req.rid for req in self.engine.scheduler.waiting_queue)
+        places.update(self.holders().keys())
+        places.update(self._undelivered())
+        places.update(name for name, sent in self.sent.items() if sent.is_settled)
+        astray = {name: places[name] for name in self.sent if places[name] != 1}
+        assert not astray, f"requests in no place, or in several: {astray}"
+        assert all(req.req_pool_idx is None for req in self.engine.scheduler.waiting_queue), (
+            "a waiting request has a row"
+        )
+
+    def _undelivered(self) -> Iterator[str]:
+        for message in self.engine.feed.messages:
+            if hasattr(message.payload, "input_ids"):
+                yield message.payload.rid
+
+    # Slots
+
+    def _require_shallow_slots_owned_once(self) -> None:
+        """Every page is free, in the tree, or held by one request beyond what it has in the tree."""
+        scheduler, page_size = self.engine.scheduler, self.limits.page_size
+        allocator, tree = scheduler.token_to_kv_pool_allocator, scheduler.tree_cache
+        pages = Counter(allocator.free_pages.tolist() + allocator.release_pages.tolist())
+        if tree.evictable_size() + tree.protected_size() > 0:
+            pages.update(slot // page_size for slot in tree.all_values_flatten().tolist()[::page_size])
+        for req in self.holders().values():
+            slots = scheduler.req_to_token_pool.req_to_token[req.req_pool_idx, : req.kv.kv_allocated_len].tolist()
+            pages.update(slot // page_size for slot in slots[req.cache_protected_len :: page_size])
+        wrong = {page: count for page, count in pages.items() if count != 1}
+        assert not wrong, f"pages with several owners: {wrong}"
+        num_pages = allocator.size // page_size
+        assert set(pages) == set(range(1, num_pages + 1)), f"{len(pages)} pages have an owner, there are {num_pages}"
+
+    def _require_deep_rows(self) -> None:
+        """Those who hold a row hold a deep row of the length and the gap that the method says, and nobody else."""
+        deep, holders = active_pool().deep, self.holders()
+        rows = {req.req_pool_idx: name for name, req in holders.items()}
+        assert set(deep.rows) == set(rows), f"deep rows {sorted(deep.rows)}, rows that are held {sorted(rows)}"
+        for row, name in rows.items():
+            req, ask = holders[name], self._ask_as_run(name)
+            num_tokens = max(len(req.full_untruncated_fill_ids), req.kv.kv_allocated_len)
+            length = deep_positions(self.expected.bands, ask, num_tokens)
+            assert deep.rows[row].length == length, f"{name} has {deep.rows[row].length} deep tokens, not {length}"
+            gap = len(ask.prompt) - deep_positions(self.expected.bands, ask, len(ask.prompt))
+            assert int(deep.gap[row]) == int(deep.gap_cpu[row]) == gap, (
+                f"{name} has gap {int(deep.gap[row])}, not {gap}"
+            )
+
+    def _ask_as_run(self, name: str) -> Ask:
+        """SGLang runs what it refuses as a prompt of one token."""
+        ask = self.sent[name].ask
+        return Ask([0], 0) if self.never_fits(ask) else ask

@@ -1,0 +1,87 @@
+"""The same requests give the same tokens whatever the settings are: chunks, pages, overlap, cache, order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from tests.inprocess.parity.conftest import Checkpoints
+from tests.inprocess.parity.expected import Ask, Bands, prompt, tokens
+from tests.scheduler_harness import running_scheduler
+
+CHUNKS_OF_16, CHUNKS_OF_17 = {"chunked_prefill_size": 16}, {"chunked_prefill_size": 17}
+NO_OVERLAP = {"disable_overlap_schedule": True}
+NO_CACHE = {"disable_radix_cache": True}
+PAGES = {"page_size": 16}
+LONGEST_PREFIX_FIRST = {"schedule_policy": "lpm"}
+
+SETTINGS: dict[str, Mapping[str, Any]] = {
+    "defaults": {},
+    "unlimited chunks": {"chunked_prefill_size": -1},
+    "chunks of 16": CHUNKS_OF_16,
+    "chunks of 17": CHUNKS_OF_17,
+    "chunks of 64": {"chunked_prefill_size": 64},
+    "no overlap": NO_OVERLAP,
+    "no overlap, chunks of 17": NO_OVERLAP | CHUNKS_OF_17,
+    "pages": PAGES,
+    "pages, chunks of 16": PAGES | CHUNKS_OF_16,
+    "pages, no overlap": PAGES | NO_OVERLAP,
+    "no cache": NO_CACHE,
+    "no cache, chunks of 17": NO_CACHE | CHUNKS_OF_17,
+    "no cache, pages": NO_CACHE | PAGES,
+    "three requests at a time": {"max_running_requests": 3},
+    "longest prefix first": LONGEST_PREFIX_FIRST,
+    "longest prefix first, chunks of 16": LONGEST_PREFIX_FIRST | CHUNKS_OF_16,
+}
+LONG_TAIL, FOUR_ANCHORS = Bands(6, 1, 16), Bands(4, 4, 2)
+WITH_FOUR_ANCHORS = ("defaults", "chunks of 16", "no overlap, chunks of 17", "pages, chunks of 16", "no cache")
+CASES = [(name, LONG_TAIL) for name in SETTINGS] + [(name, FOUR_ANCHORS) for name in WITH_FOUR_ANCHORS]
+
+
+def workload(seed: int) -> list[Ask]:
+    """Requests that arrive together and later; of all lengths, some share prefixes, some are the same."""
+    shared = prompt(70, seed=seed)
+    asks = [Ask(prompt(length, seed=seed), 5) for length in (1, 2, 3, 5, 17, 33, 130)]
+    asks += [Ask([*shared, *tokens(length, seed=length)], 7, when=length // 8) for length in (1, 2, 16, 40)]
+    asks += [Ask(shared, 4)] * 3
+    asks += [Ask(prompt(9, seed=1000 + seed, first=first), 6, when=3) for first in (40, 41, 42)]
+    asks += [Ask(prompt(260, seed=seed), 9, when=4), Ask(shared[:40], 12, when=6), Ask(shared[:3], 20)]
+    return asks
+
+
+@pytest.mark.parametrize(("name", "bands"), CASES, ids=str)
+def test_a_workload_of_all_kinds_is_exact(checkpoints: Checkpoints, name: str, bands: Bands) -> None:
+    """Cold, then warm, then on an empty cache again."""
+    expected = checkpoints(bands)
+    with running_scheduler(expected.path, **SETTINGS[name]) as engine:
+        expected.answered(engine, workload(seed=0))
+        expected.answered(engine, workload(seed=0)[:12])
+        engine.flush()
+        expected.answered(engine, workload(seed=1))
+
+
+@pytest.mark.parametrize("settings", [{}, NO_CACHE], ids=["cache", "no cache"])
+def test_requests_that_ignore_the_end_of_sequence_are_exact(
+    checkpoints: Checkpoints, settings: Mapping[str, Any]
+) -> None:
+    """Without a cache SGLang admits them by an estimate of its own."""
+    expected = checkpoints(LONG_TAIL)
+    ignoring = {"sampling": {"ignore_eos": True}}
+    with running_scheduler(expected.path, chunked_prefill_size=17, **settings) as engine:
+        expected.answered(engine, [Ask(ask.prompt, 6, when=ask.when, fields=ignoring) for ask in workload(seed=0)])
+
+
+def test_many_requests_at_once_are_exact(checkpoints: Checkpoints) -> None:
+    expected = checkpoints(LONG_TAIL)
+    with running_scheduler(expected.path, max_running_requests=48, chunked_prefill_size=64) as engine:
+        expected.answered(engine, [Ask(prompt(1 + 7 * index % 61, seed=index), 1 + index % 9) for index in range(48)])
+
+
+def test_chunks_of_one_token_are_exact(checkpoints: Checkpoints) -> None:
+    """Every boundary is a chunk's: among the anchors, in the gap, in the tail, in a scored span."""
+    expected = checkpoints(FOUR_ANCHORS)
+    with running_scheduler(expected.path, chunked_prefill_size=1) as engine:
+        expected.answered(engine, [Ask(prompt(length), 5, scored_from=length // 2) for length in (1, 5, 12)])
+        expected.answered(engine, [Ask([*prompt(12), *tokens(9)], 5), Ask(prompt(9), 7)])

@@ -1,0 +1,122 @@
+"""SGLang's FlashInfer and FA3 backends in both bands, on stand-ins for their libraries.
+
+The answers are the reference's, eagerly and with decode graphs that are recorded and replayed. The kernels themselves
+are tested on a GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any
+
+import pytest
+
+from tests.inprocess.parity.conftest import Checkpoints
+from tests.inprocess.parity.expected import Ask, Bands, Expected, prompt, tokens
+from tests.inprocess.parity.flash_attention_standin import flash_attention_standin
+from tests.inprocess.parity.flashinfer_standin import PagedDecode, flashinfer_standin
+from tests.inprocess.parity.recorded_graph import record_decode_graphs
+from tests.scheduler_harness import SchedulerHarness, running_scheduler
+
+STANDINS: dict[str, Callable[[], AbstractContextManager[type]]] = {
+    "flashinfer": flashinfer_standin,
+    "fa3": flash_attention_standin,
+}
+BANDS = [Bands(6, 1, 3), Bands(4, 4, 16), Bands(6, 0, 1)]
+SETTINGS: dict[str, dict[str, Any]] = {
+    "defaults": {},
+    "no overlap": {"disable_overlap_schedule": True},
+    "chunks of 17": {"chunked_prefill_size": 17},
+    "pages of 16": {"page_size": 16},
+    "no cache, chunks of 16": {"disable_radix_cache": True, "chunked_prefill_size": 16},
+    "retracted": {"retract_every": 3},
+}
+
+
+@pytest.fixture(params=STANDINS)
+def backend(request: pytest.FixtureRequest) -> Iterator[type]:
+    """The class that both bands should have."""
+    with STANDINS[request.param]() as kind:
+        yield kind
+
+
+@pytest.fixture
+def flashinfer() -> Iterator[type]:
+    with flashinfer_standin() as kind:
+        yield kind
+
+
+def workload() -> list[Ask]:
+    """Cold and warm prompts, scored spans, a prompt of many chunks whose middle ones have no deep rows."""
+    shared = prompt(24)
+    asks = [Ask(prompt(8 + 5 * seed, seed=seed), 9 + seed) for seed in range(4)]
+    asks += [Ask(shared + tokens(4, seed=seed), 6, scored_from=len(shared) - seed) for seed in range(2)]
+    asks += [Ask(prompt(90), 5, when=2), Ask(prompt(90) + tokens(7), 5, when=9)]
+    return [*asks, Ask(prompt(30, first=70), 4, scored_from=3, when=4)]
+
+
+def answered_twice(expected: Expected, engine: SchedulerHarness) -> None:
+    expected.answered(engine, workload())
+    warm = expected.answered(engine, workload())
+    if not engine.scheduler.server_args.disable_radix_cache:
+        assert max(answer.cached_tokens for answer in warm) >= 64
+
+
+def backends(engine: SchedulerHarness) -> tuple[Any, Any]:
+    """The shallow band's backend and the deep band's."""
+    banded = engine.scheduler.tp_worker.model_runner.attn_backend
+    return banded.shallow, banded.deep
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("bands", BANDS[:2], ids=str)
+def test_answers_are_the_references(backend: type, checkpoints: Checkpoints, name: str, bands: Bands) -> None:
+    expected = checkpoints(bands)
+    with running_scheduler(expected.path, **SETTINGS[name]) as engine:
+        assert {type(each) for each in backends(engine)} == {backend}
+        answered_twice(expected, engine)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_answers_of_decode_graphs_are_the_references(backend: type, checkpoints: Checkpoints, name: str) -> None:
+    """Batches of one to eight requests, padded to those of the graphs."""
+    expected = checkpoints(BANDS[0])
+    with running_scheduler(expected.path, **SETTINGS[name]) as engine:
+        graphs = record_decode_graphs(engine.scheduler, [1, 3, 8])
+        answered_twice(expected, engine)
+        assert graphs.num_replays > 10
+
+
+@pytest.mark.parametrize("bands", BANDS[1:], ids=str)
+def test_decode_graphs_of_other_bands_are_exact(backend: type, checkpoints: Checkpoints, bands: Bands) -> None:
+    expected = checkpoints(bands)
+    with running_scheduler(expected.path, chunked_prefill_size=32) as engine:
+        record_decode_graphs(engine.scheduler, [2, 6])
+        answered_twice(expected, engine)
+
+
+@pytest.mark.usefixtures("flashinfer")
+def test_each_band_is_planned_once_for_a_batch(expected: Expected) -> None:
+    """And runs once for each of its layers."""
+    with running_scheduler(expected.path, disable_overlap_schedule=True) as engine:
+        wrappers: list[PagedDecode] = [each.decode_wrappers[0] for each in backends(engine)]
+        expected.answered(engine, [Ask(prompt(20), 8)])
+        assert [wrapper.num_plans for wrapper in wrappers] == [7, 7], "the first token comes from the prefill"
+
+
+@pytest.mark.usefixtures("flashinfer")
+def test_a_graph_reads_the_deep_band_at_fixed_addresses(expected: Expected) -> None:
+    with running_scheduler(expected.path) as engine:
+        record_decode_graphs(engine.scheduler, [4])
+        wrapper = backends(engine)[1].decode_cuda_graph_metadata[4][0]
+        buffers = [wrapper._paged_kv_indptr_buf.data_ptr(), wrapper._paged_kv_indices_buf.data_ptr()]
+        for length in (10, 40):
+            expected.answered(engine, [Ask(prompt(length), 6)])
+        assert buffers == [wrapper._paged_kv_indptr_buf.data_ptr(), wrapper._paged_kv_indices_buf.data_ptr()]
+
+
+def test_the_deep_band_takes_no_room_for_more_than_its_table_is_wide(backend: type, expected: Expected) -> None:
+    with running_scheduler(expected.path, deep_tokens=64) as engine:
+        shallow, deep = backends(engine)
+        assert (shallow.max_context_len, deep.max_context_len) == (2048, 64)

@@ -1,0 +1,30 @@
+"""SGLang's Triton backend in both bands, its kernels in Triton's interpreter: the answers are the reference's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from sglang.srt.layers.attention.triton_backend import TritonAttnBackend
+
+from tests.inprocess.parity.conftest import Checkpoints
+from tests.inprocess.parity.expected import Ask, Bands, prompt
+from tests.inprocess.parity.triton_interpreter import triton_interpreted
+from tests.scheduler_harness import running_scheduler
+
+
+@pytest.fixture(autouse=True)
+def interpreter() -> Iterator[None]:
+    with triton_interpreted():
+        yield
+
+
+def test_cold_warm_and_chunked_answers_are_the_references(checkpoints: Checkpoints) -> None:
+    """A prompt of two chunks beside a short one with a scored span, then a hit. Two anchors, tails of two."""
+    expected = checkpoints(Bands(5, 2, 2))
+    with running_scheduler(expected.path, chunked_prefill_size=16) as engine:
+        backend = engine.scheduler.tp_worker.model_runner.attn_backend
+        assert {type(backend.shallow), type(backend.deep)} == {TritonAttnBackend}
+        expected.answered(engine, [Ask(prompt(18), 2), Ask(prompt(7, seed=1), 2, scored_from=4)])
+        (warm,) = expected.answered(engine, [Ask(prompt(18), 2)])
+        assert warm.cached_tokens == 16

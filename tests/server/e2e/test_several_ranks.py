@@ -1,0 +1,42 @@
+"""More than one scheduler process: data parallel and tensor parallel, plain."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.server.conftest import SERVER_ENV, SERVER_FLAGS
+from tests.server.e2e.asking import Asker, long_prompt
+from tests.server.e2e.reference_answers import Reference
+from tests.server.servers import running_server
+
+pytestmark = pytest.mark.slow  # twice the processes, a minute to start on two cores
+
+PROMPTS = [long_prompt(30 + 25 * index, start=f"{index} ") for index in range(6)]
+
+
+def require_exact_batches(asker: Asker) -> None:
+    """Cold and warm; with one cache per rank a second answer may be cold too."""
+    for _ in range(3):
+        for prompt, answer in zip(PROMPTS, asker.ask(PROMPTS), strict=True):
+            asker.reference.require(prompt, answer["output_ids"])
+
+
+def test_two_data_parallel_ranks_are_exact(tiny_speed: Path, reference: Reference) -> None:
+    with running_server(tiny_speed, *SERVER_FLAGS, "--dp-size", "2", env=SERVER_ENV) as server:
+        asker = Asker(server, reference)
+        require_exact_batches(asker)
+        assert asker.is_idle()
+        assert len(asker.speed_states()) == 2
+        assert server.log.count("sglang_speed: prompt tokens pass 6 of 8 layers") == 2
+
+
+def test_two_tensor_parallel_ranks_are_exact(tiny_speed: Path, reference: Reference) -> None:
+    """The bytes of /server_info are those of all ranks together, so they are those of one rank alone."""
+    with running_server(tiny_speed, *SERVER_FLAGS, "--tp-size", "2", env=SERVER_ENV) as server:
+        asker = Asker(server, reference)
+        require_exact_batches(asker)
+        assert asker.is_idle()
+        state = asker.speed_state()
+    assert (state["kv_bytes_per_prompt_token"], state["kv_bytes_per_prompt_token_full_depth"]) == (1536, 2048)

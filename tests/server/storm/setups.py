@@ -1,0 +1,74 @@
+"""Servers that are too small for what a storm asks of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sglang_speed.kv_pool.capacity import DEEP_TOKENS_VARIABLE
+from tests.server.conftest import STRICT_MEMORY_CHECKS
+from tests.server.servers import RunningServer, running_server
+from tests.server.storm.kinds import Sizes
+from tests.tiny_models import make_tiny_llama
+
+SHAPE = {"num_layers": 8, "hidden_size": 32, "num_heads": 4, "num_kv_heads": 2, "head_dim": 8}
+CHECKS = {**STRICT_MEMORY_CHECKS, "SGLANG_CHECK_KV_PAGE_INVARIANTS": "1"}
+FORGETFUL = {"SGLANG_NEW_TOKEN_RATIO_DECAY_STEPS": "1"}
+"""A low `--schedule-conservativeness` lets requests start as if none would generate much, so that they run out of room
+and are retracted. From that SGLang learns to expect more; one step to unlearn it again keeps the pressure up."""
+FLAGS = ("--dtype", "float32", "--enable-metrics", "--enable-cache-report", "--max-running-requests", "24")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """One server.
+
+    total_tokens, deep_tokens: sizes of the two pools. flags: of sglang.launch_server.
+    """
+
+    name: str
+    flags: tuple[str, ...]
+    total_tokens: int = 1280
+    deep_tokens: int = 200
+    bands: Mapping[str, int] = field(
+        default_factory=lambda: {"prefill_layers": 6, "anchor_tokens": 1, "tail_tokens": 3}
+    )
+    sizes: Sizes = field(default_factory=Sizes)
+
+    def checkpoint(self, directory: Path) -> Path:
+        return make_tiny_llama(directory, speed=self.bands, **SHAPE)
+
+    @contextmanager
+    def served(self, checkpoint: Path) -> Iterator[RunningServer]:
+        pools = ("--max-total-tokens", str(self.total_tokens), "--schedule-conservativeness", "0.2")
+        env = {**CHECKS, **FORGETFUL, DEEP_TOKENS_VARIABLE: str(self.deep_tokens)}
+        with running_server(checkpoint, *FLAGS, *pools, *self.flags, env=env) as server:
+            yield server
+
+
+SETUPS = {
+    setup.name: setup
+    for setup in (
+        Setup("priorities", ("--enable-priority-scheduling", "--chunked-prefill-size", "64")),
+        Setup(
+            "pages",
+            ("--page-size", "16", "--chunked-prefill-size", "96", "--disable-overlap-schedule"),
+            total_tokens=768,
+            deep_tokens=400,
+        ),
+        Setup(
+            "longest_prefix_first",
+            ("--page-size", "16", "--chunked-prefill-size", "64", "--schedule-policy", "lpm"),
+            bands={"prefill_layers": 4, "anchor_tokens": 4, "tail_tokens": 16},
+            deep_tokens=320,
+        ),
+        Setup(
+            "preemptions",
+            ("--enable-priority-scheduling", "--chunked-prefill-size", "64", "--max-running-requests", "4"),
+            total_tokens=640,
+            deep_tokens=400,
+        ),
+    )
+}

@@ -1,0 +1,231 @@
+"""What each scenario asks, and what it makes of the answers: on servers that do arithmetic only."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from sglang_speed.config import SpeedConfig
+from sglang_speed.lab.bench.load import Answer, Prompts
+from sglang_speed.lab.bench.models import Contender, Model
+from sglang_speed.lab.bench.profiles import CPU, REHEARSAL, Profile
+from sglang_speed.lab.bench.results import Point, Row, Sample, rows
+from sglang_speed.lab.bench.scenarios import SCENARIOS, Setting
+from sglang_speed.lab.bench.scenarios.base import Scenario, alternating
+from sglang_speed.lab.bench.scenarios.capacity import Capacity
+from sglang_speed.lab.bench.scenarios.conversations import num_users, turns
+from sglang_speed.lab.bench.scenarios.decode import shared_step
+from sglang_speed.lab.bench.servers import prompt_tokens
+from sglang_speed.lab.common.client import RequestFailed
+from sglang_speed.method.cost import Rates
+from tests.unit.bench.fake_client import FakeClient, common_prefix
+
+RATES = Rates(flops=1e12, bandwidth=1e10)
+
+
+class FakeTokenizer(SimpleNamespace):
+    def __len__(self) -> int:
+        return 512
+
+
+def setting_for(scenario: Scenario, profile: Profile = CPU) -> Setting:
+    full = SpeedConfig(profile.num_layers, profile.num_layers)
+    configs = {"stock": full, "speed": SpeedConfig(profile.num_layers, profile.prefill_layers), "equal": full}
+    model = Model(profile.shape, {name: Contender(name, Path(), config) for name, config in configs.items()})
+    pool = scenario.pool(profile)
+    clients: Any = {
+        side: FakeClient(configs[side], prompt_tokens(profile.shape, model.contenders[side], pool))
+        for side in scenario.sides
+    }
+    return Setting(
+        model,
+        profile,
+        RATES,
+        clients,
+        Prompts(FakeTokenizer(all_special_ids=[0, 1], bos_token_id=0), profile.shape.vocab_size),
+    )
+
+
+async def all_of(scenario: Scenario, setting: Setting) -> list[Sample | Point]:
+    return [measured async for measured in scenario.run(setting)]
+
+
+def play(name: str, profile: Profile = CPU) -> tuple[dict[str, Row], list[Point], Setting]:
+    scenario = SCENARIOS[name]
+    setting = setting_for(scenario, profile)
+
+    measured = asyncio.run(all_of(scenario, setting))
+    table = rows(one for one in measured if isinstance(one, Sample))
+    return {row.figure.name: row for row in table}, [one for one in measured if isinstance(one, Point)], setting
+
+
+def test_prefill_asks_both_sides_the_same_prompts_and_finds_the_ratio_of_layers() -> None:
+    table, points, setting = play("prefill")
+    row = table["TTFT, 8192 tokens"]
+    assert row.ratio == pytest.approx(32 / 24)
+    assert row.figure.is_headline
+    assert row.figure.ceiling == pytest.approx(4 / 3, abs=0.005)
+    assert len(row.stock) == len(row.rival) == CPU.prompt_repeats[-1]
+    stock, speed = (setting.clients[side].asked for side in ("stock", "speed"))  # type: ignore[attr-defined]
+    assert stock == speed
+    assert {(point.side, point.x) for point in points} == {
+        (side, n) for side in ("stock", "speed") for n in CPU.prompt_lens
+    }
+
+
+def test_a_prompt_that_was_cached_is_no_cold_one() -> None:
+    scenario = SCENARIOS["prefill"]
+    setting = setting_for(scenario)
+    known = setting.prompts.prompt("long", 0, 1024)
+    asyncio.run(setting.clients["speed"].ask(known, 1))
+    with pytest.raises(RequestFailed, match=r"1008 of 1024 tokens of a cold prompt were cached"):
+        asyncio.run(all_of(scenario, setting))
+
+
+def test_a_decode_step_is_one_in_which_all_requests_take_part() -> None:
+    """The first request starts 1 s early and the second ends 1 s late: their lone steps do not count."""
+    first = Answer(0.0, (1.0, 1.5, 2.0, 3.0, 4.0), 8, 0, ())
+    second = Answer(0.0, (2.0, 3.0, 4.0, 4.5, 5.0), 8, 0, ())
+    assert shared_step([first, second]) == 1.0
+    with pytest.raises(RequestFailed, match="did not decode together"):
+        shared_step([first, Answer(0.0, (3.5, 9.0), 8, 0, ())])
+
+
+def test_who_goes_first_changes_with_every_repeat() -> None:
+    assert [alternating(("stock", "speed"), repeat)[0] for repeat in range(4)] == ["stock", "speed", "stock", "speed"]
+
+
+def test_decoding_is_timed_behind_prompts_that_are_in_the_tree() -> None:
+    table, _, setting = play("decode")
+    assert set(table) == {"TPOT after 8192 tokens, batch 1", "TPOT after 8192 tokens, batch 4"}
+    client: Any = setting.clients["speed"]
+    fills = [asked for asked in client.asked if asked == (8192, 1)]
+    timed = [asked for asked in client.asked if asked == (8192, CPU.decode_tokens)]
+    assert len(timed) == CPU.repeats * (1 + 4) + 1 + 1  # one warms up, one is for the plot
+    assert len(fills) == 4 + 1  # each prompt once, and again for the plot
+
+
+def test_decode_ceilings_are_those_of_the_design() -> None:
+    """Bytes of weights and of KV, DESIGN.md section 1."""
+    scenario = SCENARIOS["decode"]
+    row = scenario.figure(setting_for(scenario), 8192, 4)  # type: ignore[attr-defined]
+    shape = CPU.shape
+    weights = 2 * (32 * shape.weights_per_layer + shape.vocab_size * shape.hidden_size)
+    kv = 4 * 8192 * shape.kv_bytes_per_layer
+    assert row.ceiling == pytest.approx((weights + 32 * kv) / (weights + 24 * kv))
+
+
+def test_capacity_counts_what_is_still_there_and_runs_at_once() -> None:
+    table, _, _setting = play("capacity")
+    tokens = table["prompt tokens in the pool"]
+    assert tokens.stock == (CPU.cache_pool.tokens,)
+    pool = CPU.cache_pool
+    assert tokens.ratio == pytest.approx((pool.tokens * 32 - pool.deep_tokens * 8) // 24 / pool.tokens)
+    assert tokens.ratio >= 1.30
+    stay = table["prompts of 384 tokens that stay"]
+    each = CPU.capacity_prompt + CPU.capacity_tokens
+    assert stay.stock == (CPU.cache_pool.tokens // each,)
+    assert stay.rival == (tokens.rival[0] // each,)
+    assert stay.figure.ceiling == 20 / 15
+    running = table["requests that run at once"]
+    assert (running.stock, running.rival) == ((15,), (20,))
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.15], ids=["at once", "one by one"])
+def test_requests_that_run_at_once_are_counted_when_the_last_has_come(pause: float) -> None:
+    """However late a busy machine sends it."""
+
+    class Slow(FakeClient):
+        async def ask(self, prompt: Sequence[int], max_new_tokens: int) -> Answer:
+            await asyncio.sleep(pause * len(self.asked))
+            return await super().ask(prompt, max_new_tokens)
+
+    prompts = [[number] * 100 for number in range(4)]
+    client: Any = Slow(SpeedConfig(4, 4), 220)
+    assert asyncio.run(Capacity().count_running(client, prompts, 10)) == 2
+
+
+def test_requests_that_were_never_seen_together_are_no_count() -> None:
+    client: Any = FakeClient(SpeedConfig(4, 4), 220)
+    client.delay_steps = lambda seconds: None
+    with pytest.raises(RequestFailed, match="4 requests were answered before the running ones"):
+        asyncio.run(Capacity().count_running(client, [[number] * 100 for number in range(4)], 10))
+
+
+def test_a_chat_above_the_full_depth_capacity_misses_in_stock_and_hits_in_speed() -> None:
+    table, points, _ = play("chat", replace(CPU, chat=replace(CPU.chat, working_sets=(0.8, 1.2))))
+    below, above = table["hit rate, working set 0.8x"], table["hit rate, working set 1.2x"]
+    assert below.rival == pytest.approx(below.stock, abs=0.02)
+    assert above.rival[0] > 0.6 > 0.2 > above.stock[0]
+    assert table["mean TTFT, working set 0.8x"].figure.target is None
+    ttft = table["mean TTFT, working set 1.2x"]
+    assert ttft.figure.is_headline
+    assert ttft.figure.target == 2.0
+    assert ttft.ratio > 2.0
+    last = [point for point in points if point.series == "hit rate by turn, 1.2" and point.x == CPU.chat.num_turns]
+    assert {point.side: point.y > 0.9 for point in last} == {"stock": False, "speed": True}
+
+
+def test_a_chat_that_fits_in_neither_tree_has_no_ceiling_and_no_target() -> None:
+    table, _, _ = play("chat", replace(CPU, chat=replace(CPU.chat, working_sets=(1.6,))))
+    figure = table["mean TTFT, working set 1.6x"].figure
+    assert figure.ceiling is None
+    assert figure.target is None
+
+
+def test_the_working_set_is_what_its_name_says() -> None:
+    for working_set in CPU.chat.working_sets:
+        total = num_users(CPU, working_set) * CPU.chat.final_len
+        assert total == pytest.approx(working_set * CPU.cache_pool.tokens, abs=CPU.chat.final_len / 2)
+    assert turns(CPU.chat)[-1][0] + CPU.chat.answer_tokens == CPU.chat.final_len
+
+
+def test_a_conversation_carries_what_the_server_answered() -> None:
+    _, _, setting = play("chat")
+    client: Any = setting.clients["stock"]
+    chat = CPU.chat
+    lengths = [chat.first_prompt + turn * (chat.user_tokens + chat.answer_tokens) for turn in range(chat.num_turns)]
+    assert sorted({length for length, _ in client.asked}) == lengths
+
+
+def test_agents_share_their_system_prompt() -> None:
+    table, _, _setting = play("tree")
+    tree = CPU.tree
+    hits = table["hit rate"]
+    prompt = sum(tree.system_tokens + tree.observation_tokens + step * 112 for step in range(tree.num_steps))
+    missed = sum(tree.observation_tokens + (step > 0) for step in range(tree.num_steps))
+    assert hits.stock[-1] == pytest.approx(1 - missed / prompt, abs=0.01)
+    assert 1 < table["mean TTFT, 4 agents"].figure.ceiling < 4 / 3  # type: ignore[operator]
+
+
+def test_overhead_compares_stock_with_full_depth_and_drops_the_first_round() -> None:
+    table, _, setting = play("overhead")
+    assert {row.figure.rival for row in table.values()} == {"equal"}
+    assert all(row.ratio == 1.0 and row.figure.ceiling == 1.0 and row.figure.target == 0.98 for row in table.values())
+    assert all(len(row.stock) == CPU.overhead_repeats for row in table.values())
+    assert len(setting.clients["stock"].asked) == CPU.overhead_repeats + 1  # type: ignore[attr-defined]
+
+
+def test_a_step_of_the_tiny_model_is_bounded_by_its_own_bytes() -> None:
+    table, _, _ = play("step", replace(REHEARSAL, overhead_repeats=2))
+    (row,) = table.values()
+    assert row.figure.ceiling is not None
+    assert 1 < row.figure.ceiling < 8 / 6
+    assert len(row.stock) == len(row.rival) == 2
+
+
+def test_prompts_are_the_same_for_every_side_and_differ_from_each_other() -> None:
+    tokenizer = FakeTokenizer(all_special_ids=[0, 1], bos_token_id=0)
+    one, other = Prompts(tokenizer, 512), Prompts(tokenizer, 512)
+    assert one.prompt("a", 1, 50) == other.prompt("a", 1, 50)
+    assert one.prompt("a", 1, 50)[1:] != one.prompt("a", 2, 50)[1:]
+    assert one.prompt("a", 1, 50)[0] == 0
+    assert not {0, 1} & set(one.prompt("a", 1, 500)[1:])
+    assert common_prefix(one.prompt("a", 1, 100), one.prompt("a", 1, 200)) == 1
+    assert max(Prompts(tokenizer, 100).prompt("a", 1, 2000)) < 100

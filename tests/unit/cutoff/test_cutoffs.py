@@ -1,0 +1,83 @@
+"""Every cutoff at once against the reference converted at that cutoff, one at a time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import LlamaForCausalLM
+
+from sglang_speed.checkpoints.convert import convert
+from sglang_speed.lab.cutoff.cutoffs import MEASURES, NO_CONTEXT, cutoff_sums
+from sglang_speed.lab.cutoff.model import load_model
+from sglang_speed.lab.cutoff.request import Request
+from sglang_speed.reference.modeling import SpeedLlamaForCausalLM
+from tests.unit.cutoff.conftest import NUM_LAYERS
+
+CUTOFFS = [NO_CONTEXT, 1, 2, 3, NUM_LAYERS]
+# float32 through four layers, summed over some ten tokens
+CLOSE = {"rtol": 1e-4, "atol": 1e-4}
+
+
+def stock_logprobs(directory: Path, token_ids: tuple[int, ...]) -> Tensor:
+    logits: Tensor = LlamaForCausalLM.from_pretrained(directory)(torch.tensor([token_ids])).logits[0]
+    return logits.log_softmax(-1)
+
+
+def expected(full: Tensor, ours: Tensor, request: Request) -> list[float]:
+    response = torch.tensor(request.token_ids[request.prompt_len :])
+    loss = -ours.gather(1, response[:, None]).sum()
+    divergence = (full.exp() * (full - ours)).sum()
+    agreement = (full.argmax(1) == ours.argmax(1)).sum()
+    return [float(loss), float(divergence), float(agreement)]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("anchor_tokens", "tail_tokens"), [(0, 1), (1, 3), (4, 8)])
+def test_each_cutoff_is_the_reference_converted_at_it(
+    plain_directory: Path, request_of_text: Request, tmp_path: Path, anchor_tokens: int, tail_tokens: int
+) -> None:
+    visibility = {"anchor_tokens": anchor_tokens, "tail_tokens": tail_tokens}
+    sums = cutoff_sums(load_model(plain_directory, **visibility), request_of_text, CUTOFFS)
+    token_ids, prompt_len = request_of_text.token_ids, request_of_text.prompt_len
+    full = stock_logprobs(plain_directory, token_ids)[prompt_len - 1 : -1]
+    for cutoff, ours in zip(CUTOFFS[1:], sums[1:], strict=True):
+        made = convert(plain_directory, tmp_path / str(cutoff), prefill_layers=cutoff, **visibility)
+        reference = SpeedLlamaForCausalLM.from_pretrained(made.path)
+        deep_tokens = reference.policy.deep_tokens(prompt_len)
+        logits = reference(torch.tensor([token_ids]), deep_tokens).logits[0]
+        logprobs = logits[deep_tokens.index_of(prompt_len - 1) : -1].log_softmax(-1)
+        torch.testing.assert_close(ours.tolist(), expected(full, logprobs, request_of_text), **CLOSE)
+
+
+@torch.no_grad()
+def test_without_context_the_left_out_tokens_might_as_well_not_be_there(
+    plain_directory: Path, request_of_text: Request
+) -> None:
+    """A stock model that is given the deep tokens alone, at their positions."""
+    model = load_model(plain_directory, anchor_tokens=1, tail_tokens=3)
+    prompt_len = request_of_text.prompt_len
+    positions = [0, *range(prompt_len - 3, len(request_of_text.token_ids))]
+    kept = torch.tensor([[request_of_text.token_ids[position] for position in positions]])
+    stock = LlamaForCausalLM.from_pretrained(plain_directory)
+    logits = stock(kept, position_ids=torch.tensor([positions])).logits[0, positions.index(prompt_len - 1) : -1]
+    full = stock_logprobs(plain_directory, request_of_text.token_ids)[prompt_len - 1 : -1]
+    ours = cutoff_sums(model, request_of_text, CUTOFFS)[0]
+    torch.testing.assert_close(ours.tolist(), expected(full, logits.log_softmax(-1), request_of_text), **CLOSE)
+
+
+def test_full_depth_diverges_by_exactly_nothing(plain_directory: Path, request_of_text: Request) -> None:
+    model = load_model(plain_directory, anchor_tokens=1, tail_tokens=3)
+    loss, divergence, agreement = cutoff_sums(model, request_of_text, CUTOFFS)[-1].tolist()
+    assert (divergence, agreement) == (0.0, request_of_text.response_len)
+    assert loss > 0
+
+
+def test_the_measured_cutoffs_do_not_change_each_other(plain_directory: Path, request_of_text: Request) -> None:
+    model = load_model(plain_directory, anchor_tokens=1, tail_tokens=3)
+    together = cutoff_sums(model, request_of_text, CUTOFFS)
+    alone = cutoff_sums(model, request_of_text, [2, NUM_LAYERS])[0]
+    torch.testing.assert_close(alone, together[2], rtol=1e-5, atol=1e-5)
+    assert together[:, MEASURES.index("divergence")].diff().abs().min() > 1e-3, "cutoffs that agree compare nothing"
