@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.catalogue import ON_GPU
 from tests.gpu.closeness import Rounded
 
 Checkpoints = Callable[..., Rounded]
@@ -20,7 +21,7 @@ def cuda() -> None:
         pytest.skip("no CUDA device")
 
 
-@pytest.fixture(params=["flashinfer", "triton"])
+@pytest.fixture(params=ON_GPU)
 def backend(request: pytest.FixtureRequest, cuda: None) -> str:
     return str(request.param)
 

@@ -7,12 +7,13 @@ without a GPU (`tests/inprocess/parity/test_closeness_with_fp8.py`).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
+from tests.catalogue import Bands
 from tests.gpu.closeness import SHAPE, SPEED
-from tests.inprocess.parity.expected import Bands
 from tests.inprocess.parity.rounded_reference import (
     DTYPES,
     HITS_OF_ONE_CHUNK,
@@ -31,9 +32,9 @@ class Float16Expected(RoundedExpected):
     tolerance, min_exact = 0.33, 0.0
 
     def __init__(
-        self, directory: Path, kv_dtype: str, speed: dict[str, int], more: dict[str, bool], **shape: int
+        self, directory: Path, kv_dtype: str, speed: dict[str, int], rounds: Mapping[str, bool], **shape: int
     ) -> None:
-        rounding = Rounding(DTYPES[kv_dtype], own_rows=False, **more)
+        rounding = Rounding(DTYPES[kv_dtype], **rounds)
         super().__init__(directory, Bands(**SPEED | speed), rounding, **SHAPE | shape)
         with torch.no_grad():
             for parameter in self.model.parameters():

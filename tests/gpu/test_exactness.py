@@ -6,18 +6,12 @@ from typing import Any
 
 import pytest
 
+from tests.catalogue import GPU_SETTINGS
 from tests.gpu.closeness import require_agreement
 from tests.gpu.conftest import Checkpoints
 from tests.gpu.workload import Conversation
 from tests.scheduler_harness import SchedulerHarness, running_scheduler
 
-CHANGES: dict[str, dict[str, Any]] = {
-    "defaults": {},
-    "no overlap": {"disable_overlap_schedule": True},
-    "pages of 16": {"page_size": 16},
-    "no cache": {"disable_radix_cache": True},
-    "retracted": {"retract_every": 3},
-}
 SHAPES = {
     "8 query heads share keys": ("bfloat16", {"num_kv_heads": 1}),
     "4 share": ("bfloat16", {"num_kv_heads": 2}),
@@ -39,11 +33,11 @@ def require_backends(engine: SchedulerHarness, name: str, graphs: str) -> None:
     assert has_graphs == (graphs == "graphs"), runner.decode_cuda_graph_runner
 
 
-@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("change", GPU_SETTINGS)
 def test_cold_warm_chunked_and_mixed_answers_are_the_references(
     settings: dict[str, Any], backend: str, graphs: str, change: str, checkpoints: Checkpoints
 ) -> None:
-    with running_scheduler(checkpoints().path, **settings | CHANGES[change]) as engine:
+    with running_scheduler(checkpoints().path, **{**settings, **GPU_SETTINGS[change]}) as engine:
         require_backends(engine, backend, graphs)
         talk = Conversation(checkpoints(), engine)
         talk.mixed()

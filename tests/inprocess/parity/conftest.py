@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import gc
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Protocol
 from unittest import mock
 
 import pytest
@@ -14,11 +15,16 @@ from sglang.srt.platforms import current_platform
 
 from sglang_speed.host.check import require_host
 from sglang_speed.platforms.cpu import CpuPlatform
-from tests.inprocess.parity.expected import SHAPE, Bands, Expected
+from tests.catalogue import SHAPE, Bands
+from tests.inprocess.parity.expected import Expected
 from tests.one_thread import one_thread  # noqa: F401
 from tests.tiny_models import make_tiny_llama
 
-Checkpoints = Callable[[Bands], Expected]
+
+class Checkpoints(Protocol):
+    """Makes a checkpoint with given bands, of a model of the catalogue, once."""
+
+    def __call__(self, bands: Bands, model: str = "llama") -> Expected: ...
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -47,13 +53,11 @@ def host_is_checked_once() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
-    """checkpoints(bands): the checkpoint with these bands, made once."""
-
     @cache
-    def make(bands: Bands) -> Expected:
-        return Expected(tmp_path_factory.mktemp("speed"), bands)
+    def make(bands: Bands, model: str) -> Expected:
+        return Expected(tmp_path_factory.mktemp("speed"), bands, model=model)
 
-    return make
+    return lambda bands, model="llama": make(bands, model)
 
 
 @pytest.fixture(scope="session")
@@ -61,10 +65,10 @@ def small_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
     """The like with four layers, for tests of many steps."""
 
     @cache
-    def make(bands: Bands) -> Expected:
-        return Expected(tmp_path_factory.mktemp("small"), bands, num_layers=4)
+    def make(bands: Bands, model: str) -> Expected:
+        return Expected(tmp_path_factory.mktemp("small"), bands, model=model, num_layers=4)
 
-    return make
+    return lambda bands, model="llama": make(bands, model)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 """What the reference says, and the comparison with what a scheduler answered.
 
-Owns the tiny checkpoints of this folder, prompts, and the two tolerances. Answers of the reference are remembered:
-many settings are asked the same questions.
+Owns prompts, and the two tolerances. Answers of the reference are remembered: many settings are asked the same
+questions.
 """
 
 from __future__ import annotations
@@ -13,25 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from sglang_speed.reference.generation import GreedyStep, greedy_steps, score
-from sglang_speed.reference.modeling import SpeedLlamaForCausalLM
+from tests.catalogue import MODELS, Bands
 from tests.scheduler_harness import Answer, SchedulerHarness, When
-from tests.tiny_models import BOS_ID, FIRST_BYTE_ID, make_tiny_llama
+from tests.tiny_models import BOS_ID, FIRST_BYTE_ID
 
-NUM_LAYERS = 8
-SHAPE = {"num_layers": NUM_LAYERS, "hidden_size": 32, "num_heads": 4, "num_kv_heads": 2, "head_dim": 8}
 LOGPROB_ATOL = 1e-4
 """float32 through eight layers; the largest difference seen between two orders of summation is 2e-5."""
 REAL_MARGIN = 1e-4
 """A greedy token that differs where the reference's best two logits are closer than this is a rounding difference."""
-
-
-@dataclass(frozen=True)
-class Bands:
-    """The `speed` object of a checkpoint; the defaults leave two of eight layers to the deep band."""
-
-    prefill_layers: int = 6
-    anchor_tokens: int = 1
-    tail_tokens: int = 3
 
 
 @dataclass(frozen=True)
@@ -52,10 +41,11 @@ class Ask:
 class Expected:
     """A checkpoint and the reference's answers for it."""
 
-    def __init__(self, directory: Path, bands: Bands, seed: int = 0, **shape: int) -> None:
+    def __init__(self, directory: Path, bands: Bands, seed: int = 0, *, model: str = "llama", **shape: int) -> None:
+        row = MODELS[model]
         self.bands = bands
-        self.path = make_tiny_llama(directory, speed=vars(bands), seed=seed, **SHAPE | shape)
-        self.model = SpeedLlamaForCausalLM.from_pretrained(self.path).eval()
+        self.path = row.make(directory, speed=vars(bands), seed=seed, **{**row.shape, **shape})
+        self.model = row.reference.from_pretrained(self.path).eval()
         self._steps: dict[Any, list[GreedyStep]] = {}
         self._scores: dict[Any, list[float]] = {}
 

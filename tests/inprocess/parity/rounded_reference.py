@@ -22,7 +22,8 @@ from transformers.modeling_utils import AttentionInterface
 
 from sglang_speed.method import DeepTokens
 from sglang_speed.reference.generation import GreedyStep
-from tests.inprocess.parity.expected import LOGPROB_ATOL, Ask, Bands, Expected, prompt, submit, tokens
+from tests.catalogue import Bands
+from tests.inprocess.parity.expected import LOGPROB_ATOL, Ask, Expected, prompt, submit, tokens
 from tests.scheduler_harness import Answer, SchedulerHarness
 
 DTYPES = {"fp8_e4m3": torch.float8_e4m3fn, "fp8_e5m2": torch.float8_e5m2}

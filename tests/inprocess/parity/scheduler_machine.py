@@ -19,7 +19,8 @@ from sglang.srt.managers import scheduler as scheduler_module
 from sglang.srt.mem_cache.base_prefix_cache import EvictParams
 
 from sglang_speed.served import active_pool
-from tests.inprocess.parity.expected import Ask, Bands, Expected, prompt, tokens
+from tests.catalogue import Bands
+from tests.inprocess.parity.expected import Ask, Expected, prompt, tokens
 from tests.inprocess.parity.held_loop import HeldLoop, held_loop
 from tests.inprocess.parity.shadow import Limits, Sent, Shadow
 from tests.scheduler_harness import running_scheduler

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sglang_speed.served import active_pool
-from tests.inprocess.parity.expected import Ask, Bands, Expected
+from tests.catalogue import Bands
+from tests.inprocess.parity.expected import Ask, Expected
 from tests.scheduler_harness import Answer, SchedulerHarness
 
 

@@ -2,35 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from sglang_speed import policies
-from sglang_speed.method import DeepTokens
-from sglang_speed.policies import SpeedPolicy
-from tests.inprocess.parity.expected import Ask, Bands, Expected, prompt
+from tests.catalogue import CHUNKS_OF_16, PAGES, POLICIES, Bands
+from tests.inprocess.parity.expected import Ask, Expected, prompt
 from tests.scheduler_harness import running_scheduler
 
 
-class HalfDeep(SpeedPolicy):
-    """The second half of every prompt is deep; requests that begin with the same two tokens share these as anchors."""
-
-    def deep_tokens(self, prompt_len: int, scored_from: int | None = None) -> DeepTokens:
-        deep_start = min(prompt_len // 2, prompt_len if scored_from is None else scored_from)
-        return DeepTokens(num_anchors=min(2, deep_start), deep_start=deep_start)
-
-    def anchor_tokens(self, token_ids: Sequence[int], deep: DeepTokens) -> tuple[int, ...] | None:
-        return tuple(token_ids[:2]) if deep.num_anchors == 2 else None
-
-
-@pytest.mark.parametrize("settings", [{}, {"chunked_prefill_size": 16, "page_size": 16}], ids=str)
+@pytest.mark.parametrize("policy", [name for name in POLICIES if name != "speed"])
+@pytest.mark.parametrize("settings", [{}, CHUNKS_OF_16 | PAGES], ids=str)
 def test_a_third_policy_is_served_exactly(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, int]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, int], policy: str
 ) -> None:
-    monkeypatch.setitem(policies.POLICIES, "speed", HalfDeep)
-    expected = Expected(tmp_path / "half", Bands())
+    monkeypatch.setitem(policies.POLICIES, "speed", POLICIES[policy])
+    expected = Expected(tmp_path / "other", Bands())
     long = prompt(50)
     with running_scheduler(expected.path, **settings) as engine:
         expected.answered(engine, [Ask(long), Ask(prompt(3)), Ask(prompt(21, seed=1), scored_from=4)])

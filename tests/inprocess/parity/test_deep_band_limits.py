@@ -9,8 +9,9 @@ import pytest
 
 from sglang_speed.errors import ConfigError
 from sglang_speed.served import active_pool
+from tests.catalogue import Bands
 from tests.inprocess.parity.conftest import Checkpoints
-from tests.inprocess.parity.expected import Ask, Bands, Expected, prompt, submit, tokens
+from tests.inprocess.parity.expected import Ask, Expected, prompt, submit, tokens
 from tests.scheduler_harness import SchedulerHarness, running_scheduler
 
 NO_OVERLAP = {"disable_overlap_schedule": True}

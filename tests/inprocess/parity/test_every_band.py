@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from itertools import product
-
 import pytest
 
+from tests.catalogue import ALL_BANDS, DEEP_BANDS, FOUR_ANCHORS, LONG_TAIL, MODELS, STOCK_BANDS, Bands
 from tests.inprocess.parity.conftest import Checkpoints
-from tests.inprocess.parity.expected import NUM_LAYERS, Ask, Bands, prompt, tokens
+from tests.inprocess.parity.expected import Ask, prompt, tokens
 from tests.scheduler_harness import running_scheduler
 
 LENGTHS = (1, 2, 3, 4, 5, 6, 15, 16, 17, 18, 41, 90)
 """Shorter than a tail of 16 and longer, shorter than four anchors and longer."""
 
-DEEP_BANDS = [Bands(*bands) for bands in product((NUM_LAYERS // 2, NUM_LAYERS * 3 // 4), (0, 1, 4), (1, 2, 3, 16))]
-STOCK_BANDS = [Bands(NUM_LAYERS, 0, 1), Bands(NUM_LAYERS, 4, 16)]
-ALL_BANDS = DEEP_BANDS + STOCK_BANDS + [Bands(1, 1, 2), Bands(NUM_LAYERS - 1, 9, 5)]
 
-
+@pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("bands", ALL_BANDS, ids=str)
-def test_cold_and_warm_answers_are_the_references(checkpoints: Checkpoints, bands: Bands) -> None:
+def test_cold_and_warm_answers_are_the_references(checkpoints: Checkpoints, bands: Bands, model: str) -> None:
     """Warm: the same prompts again, then what follows them, with part of the answer in the prefix."""
-    expected = checkpoints(bands)
+    expected = checkpoints(bands, model)
     prompts = [prompt(length, seed=length) for length in LENGTHS]
     with running_scheduler(expected.path) as engine:
         cold = expected.answered(engine, [Ask(one, 6) for one in prompts])
@@ -31,7 +27,7 @@ def test_cold_and_warm_answers_are_the_references(checkpoints: Checkpoints, band
     assert any(answer.cached_tokens for answer in warm)
 
 
-@pytest.mark.parametrize("bands", [Bands(6, 1, 16), Bands(4, 4, 2)], ids=str)
+@pytest.mark.parametrize("bands", [LONG_TAIL, FOUR_ANCHORS], ids=str)
 def test_long_prompts_are_exact_alone(checkpoints: Checkpoints, bands: Bands) -> None:
     expected = checkpoints(bands)
     with running_scheduler(expected.path) as engine:
@@ -42,6 +38,6 @@ def test_long_prompts_are_exact_alone(checkpoints: Checkpoints, bands: Bands) ->
 def test_bands_change_what_is_generated(checkpoints: Checkpoints) -> None:
     """Without this the comparisons of this folder could hold by accident."""
     questions = [prompt(41), prompt(90)]
-    all_bands = [*DEEP_BANDS, Bands(NUM_LAYERS, 0, 1)]
+    all_bands = [*DEEP_BANDS, STOCK_BANDS[0]]
     outputs = {tuple(tuple(checkpoints(bands).greedy(one, 24)) for one in questions) for bands in all_bands}
     assert len(outputs) == len(all_bands)

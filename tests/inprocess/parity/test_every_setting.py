@@ -7,37 +7,10 @@ from typing import Any
 
 import pytest
 
+from tests.catalogue import CASES, FOUR_ANCHORS, LONG_TAIL, MODELS, NO_CACHE, SETTINGS, Bands
 from tests.inprocess.parity.conftest import Checkpoints
-from tests.inprocess.parity.expected import Ask, Bands, prompt, tokens
+from tests.inprocess.parity.expected import Ask, prompt, tokens
 from tests.scheduler_harness import running_scheduler
-
-CHUNKS_OF_16, CHUNKS_OF_17 = {"chunked_prefill_size": 16}, {"chunked_prefill_size": 17}
-NO_OVERLAP = {"disable_overlap_schedule": True}
-NO_CACHE = {"disable_radix_cache": True}
-PAGES = {"page_size": 16}
-LONGEST_PREFIX_FIRST = {"schedule_policy": "lpm"}
-
-SETTINGS: dict[str, Mapping[str, Any]] = {
-    "defaults": {},
-    "unlimited chunks": {"chunked_prefill_size": -1},
-    "chunks of 16": CHUNKS_OF_16,
-    "chunks of 17": CHUNKS_OF_17,
-    "chunks of 64": {"chunked_prefill_size": 64},
-    "no overlap": NO_OVERLAP,
-    "no overlap, chunks of 17": NO_OVERLAP | CHUNKS_OF_17,
-    "pages": PAGES,
-    "pages, chunks of 16": PAGES | CHUNKS_OF_16,
-    "pages, no overlap": PAGES | NO_OVERLAP,
-    "no cache": NO_CACHE,
-    "no cache, chunks of 17": NO_CACHE | CHUNKS_OF_17,
-    "no cache, pages": NO_CACHE | PAGES,
-    "three requests at a time": {"max_running_requests": 3},
-    "longest prefix first": LONGEST_PREFIX_FIRST,
-    "longest prefix first, chunks of 16": LONGEST_PREFIX_FIRST | CHUNKS_OF_16,
-}
-LONG_TAIL, FOUR_ANCHORS = Bands(6, 1, 16), Bands(4, 4, 2)
-WITH_FOUR_ANCHORS = ("defaults", "chunks of 16", "no overlap, chunks of 17", "pages, chunks of 16", "no cache")
-CASES = [(name, LONG_TAIL) for name in SETTINGS] + [(name, FOUR_ANCHORS) for name in WITH_FOUR_ANCHORS]
 
 
 def workload(seed: int) -> list[Ask]:
@@ -51,10 +24,11 @@ def workload(seed: int) -> list[Ask]:
     return asks
 
 
+@pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize(("name", "bands"), CASES, ids=str)
-def test_a_workload_of_all_kinds_is_exact(checkpoints: Checkpoints, name: str, bands: Bands) -> None:
+def test_a_workload_of_all_kinds_is_exact(checkpoints: Checkpoints, name: str, bands: Bands, model: str) -> None:
     """Cold, then warm, then on an empty cache again."""
-    expected = checkpoints(bands)
+    expected = checkpoints(bands, model)
     with running_scheduler(expected.path, **SETTINGS[name]) as engine:
         expected.answered(engine, workload(seed=0))
         expected.answered(engine, workload(seed=0)[:12])

@@ -11,8 +11,9 @@ import pytest
 
 from sglang_speed.served import active_pool, served
 from sglang_speed.serving.metrics import count_retractions, counts_by_band
+from tests.catalogue import Bands
 from tests.inprocess.parity.conftest import Checkpoints
-from tests.inprocess.parity.expected import Ask, Bands, Expected, prompt, submit, tokens
+from tests.inprocess.parity.expected import Ask, Expected, prompt, submit, tokens
 from tests.scheduler_harness import running_scheduler
 
 OPTIMISTIC = {"schedule_conservativeness": 0.01}

@@ -11,15 +11,12 @@ computed in other chunks than the second's.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
-import torch
-from sglang.srt.layers.attention.triton_backend import TritonAttnBackend
 
-from tests.inprocess.parity.expected import Ask, Bands, prompt, tokens
+from tests.catalogue import BACKENDS, STANDINS, Bands
+from tests.inprocess.parity.expected import Ask, prompt, tokens
 from tests.inprocess.parity.flash_attention_standin import flash_attention_standin
 from tests.inprocess.parity.flashinfer_standin import flashinfer_standin
 from tests.inprocess.parity.recorded_graph import record_decode_graphs
@@ -34,13 +31,11 @@ from tests.inprocess.parity.triton_interpreter import triton_interpreted
 from tests.scheduler_harness import SchedulerHarness, running_scheduler
 
 BANDS = Bands(6, 1, 3)
-FLASHINFER = {kv_dtype: Rounding(dtype, own_rows=False) for kv_dtype, dtype in DTYPES.items()}
-FA3 = {"fp8_e4m3": Rounding(torch.float8_e4m3fn, queries=True)}
-CASES = [("flashinfer", name, FLASHINFER[name]) for name in FLASHINFER] + [("fa3", "fp8_e4m3", FA3["fp8_e4m3"])]
-STANDINS: dict[str, Callable[[], AbstractContextManager[type]]] = {
-    "flashinfer": flashinfer_standin,
-    "fa3": flash_attention_standin,
-}
+CASES = [(name, kv_dtype) for name in STANDINS for kv_dtype in BACKENDS[name].fp8]
+
+
+def rounding(backend: str, kv_dtype: str) -> Rounding:
+    return Rounding(DTYPES[kv_dtype], **BACKENDS[backend].rounds)
 
 
 def require_backends(engine: SchedulerHarness, kind: type) -> None:
@@ -52,12 +47,13 @@ def require_backends(engine: SchedulerHarness, kind: type) -> None:
 
 
 @pytest.mark.parametrize("graphs", [False, True], ids=["eager", "graphs"])
-@pytest.mark.parametrize(("backend", "kv_dtype", "rounding"), CASES, ids=["flashinfer", "flashinfer-e5m2", "fa3"])
+@pytest.mark.parametrize(("backend", "kv_dtype"), CASES)
 def test_cold_and_warm_answers_are_the_rounded_references(
-    tmp_path: Any, backend: str, kv_dtype: str, rounding: Rounding, graphs: bool
+    tmp_path: Any, backend: str, kv_dtype: str, graphs: bool
 ) -> None:
-    expected = RoundedExpected(tmp_path, BANDS, rounding)
-    with STANDINS[backend]() as kind, running_scheduler(expected.path, kv_cache_dtype=kv_dtype) as engine:
+    expected = RoundedExpected(tmp_path, BANDS, rounding(backend, kv_dtype))
+    runs = BACKENDS[backend].without_gpu()
+    with runs as kind, running_scheduler(expected.path, kv_cache_dtype=kv_dtype) as engine:
         require_backends(engine, kind)
         recorded = record_decode_graphs(engine.scheduler, [1, 3, 8]) if graphs else None
         expected.answered(engine, workload_of_one_chunk(ending=0))
@@ -68,7 +64,7 @@ def test_cold_and_warm_answers_are_the_rounded_references(
 
 def test_flashinfer_reads_earlier_chunks_from_the_pool(tmp_path: Any) -> None:
     """A prompt of five chunks, then a hit within the fourth."""
-    expected = RoundedExpected(tmp_path, BANDS, FLASHINFER["fp8_e4m3"], chunk=16)
+    expected = RoundedExpected(tmp_path, BANDS, rounding("flashinfer", "fp8_e4m3"), chunk=16)
     with (
         flashinfer_standin(),
         running_scheduler(expected.path, kv_cache_dtype="fp8_e4m3", chunked_prefill_size=16) as engine,
@@ -80,7 +76,7 @@ def test_flashinfer_reads_earlier_chunks_from_the_pool(tmp_path: Any) -> None:
 
 @pytest.mark.parametrize("change", [{"page_size": 16, "chunked_prefill_size": 16}, {"retract_every": 3}], ids=str)
 def test_fa3_is_the_same_in_chunks_in_pages_and_retracted(tmp_path: Any, change: dict[str, Any]) -> None:
-    expected = RoundedExpected(tmp_path, Bands(4, 4, 16), FA3["fp8_e4m3"])
+    expected = RoundedExpected(tmp_path, Bands(4, 4, 16), rounding("fa3", "fp8_e4m3"))
     with (
         flash_attention_standin(),
         running_scheduler(expected.path, kv_cache_dtype="fp8_e4m3", **change) as engine,
@@ -90,16 +86,15 @@ def test_fa3_is_the_same_in_chunks_in_pages_and_retracted(tmp_path: Any, change:
         assert (sum(answer.num_retractions for answer in answers) > 0) == ("retract_every" in change)
 
 
-@pytest.mark.parametrize("kv_dtype", DTYPES)
+@pytest.mark.parametrize("kv_dtype", BACKENDS["triton"].fp8)
 def test_triton_answers_are_the_rounded_references(tmp_path: Any, kv_dtype: str) -> None:
     """A prompt of two chunks, then a hit. Few tokens: numerators are rounded block by block, and here is one block."""
-    rounding = Rounding(DTYPES[kv_dtype], own_rows=False, queries=True, weights=True)
-    expected = RoundedExpected(tmp_path, Bands(2, 2, 2), rounding, chunk=16, num_layers=3)
+    expected = RoundedExpected(tmp_path, Bands(2, 2, 2), rounding("triton", kv_dtype), chunk=16, num_layers=3)
     with (
-        triton_interpreted(),
+        triton_interpreted() as kind,
         running_scheduler(expected.path, kv_cache_dtype=kv_dtype, chunked_prefill_size=16) as engine,
     ):
-        require_backends(engine, TritonAttnBackend)
+        require_backends(engine, kind)
         expected.answered(engine, [Ask(prompt(20), 3), Ask(prompt(7, seed=1), 3, scored_from=2)])
         (warm,) = expected.answered(engine, [Ask([*prompt(20)[:17], *tokens(4)], 3, scored_from=17)])
         assert warm.cached_tokens == 17

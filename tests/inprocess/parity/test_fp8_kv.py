@@ -8,28 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any
 
 import pytest
 import torch
 
 from sglang_speed.served import served
 from sglang_speed.serving.metrics import speed_state
-from tests.inprocess.parity.expected import NUM_LAYERS, SHAPE, Ask, Bands, prompt, tokens
+from tests.catalogue import FP8_SETTINGS, NUM_LAYERS, SHAPE, Bands
+from tests.inprocess.parity.expected import Ask, prompt, tokens
 from tests.inprocess.parity.rounded_reference import DTYPES, RoundedExpected, Rounding
 from tests.scheduler_harness import running_scheduler
 
 RoundedCheckpoints = Callable[[str, Bands], RoundedExpected]
 
-SETTINGS: dict[str, dict[str, Any]] = {
-    "defaults": {},
-    "no overlap, chunks of 17": {"disable_overlap_schedule": True, "chunked_prefill_size": 17},
-    "pages, chunks of 16": {"page_size": 16, "chunked_prefill_size": 16},
-    "no cache": {"disable_radix_cache": True},
-    "retracted": {"retract_every": 3},
-}
 THREE_QUARTERS, FOUR_ANCHORS = Bands(6, 1, 3), Bands(4, 4, 16)
-CASES = [(name, "fp8_e4m3", THREE_QUARTERS) for name in SETTINGS] + [
+CASES = [(name, "fp8_e4m3", THREE_QUARTERS) for name in FP8_SETTINGS] + [
     ("pages, chunks of 16", "fp8_e5m2", FOUR_ANCHORS),
     ("retracted", "fp8_e5m2", FOUR_ANCHORS),
 ]
@@ -59,7 +52,7 @@ def test_cold_warm_chunked_and_retracted_answers_are_the_rounded_references(
     rounded: RoundedCheckpoints, name: str, kv_dtype: str, bands: Bands
 ) -> None:
     expected = rounded(kv_dtype, bands)
-    with running_scheduler(expected.path, kv_cache_dtype=kv_dtype, **SETTINGS[name]) as engine:
+    with running_scheduler(expected.path, kv_cache_dtype=kv_dtype, **FP8_SETTINGS[name]) as engine:
         cold = expected.answered(engine, workload())
         warm = expected.answered(engine, workload())
     if name == "retracted":

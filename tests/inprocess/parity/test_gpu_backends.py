@@ -6,38 +6,26 @@ are tested on a GPU.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from tests.catalogue import BACKENDS, RETRACTED, SOME_SETTINGS, STANDINS, Bands
 from tests.inprocess.parity.conftest import Checkpoints
-from tests.inprocess.parity.expected import Ask, Bands, Expected, prompt, tokens
-from tests.inprocess.parity.flash_attention_standin import flash_attention_standin
+from tests.inprocess.parity.expected import Ask, Expected, prompt, tokens
 from tests.inprocess.parity.flashinfer_standin import PagedDecode, flashinfer_standin
 from tests.inprocess.parity.recorded_graph import record_decode_graphs
 from tests.scheduler_harness import SchedulerHarness, running_scheduler
 
-STANDINS: dict[str, Callable[[], AbstractContextManager[type]]] = {
-    "flashinfer": flashinfer_standin,
-    "fa3": flash_attention_standin,
-}
 BANDS = [Bands(6, 1, 3), Bands(4, 4, 16), Bands(6, 0, 1)]
-SETTINGS: dict[str, dict[str, Any]] = {
-    "defaults": {},
-    "no overlap": {"disable_overlap_schedule": True},
-    "chunks of 17": {"chunked_prefill_size": 17},
-    "pages of 16": {"page_size": 16},
-    "no cache, chunks of 16": {"disable_radix_cache": True, "chunked_prefill_size": 16},
-    "retracted": {"retract_every": 3},
-}
+SETTINGS = {**SOME_SETTINGS, "retracted": RETRACTED}
 
 
 @pytest.fixture(params=STANDINS)
 def backend(request: pytest.FixtureRequest) -> Iterator[type]:
     """The class that both bands should have."""
-    with STANDINS[request.param]() as kind:
+    with BACKENDS[request.param].without_gpu() as kind:
         yield kind
 
 

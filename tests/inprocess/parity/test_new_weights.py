@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+from tests.catalogue import Bands
 from tests.inprocess.parity.conftest import Checkpoints
-from tests.inprocess.parity.expected import Ask, Bands, Expected, prompt
+from tests.inprocess.parity.expected import Ask, Expected, prompt
 from tests.scheduler_harness import running_scheduler
 
 

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from sglang_speed.served import active_pool
+from tests.catalogue import Bands
 from tests.inprocess.parity.conftest import Checkpoints
-from tests.inprocess.parity.expected import Ask, Bands, Expected, is_in_chunks, prompt, tokens
+from tests.inprocess.parity.expected import Ask, Expected, is_in_chunks, prompt, tokens
 from tests.scheduler_harness import SchedulerHarness, running_scheduler
 
 CACHES = {

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from tests.catalogue import Bands
 from tests.inprocess.parity.conftest import Checkpoints
-from tests.inprocess.parity.expected import Ask, Bands, Expected, prompt, submit
+from tests.inprocess.parity.expected import Ask, Expected, prompt, submit
 from tests.inprocess.parity.held_loop import HeldLoop, held_loop
 from tests.scheduler_harness import Answer, SchedulerHarness, running_scheduler
 

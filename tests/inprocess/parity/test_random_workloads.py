@@ -9,8 +9,9 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from tests.catalogue import Bands
 from tests.inprocess.parity.conftest import Checkpoints
-from tests.inprocess.parity.expected import Ask, Bands, Expected, prompt, submit, tokens
+from tests.inprocess.parity.expected import Ask, Expected, prompt, submit, tokens
 from tests.scheduler_harness import Answer, SchedulerHarness, running_scheduler
 
 BANDS = [Bands(6, 1, 3), Bands(4, 4, 2), Bands(6, 0, 16), Bands(5, 2, 1)]

@@ -9,7 +9,8 @@ from sglang.srt.managers import io_struct
 from sglang.srt.managers.embed_types import PositionalEmbeds
 
 from sglang_speed.served import active_pool
-from tests.inprocess.parity.expected import Ask, Bands, Expected, prompt, tokens
+from tests.catalogue import Bands
+from tests.inprocess.parity.expected import Ask, Expected, prompt, tokens
 from tests.scheduler_harness import running_scheduler
 
 

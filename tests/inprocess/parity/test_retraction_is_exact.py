@@ -8,20 +8,14 @@ from typing import Any
 import pytest
 from sglang.srt.managers.io_struct import ContinueGenerationReqInput, FlushCacheReqInput, PauseGenerationReqInput
 
+from tests.catalogue import SOME_SETTINGS, Bands
 from tests.inprocess.parity.conftest import Checkpoints
-from tests.inprocess.parity.expected import Ask, Bands, Expected, prompt, tokens
+from tests.inprocess.parity.expected import Ask, Expected, prompt, tokens
 from tests.scheduler_harness import running_scheduler
 
 OPTIMISTIC = {"schedule_conservativeness": 0.01}
 """SGLang then starts requests as if each ended soon, and retracts some when they do not."""
 
-SETTINGS = {
-    "defaults": {},
-    "no overlap": {"disable_overlap_schedule": True},
-    "chunks of 17": {"chunked_prefill_size": 17},
-    "pages of 16": {"page_size": 16},
-    "no cache, chunks of 16": {"disable_radix_cache": True, "chunked_prefill_size": 16},
-}
 BANDS = [Bands(6, 1, 3), Bands(4, 4, 16)]
 
 
@@ -35,12 +29,12 @@ def workload() -> list[Ask]:
 
 
 @pytest.mark.parametrize("bands", BANDS, ids=str)
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", SOME_SETTINGS)
 def test_requests_retracted_at_regular_steps_are_resumed_exactly(
     checkpoints: Checkpoints, name: str, bands: Bands
 ) -> None:
     expected = checkpoints(bands)
-    with running_scheduler(expected.path, retract_every=3, **SETTINGS[name]) as engine:
+    with running_scheduler(expected.path, retract_every=3, **SOME_SETTINGS[name]) as engine:
         answers = expected.answered(engine, workload())
     assert sum(answer.num_retractions for answer in answers) >= 3
 
@@ -54,9 +48,9 @@ def growing() -> list[Ask]:
 
 
 @pytest.mark.parametrize("pools", [{"max_total_tokens": 128, "deep_tokens": 400}, {"deep_tokens": 80}], ids=str)
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", SOME_SETTINGS)
 def test_a_full_pool_of_either_band_retracts_exactly(expected: Expected, name: str, pools: Mapping[str, int]) -> None:
-    with running_scheduler(expected.path, **pools, **OPTIMISTIC, **SETTINGS[name]) as engine:
+    with running_scheduler(expected.path, **pools, **OPTIMISTIC, **SOME_SETTINGS[name]) as engine:
         answers = expected.answered(engine, growing())
     assert any(answer.num_retractions for answer in answers)
 

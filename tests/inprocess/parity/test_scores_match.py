@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from tests.catalogue import SETTINGS, Bands
 from tests.inprocess.parity.conftest import Checkpoints
-from tests.inprocess.parity.expected import Ask, Bands, Expected, prompt, require_close, tokens
-from tests.inprocess.parity.test_every_setting import SETTINGS
+from tests.inprocess.parity.expected import Ask, Expected, prompt, require_close, tokens
 from tests.scheduler_harness import running_scheduler
 from tests.tiny_models import VOCAB_SIZE
 

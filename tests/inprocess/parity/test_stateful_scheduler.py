@@ -14,8 +14,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 
+from tests.catalogue import Bands
 from tests.inprocess.parity.conftest import Checkpoints
-from tests.inprocess.parity.expected import Bands
 from tests.inprocess.parity.scheduler_machine import Scene, SchedulerMachine, Stage
 
 NONE, ONE, FOUR = Bands(3, 0, 2), Bands(3, 1, 3), Bands(2, 4, 2)

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from sglang_speed.served import active_pool, served
+from tests.catalogue import NUM_LAYERS, Bands
 from tests.inprocess.parity.conftest import Checkpoints
-from tests.inprocess.parity.expected import NUM_LAYERS, Ask, Bands, Expected, prompt, require_close, submit, tokens
+from tests.inprocess.parity.expected import Ask, Expected, prompt, require_close, submit, tokens
 from tests.scheduler_harness import Answer, running_scheduler
 
 SETTINGS: list[Mapping[str, Any]] = [

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import pytest
 from sglang.srt.layers.attention.triton_backend import TritonAttnBackend
 
+from tests.catalogue import Bands
 from tests.inprocess.parity.conftest import Checkpoints
-from tests.inprocess.parity.expected import Ask, Bands, prompt
+from tests.inprocess.parity.expected import Ask, prompt
 from tests.inprocess.parity.triton_interpreter import triton_interpreted
 from tests.scheduler_harness import running_scheduler
 

@@ -56,7 +56,7 @@ _CONVERT_FLOAT = interpreter._convert_float
 
 
 @contextmanager
-def triton_interpreted() -> Iterator[None]:
+def triton_interpreted() -> Iterator[type]:
     """Schedulers of the CPU platform run SGLang's Triton backend until the block ends."""
     interpreted: dict[int, InterpretedFunction] = {}
     with ExitStack() as stack:
@@ -67,4 +67,4 @@ def triton_interpreted() -> Iterator[None]:
                 if isinstance(value, JITFunction):
                     function = interpreted.setdefault(id(value), InterpretedFunction(value.fn))
                     stack.enter_context(mock.patch.object(module, name, function))
-        yield
+        yield TritonAttnBackend
