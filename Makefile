@@ -36,7 +36,7 @@ quick: $(INSTALLED)  ## format, lint, types and the unit tests: a minute on two 
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	HYPOTHESIS_PROFILE=quick $(BIN)/python -m pytest -q -n $(WORKERS) -m "unit and not long and not slow"
+	HYPOTHESIS_PROFILE=quick $(BIN)/python -m pytest -q -n $(WORKERS) -m "not long and not slow" tests/unit
 
 test: $(INSTALLED)  ## all tests but those marked slow, gpu or storm
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not gpu and not storm"
