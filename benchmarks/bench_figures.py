@@ -24,7 +24,7 @@ from documents import write_figures  # noqa: E402
 from figures import gpu_rows  # noqa: E402
 
 from sglang_speed.config import SpeedConfig  # noqa: E402
-from sglang_speed.kv_pool.capacity import DeepTables, deep_band_bytes, split_kv_bytes  # noqa: E402
+from sglang_speed.kv_pool.capacity import DeepTables, deep_bytes, split_kv_bytes  # noqa: E402
 from sglang_speed.lab.bench.facts import described_depth, model_name  # noqa: E402
 from sglang_speed.lab.bench.plots import draw  # noqa: E402
 from sglang_speed.lab.bench.report import name_of, value_of  # noqa: E402
@@ -114,7 +114,7 @@ def deep_band_on_gpu(configuration: Mapping[str, Any], profile: Profile) -> str:
     """The deep band of the benchmark, and the pool with the default one."""
     kv_bytes, token_bytes = configuration["kv_bytes"], profile.shape.kv_bytes_per_layer
     speed = SpeedConfig(profile.num_layers, profile.prefill_layers)
-    share = deep_band_bytes(speed, profile.deep_tokens, token_bytes, DeepTables()) / kv_bytes
+    share = deep_bytes(speed, profile.deep_tokens, token_bytes, DeepTables()) / kv_bytes
     usual = split_kv_bytes(speed, kv_bytes, token_bytes, 1).prompt_tokens
     return (
         f"SPEED's deep band has {profile.deep_tokens} tokens, {share:.1%} of the bytes; by default it has 6%, which "

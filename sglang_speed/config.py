@@ -6,8 +6,9 @@ Owns the validation of that object. Must not import torch, transformers or sglan
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,14 @@ _KEYS = ("prefill_layers", "anchor_tokens", "tail_tokens")
 
 @dataclass(frozen=True)
 class SpeedConfig:
-    """The depth bands of a model and which prompt tokens reach the deep one.
+    """The depth bands of a model and which prompt tokens reach the deep ones.
 
     num_layers: decoder layers of the model, `L`.
     prefill_layers: layers that every prompt token passes, `Lc`; equal to `num_layers` it is the stock model.
     anchor_tokens: first prompt positions that pass all layers, `k >= 0`.
     tail_tokens: last prompt positions that pass all layers, `m >= 1`.
+    further_cutoffs: layers at which the deep layers are cut again, in ascending order; each begins another deep band.
+        In config.json `prefill_layers` is then a list.
 
     Raises ConfigError naming the key, the value, the rule and the fix.
     """
@@ -37,6 +40,7 @@ class SpeedConfig:
     prefill_layers: int
     anchor_tokens: int = DEFAULT_ANCHOR_TOKENS
     tail_tokens: int = DEFAULT_TAIL_TOKENS
+    further_cutoffs: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for key in ("num_layers", *_KEYS):
@@ -59,6 +63,21 @@ class SpeedConfig:
                 f"tail_tokens={self.tail_tokens} is below 1: the last prompt token must pass all layers, because the "
                 f"first output token comes from it; {DEFAULT_TAIL_TOKENS} is the default"
             )
+        self._check_further_cutoffs()
+
+    def _check_further_cutoffs(self) -> None:
+        for below, cutoff in pairwise((self.prefill_layers, *self.further_cutoffs)):
+            _require_int("prefill_layers", cutoff)
+            if not below < cutoff < self.num_layers:
+                raise ConfigError(
+                    f"prefill_layers={self._prefill_layers_in_json()!r} is not an ascending list of cutoffs below "
+                    f"{self.num_layers}, the number of layers: each of its numbers begins another depth band"
+                )
+
+    @property
+    def cutoffs(self) -> tuple[int, ...]:
+        """The first layer of each deep band, from the bottom up; none for the stock model."""
+        return () if self.is_stock else (self.prefill_layers, *self.further_cutoffs)
 
     @property
     def num_deep_layers(self) -> int:
@@ -73,9 +92,12 @@ class SpeedConfig:
         """The same bands under another tail."""
         return replace(self, tail_tokens=tail_tokens)
 
-    def to_dict(self) -> dict[str, int]:
+    def to_dict(self) -> dict[str, Any]:
         """The `speed` object of config.json."""
-        return {key: getattr(self, key) for key in _KEYS}
+        return {**{key: getattr(self, key) for key in _KEYS}, "prefill_layers": self._prefill_layers_in_json()}
+
+    def _prefill_layers_in_json(self) -> int | list[int]:
+        return [self.prefill_layers, *self.further_cutoffs] if self.further_cutoffs else self.prefill_layers
 
     @classmethod
     def from_dict(cls, speed: Any, num_layers: int) -> SpeedConfig:
@@ -90,7 +112,12 @@ class SpeedConfig:
             raise ConfigError(f"speed.{unknown[0]} is not known: the keys are {', '.join(_KEYS)}; remove it")
         if "prefill_layers" not in speed:
             raise ConfigError("speed.prefill_layers is missing: it is the number of layers that prompt tokens pass")
-        return cls(num_layers=num_layers, **speed)
+        cutoffs = speed["prefill_layers"]
+        if not isinstance(cutoffs, Sequence) or isinstance(cutoffs, str):
+            return cls(num_layers=num_layers, **speed)
+        if not cutoffs:
+            raise ConfigError("speed.prefill_layers=[] names no cutoff: write the number of layers that prompts pass")
+        return cls(num_layers=num_layers, **{**speed, "prefill_layers": cutoffs[0]}, further_cutoffs=tuple(cutoffs[1:]))
 
     @classmethod
     def from_model_config(cls, config: Mapping[str, Any]) -> SpeedConfig:

@@ -14,6 +14,7 @@ from sglang_speed.config import SpeedConfig
 if TYPE_CHECKING:
     from sglang.srt.mem_cache.memory_pool import KVCache
 
+    from sglang_speed.kv_pool.deep_band import DeepBand
     from sglang_speed.kv_pool.request_pool import BandedReqToTokenPool
 
 
@@ -22,7 +23,7 @@ class ServedModel:
     """A SPEED model and its memory.
 
     kv_pool: the shallow band's pool, `prompt_tokens` large, on this rank; `num_ranks` ranks hold the like.
-    request_pool: the request table with the deep band; None where the checkpoint is the stock model.
+    request_pool: the request table with the deep bands; None where the checkpoint is the stock model.
     """
 
     config: SpeedConfig
@@ -30,6 +31,10 @@ class ServedModel:
     prompt_tokens: int
     num_ranks: int
     request_pool: BandedReqToTokenPool | None
+
+    @property
+    def deep_bands(self) -> tuple[DeepBand, ...]:
+        return () if self.request_pool is None else self.request_pool.deep_bands
 
 
 _served: list[ServedModel] = []
@@ -57,5 +62,5 @@ def served() -> ServedModel | None:
 
 
 def active_pool() -> BandedReqToTokenPool | None:
-    """The request pool with a deep band, or None where the model at hand has none."""
+    """The request pool with deep bands, or None where the model at hand has none."""
     return _served[0].request_pool if _served else None

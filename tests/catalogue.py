@@ -14,7 +14,6 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from sglang_speed.config import SpeedConfig
 from sglang_speed.policies import DepthPolicy, SpeedPolicy
 from sglang_speed.reference.modeling import SpeedLlamaForCausalLM
 from tests.half_deep import HalfDeep
@@ -22,7 +21,7 @@ from tests.tiny_models import make_tiny_llama
 
 # Policies
 
-POLICIES: Mapping[str, Callable[[SpeedConfig], DepthPolicy]] = {
+POLICIES: Mapping[str, type[DepthPolicy]] = {
     "speed": SpeedPolicy,
     "half deep": HalfDeep,
 }
@@ -59,14 +58,15 @@ SHAPE = MODELS["llama"].shape
 class Bands:
     """The `speed` object of a checkpoint; the defaults leave two of eight layers to the deep band."""
 
-    prefill_layers: int = 6
+    prefill_layers: int | tuple[int, ...] = 6
     anchor_tokens: int = 1
     tail_tokens: int = 3
 
 
 DEEP_BANDS = [Bands(*bands) for bands in product((NUM_LAYERS // 2, NUM_LAYERS * 3 // 4), (0, 1, 4), (1, 2, 3, 16))]
 STOCK_BANDS = [Bands(NUM_LAYERS, 0, 1), Bands(NUM_LAYERS, 4, 16)]
-ALL_BANDS = [*DEEP_BANDS, *STOCK_BANDS, Bands(1, 1, 2), Bands(NUM_LAYERS - 1, 9, 5)]
+SEVERAL_BANDS = [Bands((2, 5), 1, 3), Bands((3, 4, 6), 4, 2)]
+ALL_BANDS = [*DEEP_BANDS, *STOCK_BANDS, *SEVERAL_BANDS, Bands(1, 1, 2), Bands(NUM_LAYERS - 1, 9, 5)]
 LONG_TAIL, FOUR_ANCHORS = Bands(6, 1, 16), Bands(4, 4, 2)
 
 # Settings of the scheduler: fields of ServerArgs, and the arguments of `running_scheduler`

@@ -232,7 +232,7 @@ class SchedulerHarness:
         pool = active_pool()
         if pool is not None:
             pool.check_idle()
-            assert pool.deep.num_in_use == 0
+            assert pool.deep_bands[0].num_in_use == 0
 
     def _collect_tokens(self, output: io_struct.BatchTokenIDOutput) -> None:
         for index, name in enumerate(output.rids):

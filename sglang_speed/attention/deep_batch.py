@@ -1,7 +1,7 @@
-"""The deep band's view of a batch: the same requests as shorter sequences.
+"""A deep band's view of a batch: the same requests as shorter sequences.
 
-Builds, from a ForwardBatch and the deep band's table, the child ForwardBatch that a second instance of the
-same attention backend runs on. Reads the deep band's bookkeeping, changes nothing.
+Builds, from a ForwardBatch and a deep band's table, the child ForwardBatch that a second instance of the
+same attention backend runs on. Reads the band's bookkeeping, changes nothing.
 """
 
 from __future__ import annotations
@@ -24,14 +24,16 @@ REQUEST_ROWS = "speed_request_rows"
 
 @dataclass(frozen=True)
 class DeepBatch:
-    """What the deep band runs on.
+    """What a deep band runs on.
 
-    rows: [num_deep_rows], int64: lines of the batch's hidden states that are deep; None where all are.
     forward_batch: the child batch; None where no row is deep.
+    rows: [num_deep_rows], int64: lines of the batch's hidden states that are deep; None where all are.
+    rows_below: the same among the lines that the band below has.
     """
 
-    rows: Tensor | None
     forward_batch: ForwardBatch | None
+    rows: Tensor | None = None
+    rows_below: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -56,19 +58,39 @@ def request_rows(forward_batch: ForwardBatch) -> list[int]:
     return rows
 
 
-def build_deep_batch(forward_batch: ForwardBatch, deep: DeepBand) -> DeepBatch:
-    """The deep view of a batch in any forward mode."""
+def build_deep_batches(forward_batch: ForwardBatch, bands: Sequence[DeepBand]) -> list[DeepBatch]:
+    """What each deep band, from the bottom up, sees of a batch in any forward mode."""
     if forward_batch.forward_mode.is_idle():
-        return DeepBatch(rows=_to_device([], forward_batch.seq_lens.device), forward_batch=None)
+        return [DeepBatch(forward_batch=None) for _ in bands]
     rows = request_rows(forward_batch)
     if forward_batch.forward_mode.is_decode():
-        return DeepBatch(rows=None, forward_batch=_decode_view(forward_batch, deep, rows))
-    extents = _deep_extents(forward_batch, deep, rows)
-    token_rows = np.concatenate([np.empty(0, dtype=np.int64), *(extent.token_rows for extent in extents)])
-    index = _to_device(token_rows, forward_batch.seq_lens.device)
+        return [DeepBatch(_decode_view(forward_batch, band, rows)) for band in bands]
+    batches, below = [], None
+    for band in bands:
+        extents = _deep_extents(forward_batch, band, rows)
+        token_rows = np.concatenate([np.empty(0, dtype=np.int64), *(extent.token_rows for extent in extents)])
+        batches.append(_extend_batch(forward_batch, band, extents, token_rows, below))
+        below = token_rows
+    return batches
+
+
+def _extend_batch(
+    forward_batch: ForwardBatch,
+    band: DeepBand,
+    extents: Sequence[DeepExtent],
+    rows: np.ndarray,
+    below: np.ndarray | None,
+) -> DeepBatch:
+    """rows, below: lines that are deep in this band and in the one below, ascending; None for the shallow band."""
     if not extents:
-        return DeepBatch(rows=index, forward_batch=None)
-    return DeepBatch(rows=index, forward_batch=_extend_view(forward_batch, deep, extents, index))
+        return DeepBatch(forward_batch=None)
+    device = forward_batch.seq_lens.device
+    index = _to_device(rows, device)
+    view = _extend_view(forward_batch, band, extents, index)
+    if below is None:
+        return DeepBatch(view, index, index)
+    assert np.isin(rows, below).all(), f"the {band.name} band wants rows that the band below does not compute"
+    return DeepBatch(view, index, _to_device(np.searchsorted(below, rows), device))
 
 
 def _decode_view(forward_batch: ForwardBatch, deep: DeepBand, rows: Sequence[int]) -> ForwardBatch:

@@ -1,14 +1,14 @@
-"""How KV memory is split between the two bands.
+"""How KV memory is split between the bands.
 
-The shallow band's pool holds every token, the deep band's pool only deep tokens, so a small share of the
-bytes serves it. The share is a promise: 94% of the ideal `L / Lc` gain stays with prompt tokens.
+The shallow band's pool holds every token, the pools of deep bands only deep tokens, so a small share of the
+bytes serves them. The share is a promise: 94% of the ideal `L / Lc` gain stays with prompt tokens.
 
-What grows with the deep band is paid from the deep band's share: its pool, its request table, and what its attention
-backend keeps for decode graphs, which has the shape of the table. They add up to
+What grows with a deep band is paid from that share: its pool, its request table, and what its attention
+backend keeps for decode graphs, which has the shape of the table. For `B` deep bands of `D` tokens each they add up to
 
-    D * (L - Lc) * c  +  min(D, context) * (4 * rows + 8 * graph_rows)
+    D * (L - Lc) * c  +  B * min(D, context) * (4 * rows + 8 * graph_rows)
 
-for `D` deep tokens. Llama-3.1-8B at a context of 128K on a GPU with 108 GB for KV: SGLang takes 4030 requests, so the
+Llama-3.1-8B at a context of 128K on a GPU with 108 GB for KV: SGLang takes 4030 requests, so the
 table is 2.05 GB of the 6.5 GB; 127 thousand deep tokens are left. With --max-running-requests 512 it is 0.3 GB and 181
 thousand. The width is not capped, because one request may need it: it may generate, or score, its whole context.
 """
@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 from sglang_speed.config import SpeedConfig
 from sglang_speed.errors import ConfigError
+from sglang_speed.policies import DepthPolicy
 
 DEEP_PERCENT = 6
 DEEP_TOKENS_VARIABLE = "SGLANG_SPEED_DEEP_TOKENS"
@@ -30,7 +31,7 @@ GRAPH_BYTES = 8
 
 @dataclass(frozen=True)
 class DeepTables:
-    """What stands beside the deep band's pool on one device, a column per deep token of one request.
+    """What stands beside a deep band's pool on one device, a column per deep token of one request.
 
     num_rows: rows of the request table. num_graph_rows: requests in the largest decode graph, 0 where there is none.
     max_width: the longest that a request can be; fewer columns are made where the deep pool holds fewer tokens.
@@ -47,25 +48,25 @@ class DeepTables:
 
 @dataclass(frozen=True)
 class KVSplit:
-    """Token capacities of the two bands. Bytes: `prompt_tokens * Lc * c` and `deep_band_bytes`."""
+    """Token capacities of the shallow band and of each deep band. Bytes: `prompt_tokens * Lc * c`, `deep_bytes`."""
 
     prompt_tokens: int
     deep_tokens: int
 
 
-def deep_band_bytes(config: SpeedConfig, deep_tokens: int, bytes_per_layer: int, tables: DeepTables) -> int:
-    """Bytes of a deep pool of `deep_tokens` and of the tables beside it."""
-    columns = min(deep_tokens, tables.max_width)
+def deep_bytes(config: SpeedConfig, deep_tokens: int, bytes_per_layer: int, tables: DeepTables) -> int:
+    """Bytes of all deep bands with `deep_tokens` each: their pools and the tables beside them."""
+    columns = len(config.cutoffs) * min(deep_tokens, tables.max_width)
     return deep_tokens * config.num_deep_layers * bytes_per_layer + columns * tables.column_bytes
 
 
 def deep_tokens_beside(
     config: SpeedConfig, prompt_tokens: int, bytes_per_layer: int, override: int | None, tables: DeepTables
 ) -> int:
-    """Deep tokens that go with a shallow pool of `prompt_tokens`.
+    """Tokens of each deep band beside a shallow pool of `prompt_tokens`.
 
-    The shallow pool's bytes `S*Lc*c` are 94 parts of 100; the deep band has the other 6, for as many tokens as
-    `deep_band_bytes` allows: a pool narrower than the tables can be, or one that leaves them at their full width.
+    The shallow pool's bytes `S*Lc*c` are 94 parts of 100; the deep bands have the other 6, for as many tokens as
+    `deep_bytes` allows: pools narrower than the tables can be, or ones that leave them at their full width.
     """
     if config.is_stock:
         return 0
@@ -73,7 +74,8 @@ def deep_tokens_beside(
         return override
     share = prompt_tokens * config.prefill_layers * bytes_per_layer * DEEP_PERCENT // (100 - DEEP_PERCENT)
     cell = config.num_deep_layers * bytes_per_layer
-    return max(share // (cell + tables.column_bytes), (share - tables.max_width * tables.column_bytes) // cell)
+    column = len(config.cutoffs) * tables.column_bytes
+    return max(share // (cell + column), (share - tables.max_width * column) // cell)
 
 
 def split_kv_bytes(
@@ -86,40 +88,37 @@ def split_kv_bytes(
 ) -> KVSplit:
     """Split a KV budget between the bands.
 
-    budget_bytes: bytes for both pools and the deep band's tables.
+    budget_bytes: bytes for all pools and the deep bands' tables.
     bytes_per_layer: KV bytes of one token in one layer on this device, `c`.
     page_size: the shallow pool is a whole number of pages.
     """
     shallow_cell = config.prefill_layers * bytes_per_layer
     if config.is_stock:
-        deep_bytes = 0
+        kept = 0
     elif override is not None:
-        deep_bytes = deep_band_bytes(config, override, bytes_per_layer, tables)
+        kept = deep_bytes(config, override, bytes_per_layer, tables)
     else:
-        deep_bytes = -(-budget_bytes * DEEP_PERCENT // 100)
-    prompt_tokens = (budget_bytes - deep_bytes) // shallow_cell // page_size * page_size
+        kept = -(-budget_bytes * DEEP_PERCENT // 100)
+    prompt_tokens = (budget_bytes - kept) // shallow_cell // page_size * page_size
     if prompt_tokens <= 0:
         raise ConfigError(
-            f"{DEEP_TOKENS_VARIABLE}={override} deep tokens take {deep_bytes} of the {budget_bytes} bytes for KV, "
+            f"{DEEP_TOKENS_VARIABLE}={override} deep tokens take {kept} of the {budget_bytes} bytes for KV, "
             "which leaves no prompt tokens; lower it or raise --mem-fraction-static"
         )
     return KVSplit(prompt_tokens, deep_tokens_beside(config, prompt_tokens, bytes_per_layer, override, tables))
 
 
-def cap_deep_tokens(config: SpeedConfig, deep_tokens: int, max_requests: int, context_len: int) -> int:
+def cap_deep_tokens(policy: DepthPolicy, deep_tokens: int, max_requests: int, context_len: int) -> int:
     """Never more than the running requests can fill, never less than one request needs.
 
     Raises ConfigError where not even one prompt's deep tokens and one generated token fit.
     """
-    if config.is_stock:
-        return 0
     deep_tokens = min(deep_tokens, max_requests * context_len)
-    needed = config.anchor_tokens + config.tail_tokens + 1
+    needed = policy.min_deep_tokens + 1
     if deep_tokens < needed:
         raise ConfigError(
-            f"the deep band has room for {deep_tokens} tokens, but one request needs {needed} (anchor_tokens="
-            f"{config.anchor_tokens} + tail_tokens={config.tail_tokens} + 1 generated); set {DEEP_TOKENS_VARIABLE} to "
-            "at least that, lower --max-running-requests, or give the KV cache more memory (--mem-fraction-static, "
-            "--max-total-tokens)"
+            f"a deep band has room for {deep_tokens} tokens, but one request needs {needed} (those of its prompt and 1 "
+            f"generated); set {DEEP_TOKENS_VARIABLE} to at least that, lower --max-running-requests, or give the KV "
+            "cache more memory (--mem-fraction-static, --max-total-tokens)"
         )
     return deep_tokens

@@ -1,4 +1,4 @@
-"""The deep band's bookkeeping: which request owns which slots, and where a deep token stands.
+"""One deep band's bookkeeping: which request owns which slots, and where a deep token stands.
 
 Every live request row owns the slots of its deep tokens; those of its whole prompt are taken when it is
 admitted, so that a prompt prefilled in chunks can never find the pool empty half-way. Decode takes one more
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -20,10 +20,11 @@ from sglang_speed.kv_pool.anchors import AnchorEntry, AnchorRegistry
 from sglang_speed.kv_pool.counters import DeepBandCounters
 from sglang_speed.method.bands import DEEP
 from sglang_speed.method.deep_tokens import DeepTokens
+from sglang_speed.policies import DepthPolicy
 
 
 class SlotAllocator(Protocol):
-    """What the deep band needs of an allocator; SGLang's page-size-1 allocator is one. Slot 0 is padding.
+    """What a deep band needs of an allocator; SGLang's page-size-1 allocator is one. Slot 0 is padding.
 
     free_pages, release_pages: together the free slots, int64.
     """
@@ -40,16 +41,19 @@ class SlotAllocator(Protocol):
 
     def clear(self) -> None: ...
 
+    def get_kvcache(self) -> Any: ...
+
 
 @dataclass(frozen=True)
 class Admission:
-    """A request that enters the deep band.
+    """A request that enters a deep band.
 
     row: its line in the request table.
     deep: its deep tokens.
     num_tokens: tokens to prefill, prompt and (after a retraction) generated ones.
     first_chunk_end: where its first forward ends.
     anchor_key: what its anchors depend on, None where they must not be shared.
+    reuses_anchors: whether it takes shared anchors that are there; otherwise it computes its own.
     """
 
     row: int
@@ -57,6 +61,7 @@ class Admission:
     num_tokens: int
     first_chunk_end: int
     anchor_key: Hashable | None
+    reuses_anchors: bool = True
 
 
 @dataclass
@@ -78,15 +83,25 @@ class RowState:
 
 
 class DeepBand:
-    """Slots, request table and anchors of the deep band.
+    """Slots, request table and anchors of one deep band.
 
+    policy: which tokens of a request are deep here.
     table: [num_rows, width], int32, on the device: slot of the j-th deep token of a row.
     gap: [num_rows], int64, on the device; `gap_cpu` is its copy. In decode the deep length is `n - gap`.
     name: of the band, as in `method.bands`. counters: what happened in it.
     """
 
-    def __init__(self, allocator: SlotAllocator, num_rows: int, width: int, device: str, name: str = DEEP) -> None:
+    def __init__(
+        self,
+        policy: DepthPolicy,
+        allocator: SlotAllocator,
+        num_rows: int,
+        width: int,
+        device: str,
+        name: str = DEEP,
+    ) -> None:
         self.name = name
+        self.policy = policy
         self.counters = DeepBandCounters()
         self.allocator = allocator
         self.width = width
@@ -135,7 +150,7 @@ class DeepBand:
     def _new_row(self, admission: Admission) -> RowState:
         assert admission.row not in self.rows, f"row {admission.row} is already in use"
         state = RowState(admission.deep, length=0)
-        if admission.anchor_key is not None and admission.anchor_key in self.anchors:
+        if admission.reuses_anchors and admission.anchor_key in self.anchors:
             state.anchors = self.anchors.acquire(admission.anchor_key)
             state.anchors_cached = True
             state.first_owned = admission.deep.num_anchors
@@ -200,8 +215,9 @@ class DeepBand:
         slots = self.allocator.alloc(num_slots)
         if slots is None:
             raise IntegrityError(
-                f"the deep band has {self.allocator.available_size()} free slots of {self.capacity} and {num_slots} "
-                f"are wanted by rows that were admitted; {len(self.rows)} rows own {self._num_owned_by_rows()}"
+                f"the {self.name} band has {self.allocator.available_size()} free slots of {self.capacity} and "
+                f"{num_slots} are wanted by rows that were admitted; {len(self.rows)} rows own "
+                f"{self._num_owned_by_rows()}"
             )
         return slots
 
@@ -210,7 +226,7 @@ class DeepBand:
 
     def check_integrity(self) -> None:
         """Raise IntegrityError with both sides of every sum that does not hold."""
-        raise_violations("deep band", self.violations())
+        raise_violations(f"{self.name} band", self.violations())
 
     def violations(self) -> Iterator[str]:
         yield from self._slot_violations()

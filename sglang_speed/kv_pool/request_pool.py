@@ -1,41 +1,53 @@
-"""SGLang's request table with the deep band beside it.
+"""SGLang's request table with the deep bands beside it.
 
-A request row is where the deep band's slots live and die: taken when SGLang gives a request its row, given
+A request row is where a deep band's slots live and die: taken when SGLang gives a request its row, given
 back when SGLang frees it, which covers finish, abort, retraction, preemption and flush in one place.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sglang.srt.mem_cache.memory_pool import KVCache, ReqToTokenPool
+from sglang.srt.mem_cache.memory_pool import ReqToTokenPool
 
 from sglang_speed.errors import IntegrityError, raise_violations
 from sglang_speed.kv_pool.counters import BandCounters
 from sglang_speed.kv_pool.deep_band import Admission, DeepBand
 from sglang_speed.method.bands import SHALLOW
 from sglang_speed.method.deep_tokens import DeepTokens
-from sglang_speed.policies import DepthPolicy
 
 if TYPE_CHECKING:
     from sglang.srt.managers.schedule_batch import Req
 
 
 def banded(pool: Any) -> BandedReqToTokenPool | None:
-    """A request pool that has a deep band, None for any other."""
+    """A request pool that has deep bands, None for any other."""
     return pool if isinstance(pool, BandedReqToTokenPool) else None
+
+
+@dataclass(frozen=True)
+class _InBand:
+    """A request as one deep band sees it. anchor_key: None where its anchors must not be shared."""
+
+    band: DeepBand
+    deep: DeepTokens
+    anchor_key: Hashable | None
+
+    @property
+    def finds_anchors(self) -> bool:
+        return self.deep.num_anchors == 0 or self.anchor_key in self.band.anchors
 
 
 class BandedReqToTokenPool(ReqToTokenPool):
     """A request table whose rows own deep slots. `attach` comes before the first request.
 
-    preempted: requests that the scheduling pass at hand has preempted. counters: by the name of the band.
+    deep_bands: from the bottom up. counters: by the name of the band, the shallow one included.
+    preempted: requests that the scheduling pass at hand has preempted.
     """
 
-    deep: DeepBand
-    policy: DepthPolicy
-    deep_kv_pool: KVCache
+    deep_bands: tuple[DeepBand, ...]
     counters: dict[str, BandCounters]
     preempted: list[Req]
     _num_admitted: int
@@ -48,85 +60,85 @@ class BandedReqToTokenPool(ReqToTokenPool):
         adopted.__dict__.update(pool.__dict__)
         return adopted
 
-    def attach(self, deep: DeepBand, policy: DepthPolicy, deep_kv_pool: KVCache) -> None:
-        self.deep = deep
-        self.policy = policy
-        self.deep_kv_pool = deep_kv_pool
-        self.counters = {SHALLOW: BandCounters(), deep.name: deep.counters}
+    def attach(self, deep_bands: Sequence[DeepBand]) -> None:
+        self.deep_bands = tuple(deep_bands)
+        self.counters = {SHALLOW: BandCounters(), **{band.name: band.counters for band in deep_bands}}
         self.preempted = []
         self._num_admitted = 0
         self._idle_checked_at = -1
 
-    def deep_tokens_of(self, req: Req) -> DeepTokens:
-        """The deep tokens of a request, from its prompt's length and its scored span alone."""
+    def deep_tokens_of(self, req: Req, band: DeepBand) -> DeepTokens:
+        """The tokens of a request that are deep in a band, from its prompt's length and its scored span alone."""
         scored_from = req.logprob_start_len if req.return_logprob and req.logprob_start_len >= 0 else None
-        return self.policy.deep_tokens(len(req.origin_input_ids), scored_from)
-
-    def anchor_key_of(self, req: Req, deep: DeepTokens) -> Hashable | None:
-        """What the anchors' deep KV depends on: the namespace and the anchor tokens.
-
-        None where anchors must not be shared: the policy says so, or the embeddings do not come from the token ids.
-        """
-        if req.input_embeds is not None or req.positional_embed_overrides is not None:
-            return None
-        tokens = self.policy.anchor_tokens(req.origin_input_ids, deep)
-        return None if tokens is None else (req.extra_key, tokens)
+        return band.policy.deep_tokens(len(req.origin_input_ids), scored_from)
 
     def max_reusable_prefix(self, req: Req) -> int:
         """Longest prefix of a request that may come from the radix tree."""
-        deep = self.deep_tokens_of(req)
-        key = self.anchor_key_of(req, deep)
-        return self.policy.max_reusable_prefix(deep, anchors_cached=key is not None and key in self.deep.anchors)
+        return _max_reusable_prefix(self._in_bands(req))
 
     def alloc(self, reqs: list[Req]) -> list[int] | None:
         new = [req for req in reqs if req.req_pool_idx is None]
         rows = super().alloc(reqs)
         if rows is not None:
             self._num_admitted += len(new)
-            self.deep.admit([self._admission(req) for req in new])
+            self._admit(new)
         return rows
 
     def free(self, req: Req) -> None:
-        self.deep.release(req.req_pool_idx)
+        for band in self.deep_bands:
+            band.release(req.req_pool_idx)
         super().free(req)
 
     def clear(self) -> None:
         super().clear()
-        self.deep.clear()
+        for band in self.deep_bands:
+            band.clear()
 
-    def _admission(self, req: Req) -> Admission:
-        deep = self.deep_tokens_of(req)
-        key = self.anchor_key_of(req, deep)
-        prefix_len = len(req.prefix_indices)
-        cached = key is not None and key in self.deep.anchors
+    def _in_bands(self, req: Req) -> list[_InBand]:
+        deep = [(band, self.deep_tokens_of(req, band)) for band in self.deep_bands]
+        return [_InBand(band, tokens, _anchor_key(req, band, tokens)) for band, tokens in deep]
+
+    def _admit(self, reqs: list[Req]) -> None:
+        seen = [self._in_bands(req) for req in reqs]
+        for req, in_bands in zip(reqs, seen, strict=True):
+            self._begin(req, in_bands)
+        admissions = [_admissions(req, in_bands) for req, in_bands in zip(reqs, seen, strict=True)]
+        for number, band in enumerate(self.deep_bands):
+            band.admit([of_req[number] for of_req in admissions])
+
+    def _begin(self, req: Req, in_bands: Sequence[_InBand]) -> None:
         # A longer hit would leave deep rows uncomputed: garbage, so it must never pass.
-        assert prefix_len <= self.policy.max_reusable_prefix(deep, cached), (
-            f"request {req.rid} reuses {prefix_len} tokens, {deep} with {cached=} anchors allows fewer"
+        longest = _max_reusable_prefix(in_bands)
+        assert len(req.prefix_indices) <= longest, (
+            f"request {req.rid} reuses {len(req.prefix_indices)} tokens, and {longest} at most leave its deep rows "
+            "computed"
         )
         if req.retraction_count == 0 and req.to_finish is None:
-            self._count(req, deep, key, cached)
-        return Admission(req.req_pool_idx, deep, len(req.full_untruncated_fill_ids), req.extend_range.end, key)
+            self._count(req, in_bands)
 
-    def _count(self, req: Req, deep: DeepTokens, key: Hashable | None, cached: bool) -> None:
-        prompt_len = len(req.origin_input_ids)
-        shallow, mine = self.counters[SHALLOW], self.deep.counters
+    def _count(self, req: Req, in_bands: Sequence[_InBand]) -> None:
+        shallow, prompt_len, reused = self.counters[SHALLOW], len(req.origin_input_ids), _reuses_anchors(in_bands)
         shallow.prompt_tokens += prompt_len
         shallow.reused_tokens += len(req.prefix_indices)
-        mine.prompt_tokens += deep.num_before(prompt_len)
-        mine.reused_tokens += deep.num_anchors if cached else 0
-        mine.anchor_misses += int(key is not None and not cached)
+        for each in in_bands:
+            counters = each.band.counters
+            counters.prompt_tokens += each.deep.num_before(prompt_len)
+            counters.reused_tokens += each.deep.num_anchors if reused else 0
+            counters.anchor_misses += int(each.anchor_key is not None and not reused)
 
     def check_integrity(self) -> None:
-        """Raise IntegrityError with both sides of every sum that does not hold, in this table or the deep band."""
+        """Raise IntegrityError with both sides of every sum that does not hold, in this table or a deep band."""
         raise_violations("request table", self.violations())
 
     def violations(self) -> Iterator[str]:
-        """Every row from 1 to size is free or owned by the deep band, once; row 0 is padding."""
-        free, owned = self.free_slots, self.deep.rows
-        if sorted([*free, *owned]) != list(range(1, self.size + 1)):
-            yield f"{len(free)} free rows + {len(owned)} rows of requests != rows 1..{self.size}"
-            yield f"neither: {sorted({*range(1, self.size + 1)} - {*free, *owned})}, both: {sorted({*free} & {*owned})}"
-        yield from self.deep.violations()
+        """Every row from 1 to size is free or owned by every deep band, once; row 0 is padding."""
+        for band in self.deep_bands:
+            free, owned = self.free_slots, band.rows
+            if sorted([*free, *owned]) != list(range(1, self.size + 1)):
+                yield f"{len(free)} free rows + {len(owned)} rows in the {band.name} band != rows 1..{self.size}"
+                neither, both = {*range(1, self.size + 1)} - {*free, *owned}, {*free} & {*owned}
+                yield f"neither: {sorted(neither)}, both: {sorted(both)}"
+            yield from band.violations()
 
     def check_idle(self) -> None:
         """Raise IntegrityError unless all sums hold and no row is in use.
@@ -136,6 +148,38 @@ class BandedReqToTokenPool(ReqToTokenPool):
         if self._idle_checked_at == self._num_admitted:
             return
         self.check_integrity()
-        if self.deep.rows:
-            raise IntegrityError(f"request table: idle, but rows {sorted(self.deep.rows)} are in use")
+        in_use = {band.name: sorted(band.rows) for band in self.deep_bands if band.rows}
+        if in_use:
+            raise IntegrityError(f"request table: idle, but rows are in use: {in_use}")
         self._idle_checked_at = self._num_admitted
+
+
+def _anchor_key(req: Req, band: DeepBand, deep: DeepTokens) -> Hashable | None:
+    """What the anchors' deep KV depends on: the namespace and the anchor tokens.
+
+    None where anchors must not be shared: the policy says so, or the embeddings do not come from the token ids.
+    """
+    if req.input_embeds is not None or req.positional_embed_overrides is not None:
+        return None
+    tokens = band.policy.anchor_tokens(req.origin_input_ids, deep)
+    return None if tokens is None else (req.extra_key, tokens)
+
+
+def _reuses_anchors(in_bands: Sequence[_InBand]) -> bool:
+    """Shared anchors are taken in all bands or in none: a row that a band computes comes from the band below it."""
+    return any(each.anchor_key is not None for each in in_bands) and all(each.finds_anchors for each in in_bands)
+
+
+def _max_reusable_prefix(in_bands: Sequence[_InBand]) -> int:
+    cached = _reuses_anchors(in_bands)
+    return min(each.band.policy.max_reusable_prefix(each.deep, cached) for each in in_bands)
+
+
+def _admissions(req: Req, in_bands: Sequence[_InBand]) -> list[Admission]:
+    """What a request asks of each band."""
+    reused = _reuses_anchors(in_bands)
+    num_tokens, first_chunk_end = len(req.full_untruncated_fill_ids), req.extend_range.end
+    return [
+        Admission(req.req_pool_idx, each.deep, num_tokens, first_chunk_end, each.anchor_key, reused)
+        for each in in_bands
+    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 from sglang_speed.config import SpeedConfig
 
@@ -23,8 +24,8 @@ class DepthBand:
 
 
 def depth_bands(config: SpeedConfig) -> tuple[DepthBand, ...]:
-    """The bands from the bottom up: shallow, then deep unless the model is the stock one."""
-    shallow = DepthBand(SHALLOW, 0, config.prefill_layers)
-    if config.is_stock:
-        return (shallow,)
-    return shallow, DepthBand(DEEP, config.prefill_layers, config.num_layers)
+    """The bands from the bottom up: shallow, then a deep one for each cutoff; several are called deep1, deep2 ..."""
+    names = [DEEP] if len(config.cutoffs) == 1 else [f"{DEEP}{number + 1}" for number in range(len(config.cutoffs))]
+    ranges = pairwise((*config.cutoffs, config.num_layers))
+    deep = (DepthBand(name, *layers) for name, layers in zip(names, ranges, strict=True))
+    return DepthBand(SHALLOW, 0, config.prefill_layers), *deep

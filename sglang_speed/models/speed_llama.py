@@ -7,7 +7,7 @@ and back into place. Which rows are deep, and where their KV lives, is decided b
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -50,24 +50,21 @@ class SpeedLlamaModel(LlamaModel):
         stream = self._run(shallow, positions, (hidden, None), forward_batch)
         if not deep:
             return self._normed(stream)
-        return self._run_deep(deep[0], positions, stream, forward_batch)
+        return self._run_deep(deep, positions, stream, forward_batch)
 
-    def _run_deep(self, band: DepthBand, positions: Tensor, stream: Stream, forward_batch: ForwardBatch) -> Tensor:
-        backend = get_attn_backend()
+    def _run_deep(self, bands: Sequence[DepthBand], positions: Tensor, stream: Stream, batch: ForwardBatch) -> Tensor:
+        backend, rows = get_attn_backend(), None
         assert isinstance(backend, BandedAttnBackend), f"{type(backend).__name__} has no deep band"
-        batch = backend.deep_batch_of(forward_batch)
-        if batch.rows is None:
-            with forward_context(ForwardContext(attn_backend=backend.deep)):
-                return self._normed(self._run(band, positions, stream, batch.forward_batch))
-        hidden, residual = stream
-        assert residual is not None, "the shallow band has at least one layer"
-        out = torch.zeros_like(hidden)
-        if batch.rows.numel() == 0:
-            return out
-        selected = (hidden[batch.rows], residual[batch.rows])
-        with forward_context(ForwardContext(attn_backend=backend.deep)):
-            deep = self._run(band, positions[batch.rows], selected, batch.forward_batch)
-        return out.index_copy_(0, batch.rows, self._normed(deep))
+        out = torch.empty_like(stream[0])
+        for band, (own_backend, own) in zip(bands, backend.deep_parts_of(batch), strict=True):
+            if own.forward_batch is None:
+                return out.zero_()
+            if own.rows is not None:
+                rows, positions = own.rows, positions[own.rows_below]
+                stream = (stream[0][own.rows_below], stream[1][own.rows_below])
+            with forward_context(ForwardContext(attn_backend=own_backend)):
+                stream = self._run(band, positions, stream, own.forward_batch)
+        return self._normed(stream) if rows is None else out.zero_().index_copy_(0, rows, self._normed(stream))
 
     def _run(self, band: DepthBand, positions: Tensor, stream: Stream, forward_batch: ForwardBatch) -> Stream:
         hidden, residual = stream

@@ -6,18 +6,19 @@ speed    SPEED
 A new policy is a file here and a row in POLICIES. Plain Python. Must not import torch or sglang.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from sglang_speed.config import SpeedConfig
+from sglang_speed.method.bands import DepthBand
 from sglang_speed.policies.base import DepthPolicy
 from sglang_speed.policies.speed import SpeedPolicy
 
-POLICIES: Mapping[str, Callable[[SpeedConfig], DepthPolicy]] = {"speed": SpeedPolicy}
+POLICIES: Mapping[str, type[DepthPolicy]] = {"speed": SpeedPolicy}
 
 
-def policy_of(config: SpeedConfig) -> DepthPolicy:
-    """The policy of a checkpoint. There is one kind today, and a checkpoint does not name it."""
-    return POLICIES["speed"](config)
+def policy_of(config: SpeedConfig, band: DepthBand) -> DepthPolicy:
+    """The policy of a checkpoint in one deep band. There is one kind today, and a checkpoint does not name it."""
+    return POLICIES["speed"].for_band(config, band)
 
 
 __all__ = ["POLICIES", "DepthPolicy", "SpeedPolicy", "policy_of"]

@@ -16,12 +16,23 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Self
 
+from sglang_speed.config import SpeedConfig
+from sglang_speed.method.bands import DepthBand
 from sglang_speed.method.deep_tokens import DeepTokens
 
 
 class DepthPolicy(ABC):
-    """How one method fills a deep band of a request."""
+    """How one method fills one deep band of a request. A model with several deep bands has a policy for each.
+
+    The deep tokens of a band are among those of the band below it.
+    """
+
+    @classmethod
+    @abstractmethod
+    def for_band(cls, config: SpeedConfig, band: DepthBand) -> Self:
+        """The policy of one deep band of a checkpoint."""
 
     @abstractmethod
     def deep_tokens(self, prompt_len: int, scored_from: int | None = None) -> DeepTokens:
@@ -30,6 +41,11 @@ class DepthPolicy(ABC):
         prompt_len: prompt tokens, at least 1.
         scored_from: first position whose input log-probabilities were asked for, None where they were not.
         """
+
+    @property
+    @abstractmethod
+    def min_deep_tokens(self) -> int:
+        """Deep tokens that every long prompt has at least: a deep band must hold more of one request."""
 
     @abstractmethod
     def anchor_tokens(self, token_ids: Sequence[int], deep: DeepTokens) -> tuple[int, ...] | None:

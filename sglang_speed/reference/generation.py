@@ -44,7 +44,7 @@ def greedy_steps(
     scored_from: first position whose log-probabilities were asked for; the prompt is deep from there on.
     use_cache: False computes the whole request again for every token.
     """
-    deep_tokens = model.policy.deep_tokens(len(prompt_ids), scored_from)
+    deep_tokens = model.deep_tokens(len(prompt_ids), scored_from)
     cache = DynamicCache() if use_cache else None
     tokens = list(prompt_ids)
     for _ in range(max_new_tokens):
@@ -80,9 +80,9 @@ def score(model: SpeedLlamaForCausalLM, input_ids: Sequence[int], scored_from: i
     `logprob_start_len = scored_from`, whose first entry has no value.
     """
     assert 0 <= scored_from < len(input_ids), f"{scored_from=} is not a position of {len(input_ids)} tokens"
-    deep_tokens = model.policy.deep_tokens(len(input_ids), scored_from)
+    deep_tokens = model.deep_tokens(len(input_ids), scored_from)
     ids = torch.tensor([input_ids], device=model.device)
-    first_row = deep_tokens.index_of(scored_from)
+    first_row = deep_tokens[-1].index_of(scored_from)
     logprobs = model(ids, deep_tokens).logits[0, first_row:-1].float().log_softmax(-1)
     scores: list[float] = logprobs.gather(1, ids[0, scored_from + 1 :, None])[:, 0].tolist()
     return scores
@@ -90,7 +90,7 @@ def score(model: SpeedLlamaForCausalLM, input_ids: Sequence[int], scored_from: i
 
 @torch.no_grad()
 def _last_logits(
-    model: SpeedLlamaForCausalLM, tokens: list[int], deep_tokens: DeepTokens, cache: Cache | None
+    model: SpeedLlamaForCausalLM, tokens: list[int], deep_tokens: Sequence[DeepTokens], cache: Cache | None
 ) -> Tensor:
     """Logits after the last token, [vocab]; computes what the cache lacks and puts it there."""
     num_cached = 0 if cache is None else cache.get_seq_length()

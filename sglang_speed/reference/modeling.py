@@ -1,4 +1,4 @@
-"""The model: the shallow band runs over all tokens, the deep band over the deep tokens only.
+"""The model: the shallow band runs over all tokens, each deep band over its deep tokens only.
 
 Owns the order of those two steps. Layers, rotary embedding, norms and weights' names are transformers' own.
 Importing it registers the model with AutoModelForCausalLM.
@@ -6,7 +6,9 @@ Importing it registers the model with AutoModelForCausalLM.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any, NoReturn
 
 import torch
@@ -18,7 +20,7 @@ from transformers.utils import ModelOutput
 
 from sglang_speed.method import DeepTokens, DepthBand, depth_bands
 from sglang_speed.models.hf_config import SpeedLlamaConfig
-from sglang_speed.policies import policy_of
+from sglang_speed.policies import DepthPolicy, policy_of
 
 IGNORED_LABEL = -100
 
@@ -27,7 +29,7 @@ IGNORED_LABEL = -100
 class SpeedOutput(ModelOutput):
     """What a forward gives for its deep tokens.
 
-    logits: [batch, num_deep, vocab].
+    logits: [batch, num_deep, vocab], of the tokens that pass all layers.
     positions: [num_deep], the position of each row of `logits`; the anchors come first.
     loss: mean cross-entropy, where labels were given.
     """
@@ -48,13 +50,22 @@ class SpeedLlamaForCausalLM(LlamaForCausalLM):
 
     def __init__(self, config: SpeedLlamaConfig) -> None:
         super().__init__(config)
-        self.policy = policy_of(config.speed_config)
         self.bands = depth_bands(config.speed_config)
+        self.policies = tuple(policy_of(config.speed_config, band) for band in self.bands[1:] or self.bands)
+
+    @property
+    def policy(self) -> DepthPolicy:
+        """That of the highest deep band, which decides what passes all layers."""
+        return self.policies[-1]
+
+    def deep_tokens(self, prompt_len: int, scored_from: int | None = None) -> tuple[DeepTokens, ...]:
+        """The deep tokens of a request, band by band from the bottom up."""
+        return tuple(policy.deep_tokens(prompt_len, scored_from) for policy in self.policies)
 
     def forward(
         self,
         input_ids: Tensor,
-        deep_tokens: DeepTokens | None = None,
+        deep_tokens: DeepTokens | Sequence[DeepTokens] | None = None,
         past_key_values: Cache | None = None,
         labels: Tensor | None = None,
     ) -> SpeedOutput:
@@ -62,7 +73,8 @@ class SpeedLlamaForCausalLM(LlamaForCausalLM):
 
         input_ids: [batch, num_tokens], at the positions that follow those in the cache. The requests of a batch
             share their lengths; run others one after the other.
-        deep_tokens: of these requests; without it all of `input_ids` is prompt and there is no cache.
+        deep_tokens: of these requests, for each deep band, or the same for all; without it all of `input_ids` is
+            prompt and there is no cache.
         past_key_values: extended in place. Shallow layers hold every token, deep layers the deep tokens.
         labels: [batch, num_tokens], the token ids to learn, IGNORED_LABEL elsewhere; not shifted. Tokens that do
             not follow a deep token are not learned.
@@ -70,19 +82,21 @@ class SpeedLlamaForCausalLM(LlamaForCausalLM):
         assert deep_tokens or past_key_values is None, "input_ids alone do not say where a cached prompt ends"
         start = 0 if past_key_values is None else past_key_values.get_seq_length()
         end = start + input_ids.shape[1]
-        deep_tokens = deep_tokens or self.policy.deep_tokens(end)
+        if deep_tokens is None or isinstance(deep_tokens, DeepTokens):
+            deep_tokens = [deep_tokens] * len(self.policies) if deep_tokens else self.deep_tokens(end)
         positions = torch.arange(start, end, device=input_ids.device)
-        deep_rows = _rows_of(deep_tokens, start, end).to(input_ids.device)
 
         shallow_band, *deep_bands = self.bands
         hidden = self.model.embed_tokens(input_ids)
         hidden = self.run_band(shallow_band, hidden, positions, past_key_values)
-        hidden, positions = hidden[:, deep_rows], positions[deep_rows]
-        for band in deep_bands:
-            hidden = self.run_band(band, hidden, positions, past_key_values)
+        for band, deep in zip_longest(deep_bands, deep_tokens):
+            is_deep = torch.isin(positions, _positions_of(deep, start, end).to(positions.device))
+            hidden, positions = hidden[:, is_deep], positions[is_deep]
+            if band is not None:
+                hidden = self.run_band(band, hidden, positions, past_key_values)
         logits = self.lm_head(self.model.norm(hidden))
 
-        loss = None if labels is None else _next_token_loss(logits, labels, deep_rows)
+        loss = None if labels is None else _next_token_loss(logits, labels, positions - start)
         return SpeedOutput(loss=loss, logits=logits, positions=positions)
 
     def run_band(self, band: DepthBand, hidden: Tensor, positions: Tensor, cache: Cache | None) -> Tensor:
@@ -114,10 +128,10 @@ class SpeedLlamaForCausalLM(LlamaForCausalLM):
         raise NotImplementedError("generate with sglang_speed.reference.generation.generate_greedy")
 
 
-def _rows_of(deep_tokens: DeepTokens, start: int, end: int) -> Tensor:
-    """Rows of the deep tokens in a forward over positions `[start, end)`."""
+def _positions_of(deep_tokens: DeepTokens, start: int, end: int) -> Tensor:
+    """Positions of the deep tokens in a forward over `[start, end)`."""
     anchors, decode_phase = deep_tokens.computed_in(start, end)
-    return torch.tensor([*anchors, *decode_phase], dtype=torch.long) - start
+    return torch.tensor([*anchors, *decode_phase], dtype=torch.long)
 
 
 def _causal_mask(num_cached: int, hidden: Tensor) -> Tensor:

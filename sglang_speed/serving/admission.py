@@ -1,24 +1,28 @@
-"""Admission: what the deep band lets the scheduler do.
+"""Admission: what the deep bands let the scheduler do.
 
 Hooks on the scheduler's side: how much of a prefix may be reused, which request may start, whether the next
-decode step fits, and which request can never fit. All of it on the CPU, in counts.
+decode step fits, and which request can never fit. All of it on the CPU, in counts, one for each deep band.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from sglang.srt.managers.schedule_batch import Req, ScheduleBatch
 from sglang.srt.managers.schedule_policy import CLIP_MAX_NEW_TOKENS, AddReqResult, PrefillAdder
 
 from sglang_speed.kv_pool.capacity import DEEP_TOKENS_VARIABLE
+from sglang_speed.kv_pool.deep_band import DeepBand
 from sglang_speed.kv_pool.request_pool import BandedReqToTokenPool, banded
 from sglang_speed.served import active_pool
 from sglang_speed.serving.fields import DEEP_PROMISED
 
 logger = logging.getLogger(__name__)
+
+Slots = tuple[int, ...]
+"""A number of slots in each deep band."""
 
 
 def limit_reuse(max_prefix_len: int, req: Req, input_len: int) -> int | None:
@@ -28,7 +32,7 @@ def limit_reuse(max_prefix_len: int, req: Req, input_len: int) -> int | None:
 
 
 def take_decode_slots(_: Any, batch: ScheduleBatch, token_per_req: int) -> None:
-    """Hook after alloc_for_decode: one deep slot for the next token of each request.
+    """Hook after alloc_for_decode: a slot in each deep band for the next token of each request.
 
     `batch.seq_lens` still counts the tokens before this step.
     """
@@ -36,16 +40,18 @@ def take_decode_slots(_: Any, batch: ScheduleBatch, token_per_req: int) -> None:
     if pool is None:
         return
     assert token_per_req == 1, f"{token_per_req=}: speculative decoding is refused at start-up"
-    pool.deep.extend_by_one(batch.req_pool_indices_cpu.tolist(), batch.req_pool_indices, batch.seq_lens)
+    rows = batch.req_pool_indices_cpu.tolist()
+    for band in pool.deep_bands:
+        band.extend_by_one(rows, batch.req_pool_indices, batch.seq_lens)
 
 
 def check_deep_decode(fits: bool, batch: ScheduleBatch, selected_indices: list[int] | None = None) -> bool:
-    """Hook after ScheduleBatch.check_decode_mem: the next step fits only if it fits in the deep band too."""
+    """Hook after ScheduleBatch.check_decode_mem: the next step fits only if it fits in every deep band too."""
     pool = banded(batch.req_to_token_pool)
     if pool is None:
         return fits
     num_rows = len(batch.reqs if selected_indices is None else selected_indices)
-    return fits and pool.deep.reclaim(num_rows)
+    return fits and all(band.reclaim(num_rows) for band in pool.deep_bands)
 
 
 def _tokens_to_come(req: Req) -> int:
@@ -56,22 +62,31 @@ def _tokens_to_come(req: Req) -> int:
     return min(max(req.sampling_params.max_new_tokens - len(req.output_ids), 0), CLIP_MAX_NEW_TOKENS)
 
 
-def _deep_claim(pool: BandedReqToTokenPool, req: Req) -> int:
+def _deep_claim(pool: BandedReqToTokenPool, req: Req) -> Slots:
     """Deep slots that a request must find free before it starts: to prefill, and to generate."""
     num_tokens = len(req.origin_input_ids) + len(req.output_ids)
-    return pool.deep_tokens_of(req).num_before(num_tokens) + _tokens_to_come(req)
+    to_come = _tokens_to_come(req)
+    return tuple(pool.deep_tokens_of(req, band).num_before(num_tokens) + to_come for band in pool.deep_bands)
 
 
-def _deep_room(adder: PrefillAdder, pool: BandedReqToTokenPool) -> float:
-    """Deep slots that are neither held, nor promised in this pass, nor expected by running requests."""
+def _fits(adder: PrefillAdder, pool: BandedReqToTokenPool, claim: Slots, gains: Sequence[Slots] = ()) -> bool:
+    """Whether every deep band has the room that is claimed, if victims of a preemption gave back `gains`.
+
+    Room is what is neither held, nor promised in this pass, nor expected by running requests.
+    """
     running = adder.running_batch.reqs if adder.running_batch is not None else []
     expected = sum(adder._get_running_request_total_token_offset(req) for req in running)
-    return pool.deep.num_available - expected - DEEP_PROMISED.get(adder, 0)
+    promised = DEEP_PROMISED.get(adder, (0,) * len(claim))
+    return all(
+        claimed <= band.num_available - expected - already + sum(gained)
+        for claimed, band, already, *gained in zip(claim, pool.deep_bands, promised, *gains, strict=True)
+    )
 
 
-def _promise(adder: PrefillAdder, num_slots: int) -> None:
+def _promise(adder: PrefillAdder, slots: Slots) -> None:
     """An adder lives for one scheduling pass, and so do its promises."""
-    DEEP_PROMISED.set(adder, DEEP_PROMISED.get(adder, 0) + num_slots)
+    promised = DEEP_PROMISED.get(adder, (0,) * len(slots))
+    DEEP_PROMISED.set(adder, tuple(already + more for already, more in zip(promised, slots, strict=True)))
 
 
 def add_within_deep_room(
@@ -82,7 +97,7 @@ def add_within_deep_room(
     if pool is None:
         return original(adder, req, *args, **kwargs)
     claim = _deep_claim(pool, req)
-    if claim > _deep_room(adder, pool):
+    if not _fits(adder, pool, claim):
         return AddReqResult.NO_TOKEN
     num_added = len(adder.can_run_list)
     result = original(adder, req, *args, **kwargs)
@@ -92,7 +107,7 @@ def add_within_deep_room(
 
 
 def preempt_within_deep_room(original: Callable[..., bool], adder: PrefillAdder, req: Req, server_args: Any) -> bool:
-    """Hook around PrefillAdder.preempt_to_schedule: preempt as many as the deep band needs, or none.
+    """Hook around PrefillAdder.preempt_to_schedule: preempt as many as the deep bands need, or none.
 
     SGLang picks victims by the main pool. Nothing begins unless all that may be preempted make enough room, and what
     begins goes on until there is.
@@ -101,12 +116,12 @@ def preempt_within_deep_room(original: Callable[..., bool], adder: PrefillAdder,
     if pool is None:
         return original(adder, req, server_args)
     claim = _deep_claim(pool, req)
-    gains = (_gain(adder, pool, victim) for victim in _preemptible(adder, req, server_args))
-    if claim > _deep_room(adder, pool) + sum(gains):
+    gains = [_gain(adder, pool, victim) for victim in _preemptible(adder, req, server_args)]
+    if not _fits(adder, pool, claim, gains):
         return False
     pool.preempted = adder.preempt_list
     preempted = original(adder, req, server_args)
-    while preempted and claim > _deep_room(adder, pool):
+    while preempted and not _fits(adder, pool, claim):
         preempted = original(adder, req, server_args)
     return preempted
 
@@ -137,41 +152,50 @@ def _preemptible(adder: PrefillAdder, req: Req, server_args: Any) -> list[Req]:
     ]
 
 
-def _gain(adder: PrefillAdder, pool: BandedReqToTokenPool, victim: Req) -> int:
+def _gain(adder: PrefillAdder, pool: BandedReqToTokenPool, victim: Req) -> Slots:
     """Deep room that a preemption makes: what the victim owns and what it was expected to take."""
-    return pool.deep.rows[victim.req_pool_idx].num_owned + adder._get_running_request_total_token_offset(victim)
+    expected = adder._get_running_request_total_token_offset(victim)
+    return tuple(band.rows[victim.req_pool_idx].num_owned + expected for band in pool.deep_bands)
 
 
 def keep_room_for_chunked(_: Any, adder: PrefillAdder, req: Req) -> None:
     """Hook after PrefillAdder.add_chunked_req: a request in mid-prefill holds its prompt's deep slots already;
     what it may generate is promised again in every pass, because it is not in the running batch."""
-    if banded(adder.tree_cache.req_to_token_pool) is not None:
-        _promise(adder, _tokens_to_come(req))
+    pool = banded(adder.tree_cache.req_to_token_pool)
+    if pool is not None:
+        _promise(adder, (_tokens_to_come(req),) * len(pool.deep_bands))
 
 
-def fit_to_deep_band(scheduler: Any, req: Req, is_retracted: bool = False) -> None:
-    """Hook before Scheduler._add_request_to_queue: refuse what can never fit, clip what would outgrow it.
+def fit_to_deep_bands(scheduler: Any, req: Req, is_retracted: bool = False) -> None:
+    """Hook before Scheduler._add_request_to_queue: refuse what can never fit, clip what would outgrow a deep band.
 
     A request that was retracted or preempted comes by again, and is left as it is: the limits are those of its
     prompt and of all that it may generate.
     """
     pool = banded(scheduler.req_to_token_pool)
-    if pool is None or req.to_finish is not None or req.finished():
+    if pool is None:
         return
-    limit, needed = pool.deep.max_request_len, pool.deep_tokens_of(req).num_before(len(req.origin_input_ids))
-    room, params = limit - needed, req.sampling_params
+    for band in pool.deep_bands:
+        if req.to_finish is None and not req.finished():
+            _fit_to(band, req, pool.deep_tokens_of(req, band).num_before(len(req.origin_input_ids)))
+
+
+def _fit_to(band: DeepBand, req: Req, needed: int) -> None:
+    """needed: slots of the request's prompt in the band."""
+    limit, params = band.max_request_len, req.sampling_params
+    room = limit - needed
     if room < min(1, params.max_new_tokens):
-        pool.deep.counters.refused_requests += 1
+        band.counters.refused_requests += 1
         req.set_finish_with_abort(
             f"sglang_speed: the request needs {needed} deep tokens for its prompt (anchors, tail and the span whose "
-            f"log-probabilities it asks for), and the deep band holds {limit}; raise logprob_start_len, or start the "
-            f"server with a larger {DEEP_TOKENS_VARIABLE}"
+            f"log-probabilities it asks for), and the {band.name} band holds {limit}; raise logprob_start_len, or "
+            f"start the server with a larger {DEEP_TOKENS_VARIABLE}"
         )
     elif params.max_new_tokens > room:
-        pool.deep.counters.clipped_requests += 1
+        band.counters.clipped_requests += 1
         logger.warning(
             f"sglang_speed: max_new_tokens of {req.rid} is cut from {params.max_new_tokens} to {room}, which is what "
-            f"the deep band can hold of one request; {DEEP_TOKENS_VARIABLE} raises it"
+            f"the {band.name} band can hold of one request; {DEEP_TOKENS_VARIABLE} raises it"
         )
         params.max_new_tokens = room
         params.min_new_tokens = min(params.min_new_tokens, room)

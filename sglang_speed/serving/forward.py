@@ -1,4 +1,4 @@
-"""Forward: what a batch and the attention backend need to know of the deep band."""
+"""Forward: what a batch and the attention backend need to know of the deep bands."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from sglang.srt.layers.attention.base_attn_backend import AttentionBackend
 from sglang.srt.model_executor.forward_batch_info import ForwardBatch
 
-from sglang_speed.attention.banded import BandedAttnBackend, DeepRunnerView
+from sglang_speed.attention.banded import BandedAttnBackend, DeepAttention, DeepRunnerView
 from sglang_speed.attention.deep_batch import REQUEST_ROWS
 from sglang_speed.kv_pool.request_pool import banded
 from sglang_speed.serving.fields import REQUEST_ROWS_OF_BATCH
@@ -31,5 +31,6 @@ def build_per_band(original: Callable[..., AttentionBackend], *, model_runner: A
     pool = banded(model_runner.req_to_token_pool)
     if pool is None:
         return shallow
-    view = DeepRunnerView(model_runner, pool.deep, pool.deep_kv_pool)
-    return BandedAttnBackend(shallow, original(model_runner=view, **kwargs), pool.deep)
+    views = [DeepRunnerView(model_runner, band) for band in pool.deep_bands]
+    deep = [DeepAttention(view.band, original(model_runner=view, **kwargs)) for view in views]
+    return BandedAttnBackend(shallow, deep)

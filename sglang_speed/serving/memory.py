@@ -1,4 +1,4 @@
-"""Pools: the KV budget split between the bands, and the deep band built beside SGLang's pools."""
+"""Pools: the KV budget split between the bands, and the deep bands built beside SGLang's pools."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from sglang_speed.errors import ConfigError
 from sglang_speed.kv_pool.capacity import DeepTables, cap_deep_tokens, deep_tokens_beside, split_kv_bytes
 from sglang_speed.kv_pool.deep_band import DeepBand
 from sglang_speed.kv_pool.request_pool import BandedReqToTokenPool
+from sglang_speed.method.bands import DepthBand, depth_bands
 from sglang_speed.policies import policy_of
 from sglang_speed.served import ServedModel, serve, speed_of
 from sglang_speed.serving.fields import FIRST_VALUE_BUFFER
@@ -35,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 
 class BandedPoolConfigurator(DefaultPoolConfigurator):
-    """SGLang's configurator, with a share of the budget kept for the deep band."""
+    """SGLang's configurator, with a share of the budget kept for the deep bands."""
 
     def __init__(self, kvc: KVCacheConfigurator, config: SpeedConfig) -> None:
         super().__init__(kvc)
@@ -51,12 +52,14 @@ class BandedPoolConfigurator(DefaultPoolConfigurator):
         return MemoryPoolConfig(max_total_num_tokens=split.prompt_tokens)
 
     def deep_tokens(self, sizes: Any) -> int:
-        """Tokens of the deep pool beside a shallow pool whose size is final."""
+        """Tokens of each deep band's pool beside a shallow pool whose size is final."""
         tables = self._tables(sizes.max_running_requests)
         requested = deep_tokens_beside(
             self._config, sizes.max_total_num_tokens, self._bytes_per_layer, self._override, tables
         )
-        return cap_deep_tokens(self._config, requested, sizes.max_running_requests, tables.max_width)
+        limits = sizes.max_running_requests, tables.max_width
+        # the lowest deep band holds the most
+        return cap_deep_tokens(policy_of(self._config, depth_bands(self._config)[1]), requested, *limits)
 
     def _tables(self, num_requests: int) -> DeepTables:
         """One row more than requests: row 0 is padding."""
@@ -77,8 +80,8 @@ def split_budget(
     return BandedPoolConfigurator(kvc, config)
 
 
-def build_deep_band(pools: Any, kvc: KVCacheConfigurator, *, sizes: Any, **_: Any) -> Any:
-    """Hook after KVCacheConfigurator._init_pools: the same pools, with a deep band on the request pool."""
+def build_deep_bands(pools: Any, kvc: KVCacheConfigurator, *, sizes: Any, **_: Any) -> Any:
+    """Hook after KVCacheConfigurator._init_pools: the same pools, with deep bands on the request pool."""
     refuse_unsupported(None, kvc.server_args)
     config = speed_of(kvc.model_config.hf_config)
     if config is None:
@@ -98,33 +101,42 @@ def _banded_request_pool(
         raise ConfigError(
             "sglang_speed: KV pools sized after CUDA graph capture are not supported; start with --disable-cuda-graph"
         )
-    num_rows, context_len = stock_pool.req_to_token.shape
     num_tokens = BandedPoolConfigurator(kvc, config).deep_tokens(sizes)
-    kv_pool = _deep_kv_pool(kvc, config, sizes, num_tokens, stock_pool)
-    allocator = TokenToKVPoolAllocator(
-        num_tokens, dtype=kvc.kv_cache_dtype, device=kvc.device, kvcache=kv_pool, need_sort=False
-    )
-    deep = DeepBand(allocator, num_rows, min(context_len, num_tokens), kvc.device)
+    deep_sizes = msgspec.structs.replace(sizes, max_total_num_tokens=num_tokens)
     pool = BandedReqToTokenPool.adopt(stock_pool)
-    pool.attach(deep, policy_of(config), kv_pool)
+    pool.attach([_deep_band(kvc, config, band, deep_sizes, stock_pool) for band in depth_bands(config)[1:]])
     return pool
 
 
-def _deep_kv_pool(
-    kvc: KVCacheConfigurator, config: SpeedConfig, sizes: Any, num_tokens: int, request_pool: ReqToTokenPool
-) -> KVCache:
-    """The pool class that SGLang chose for the main pool, for the deep layers."""
+def _deep_band(
+    kvc: KVCacheConfigurator, config: SpeedConfig, band: DepthBand, sizes: Any, stock_pool: ReqToTokenPool
+) -> DeepBand:
+    num_rows, context_len = stock_pool.req_to_token.shape
+    num_tokens = sizes.max_total_num_tokens
+    allocator = TokenToKVPoolAllocator(
+        num_tokens,
+        dtype=kvc.kv_cache_dtype,
+        device=kvc.device,
+        kvcache=_deep_kv_pool(kvc, band, sizes, stock_pool),
+        need_sort=False,
+    )
+    width = min(context_len, num_tokens)
+    return DeepBand(policy_of(config, band), allocator, num_rows, width, kvc.device, band.name)
+
+
+def _deep_kv_pool(kvc: KVCacheConfigurator, band: DepthBand, sizes: Any, request_pool: ReqToTokenPool) -> KVCache:
+    """The pool class that SGLang chose for the main pool, for the layers of a deep band."""
     layers = ModelLayerInfo(
-        start_layer=config.prefill_layers, end_layer=config.num_layers, num_effective_layers=config.num_deep_layers
+        start_layer=band.first_layer, end_layer=band.end_layer, num_effective_layers=band.num_layers
     )
     pool = dataclasses.replace(kvc, layer_info=layers)._build_token_to_kv_pool(
-        sizes=msgspec.structs.replace(sizes, max_total_num_tokens=num_tokens),
+        sizes=sizes,
         is_dsa_model=False,
         is_dsv4_model=False,
         req_to_token_pool=request_pool,
     )
     value_buffer_of = pool.get_value_buffer
-    FIRST_VALUE_BUFFER.set(pool, lambda layer_id: value_buffer_of(layer_id or config.prefill_layers))
+    FIRST_VALUE_BUFFER.set(pool, lambda layer_id: value_buffer_of(layer_id or band.first_layer))
     return pool
 
 
@@ -140,8 +152,9 @@ def _summary(config: SpeedConfig, prompt_tokens: int, request_pool: BandedReqToT
     if request_pool is None:
         return f"sglang_speed: all {config.num_layers} layers for every token (the stock model); {prompt_tokens} tokens"
     saved = 100 * config.num_deep_layers / config.num_layers
+    rooms = [f"{band.capacity} in the {band.name} band" for band in request_pool.deep_bands]
     return (
         f"sglang_speed: prompt tokens pass {config.prefill_layers} of {config.num_layers} layers (anchor_tokens="
         f"{config.anchor_tokens}, tail_tokens={config.tail_tokens}), {saved:.0f}% less KV per prompt token; room for "
-        f"{prompt_tokens} tokens in the shallow band and {request_pool.deep.capacity} in the deep band"
+        f"{' and '.join([f'{prompt_tokens} tokens in the shallow band', *rooms])}"
     )

@@ -5,14 +5,15 @@ Owns their names. `kv_pool.counters` owns the counts; the hooks here add those t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter as Counted
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any
 
 from sglang.srt.managers.schedule_batch import ScheduleBatch
 
 from sglang_speed.kv_pool.request_pool import banded
-from sglang_speed.method.bands import SHALLOW
+from sglang_speed.method.bands import DEEP, SHALLOW
 from sglang_speed.served import ServedModel, served
 from sglang_speed.serving.fields import EXPORTER
 
@@ -23,11 +24,14 @@ GAUGES = {
     "tail_tokens": "Last prompt tokens that pass all layers.",
     "kv_bytes_per_prompt_token": "KV bytes of a prompt token, all ranks.",
     "kv_bytes_per_prompt_token_full_depth": "KV bytes that a prompt token would take at full depth, all ranks.",
-    "kv_bytes_total": "Bytes of both bands' KV pools, all ranks.",
+    "kv_bytes_total": "Bytes of all bands' KV pools, all ranks.",
     "prompt_tokens_capacity": "Tokens that the shallow band's pool holds.",
-    "deep_tokens_capacity": "Tokens that the deep band's pool holds.",
-    "deep_tokens_used": "Tokens in the deep band's pool, shared anchors included.",
-    "deep_anchor_tokens": "Shared anchor tokens in the deep band's pool.",
+}
+
+DEEP_GAUGES = {
+    "tokens_capacity": "Tokens that a deep band's pool holds.",
+    "tokens_used": "Tokens in a deep band's pool, shared anchors included.",
+    "anchor_tokens": "Shared anchor tokens in a deep band's pool.",
 }
 
 COUNTERS = {
@@ -40,14 +44,22 @@ COUNTERS = {
     "refused_requests": "Requests refused because they can never fit in the band.",
     "clipped_requests": "Requests whose max_new_tokens was cut to what the band can hold.",
 }
-"""The band is a label of the metric and the first word of the key in /server_info."""
+"""In both, the band is a label of the metric and the first word of the key in /server_info."""
+
+ByBand = dict[str, dict[str, int]]
+"""Numbers by the name of a band, then by their own."""
 
 
 def speed_state(model: ServedModel) -> dict[str, int]:
     """The `speed` object of /server_info. Bytes are those of all tensor-parallel ranks together."""
-    config, pool = model.config, model.request_pool
-    pools = [model.kv_pool] if pool is None else [model.kv_pool, pool.deep_kv_pool]
-    kv_pool = model.kv_pool
+    facts, by_band = facts_of(model), (deep_gauges(model), counts_of(model))
+    return {**facts, **{f"{band}_{name}": value for some in by_band for band, name, value in _each(some)}}
+
+
+def facts_of(model: ServedModel) -> dict[str, int]:
+    """The values of GAUGES."""
+    config, kv_pool = model.config, model.kv_pool
+    pools = [kv_pool, *(band.allocator.get_kvcache() for band in model.deep_bands)]
     bytes_per_layer = model.num_ranks * kv_pool.head_num * 2 * kv_pool.head_dim * kv_pool.store_dtype.itemsize
     return {
         "prefill_layers": config.prefill_layers,
@@ -58,19 +70,25 @@ def speed_state(model: ServedModel) -> dict[str, int]:
         "kv_bytes_per_prompt_token_full_depth": config.num_layers * bytes_per_layer,
         "kv_bytes_total": int(model.num_ranks * sum(sum(some.get_kv_size_bytes()) for some in pools)),
         "prompt_tokens_capacity": model.prompt_tokens,
-        "deep_tokens_capacity": 0 if pool is None else pool.deep.capacity,
-        "deep_tokens_used": 0 if pool is None else pool.deep.num_used,
-        "deep_anchor_tokens": 0 if pool is None else pool.deep.anchors.num_slots,
-        **counts_by_band(model),
     }
 
 
-def counts_by_band(model: ServedModel) -> dict[str, int]:
-    """Counts since the start, e.g. `shallow_reused_tokens`; none for the stock model, which has SGLang's own."""
+def deep_gauges(model: ServedModel) -> ByBand:
+    """The values of DEEP_GAUGES; none for the stock model."""
+    return {
+        band.name: {
+            "tokens_capacity": band.capacity,
+            "tokens_used": band.num_used,
+            "anchor_tokens": band.anchors.num_slots,
+        }
+        for band in model.deep_bands
+    }
+
+
+def counts_of(model: ServedModel) -> ByBand:
+    """The values of COUNTERS since the start; none for the stock model, which has SGLang's own."""
     pool = model.request_pool
-    if pool is None:
-        return {}
-    return {f"{band}_{name}": count for band, each in pool.counters.items() for name, count in asdict(each).items()}
+    return {} if pool is None else {band: asdict(each) for band, each in pool.counters.items()}
 
 
 def report_speed_state(output: Any, scheduler: Any, recv_req: Any) -> None:
@@ -83,16 +101,15 @@ def report_speed_state(output: Any, scheduler: Any, recv_req: Any) -> None:
 def count_retractions(original: Callable[..., Any], batch: ScheduleBatch, server_args: Any) -> Any:
     """Hook around ScheduleBatch.retract_decode: count whom it sends back and whom it ends, by the band that is short.
 
-    Where both are short, the deep band is named.
+    Where several are short, the lowest deep band among them is named.
     """
     pool = banded(batch.req_to_token_pool)
     if pool is None:
         return original(batch, server_args)
-    deep_is_short = not pool.deep.reclaim(len(batch.reqs))
+    short = next((band.name for band in pool.deep_bands if not band.reclaim(len(batch.reqs))), SHALLOW)
     retracted, new_token_ratio, aborted = original(batch, server_args)
-    short = pool.counters[pool.deep.name if deep_is_short else SHALLOW]
-    short.retracted_requests += len(retracted)
-    short.aborted_requests += len(aborted)
+    pool.counters[short].retracted_requests += len(retracted)
+    pool.counters[short].aborted_requests += len(aborted)
     return retracted, new_token_ratio, aborted
 
 
@@ -119,21 +136,31 @@ class _Exporter:
     def __init__(self, labels: dict[str, Any]) -> None:
         from prometheus_client import Counter, Gauge  # after SGLang has set PROMETHEUS_MULTIPROC_DIR
 
+        def gauge(name: str, text: str, labels: list[str]) -> Gauge:
+            return Gauge(f"sglang_speed:{name}", text, labelnames=labels, multiprocess_mode="mostrecent")
+
         self._labels = labels
-        self._exported: dict[str, int] = {}
-        self._gauges = {
-            name: Gauge(f"sglang_speed:{name}", text, labelnames=list(labels), multiprocess_mode="mostrecent")
-            for name, text in GAUGES.items()
+        self._exported: Counted[tuple[str, str]] = Counted()
+        self._gauges = {name: gauge(name, text, [*labels]) for name, text in GAUGES.items()}
+        self._deep_gauges = {
+            name: gauge(f"{DEEP}_{name}", text, [*labels, "band"]) for name, text in DEEP_GAUGES.items()
         }
         self._counters = {
             name: Counter(f"sglang_speed:{name}", text, labelnames=[*labels, "band"]) for name, text in COUNTERS.items()
         }
 
     def export(self, model: ServedModel) -> None:
-        state = speed_state(model)
-        for name, gauge in self._gauges.items():
-            gauge.labels(**self._labels).set(state[name])
-        for key, count in counts_by_band(model).items():
-            band, _, name = key.partition("_")
-            self._counters[name].labels(**self._labels, band=band).inc(count - self._exported.get(key, 0))
-            self._exported[key] = count
+        for name, value in facts_of(model).items():
+            self._gauges[name].labels(**self._labels).set(value)
+        for band, name, value in _each(deep_gauges(model)):
+            self._deep_gauges[name].labels(**self._labels, band=band).set(value)
+        for band, name, count in _each(counts_of(model)):
+            self._counters[name].labels(**self._labels, band=band).inc(count - self._exported[band, name])
+            self._exported[band, name] = count
+
+
+def _each(numbers: ByBand) -> Iterator[tuple[str, str, int]]:
+    """Band, name and value of every number."""
+    for band, values in numbers.items():
+        for name, value in values.items():
+            yield band, name, value

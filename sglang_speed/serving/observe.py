@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 from sglang.srt.managers.scheduler_components.pool_stats_observer import PoolStats, SchedulerPoolStatsObserver
@@ -13,24 +14,26 @@ from sglang_speed.kv_pool.request_pool import banded
 
 @dataclass
 class BandedPoolStats(PoolStats):
-    """SGLang's pool statistics and the deep band's. What can be evicted does not count as used, in either band."""
+    """SGLang's pool statistics and those of the deep bands. What can be evicted does not count as used, in any band.
 
-    deep_num_used: int = 0
-    deep_capacity: int = 1
+    deep: for the name of each deep band, the tokens in use and its capacity.
+    """
 
-    @property
-    def deep_usage(self) -> float:
-        return self.deep_num_used / self.deep_capacity
+    deep: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def get_max_pool_usage(self) -> float:
-        return max(super().get_max_pool_usage(), self.deep_usage)
+        return max(super().get_max_pool_usage(), *(used / capacity for used, capacity in self.deep.values()))
 
     def get_prefill_usage_msg_parts(self) -> list[str]:
-        return [*super().get_prefill_usage_msg_parts(), f"deep token usage: {self.deep_usage:.2f}"]
+        return [*super().get_prefill_usage_msg_parts(), *self._usage_of_deep_bands()]
 
     def get_decode_usage_msg_parts(self) -> list[str]:
-        deep = f"#deep token: {self.deep_num_used}, deep token usage: {self.deep_usage:.2f}"
-        return [*super().get_decode_usage_msg_parts(), deep]
+        tokens = [f"#{name} token: {used}" for name, (used, _) in self.deep.items()]
+        return [*super().get_decode_usage_msg_parts(), *tokens, *self._usage_of_deep_bands()]
+
+    def _usage_of_deep_bands(self) -> Iterator[str]:
+        for name, (used, capacity) in self.deep.items():
+            yield f"{name} token usage: {used / capacity:.2f}"
 
 
 def add_deep_stats(stats: PoolStats, observer: SchedulerPoolStatsObserver) -> PoolStats | None:
@@ -38,7 +41,8 @@ def add_deep_stats(stats: PoolStats, observer: SchedulerPoolStatsObserver) -> Po
     pool = banded(observer.req_to_token_pool)
     if pool is None:
         return None
-    return BandedPoolStats(**vars(stats), deep_num_used=pool.deep.num_in_use, deep_capacity=pool.deep.capacity)
+    deep = {band.name: (band.num_in_use, band.capacity) for band in pool.deep_bands}
+    return BandedPoolStats(**vars(stats), deep=deep)
 
 
 def check_when_idle(_: Any, checker: Any) -> None:
@@ -57,8 +61,9 @@ def check_when_busy(_: Any, checker: Any) -> None:
     if pool is None:
         return
     pool.check_integrity()
-    unknown = checker.pool_stats_observer.active_pool_idxs() - set(pool.deep.rows)
-    if unknown:
-        raise IntegrityError(
-            f"request table: requests run in rows {sorted(unknown)}, which the deep band does not know"
-        )
+    for band in pool.deep_bands:
+        unknown = checker.pool_stats_observer.active_pool_idxs() - set(band.rows)
+        if unknown:
+            raise IntegrityError(
+                f"request table: requests run in rows {sorted(unknown)}, which the {band.name} band does not know"
+            )

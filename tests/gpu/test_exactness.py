@@ -27,7 +27,7 @@ SHAPES = {
 def require_backends(engine: SchedulerHarness, name: str, graphs: str) -> None:
     """Both bands have the backend that was asked for, and decode graphs exist where they were."""
     runner = engine.scheduler.tp_worker.model_runner
-    for band in (runner.attn_backend.shallow, runner.attn_backend.deep):
+    for band in runner.attn_backend.backends:
         assert name in type(band).__name__.lower(), type(band)
     has_graphs = runner.decode_cuda_graph_runner is not None
     assert has_graphs == (graphs == "graphs"), runner.decode_cuda_graph_runner

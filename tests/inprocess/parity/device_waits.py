@@ -92,7 +92,7 @@ def waits_counted(engine: SchedulerHarness) -> Iterator[DeviceWaits]:
     """Count until the block ends."""
     waits, pool = DeviceWaits(), active_pool()
     if pool is not None:
-        waits.keep_on_cpu(pool.deep.gap_cpu)
+        waits.keep_on_cpu(*(band.gap_cpu for band in pool.deep_bands))
     with ExitStack() as stack:
         for method in WAITING_METHODS:
             stack.enter_context(mock.patch.object(Tensor, method, _noted(waits, method)))

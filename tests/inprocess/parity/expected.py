@@ -50,7 +50,7 @@ class Expected:
         self._scores: dict[Any, list[float]] = {}
 
     def steps(self, prompt: Sequence[int], max_new_tokens: int, scored_from: int | None = None) -> list[GreedyStep]:
-        deep = self.model.policy.deep_tokens(len(prompt), scored_from)
+        deep = self.model.deep_tokens(len(prompt), scored_from)
         known = self._steps.get((tuple(prompt), deep), [])
         if len(known) < max_new_tokens:
             known = list(greedy_steps(self.model, prompt, max_new_tokens, scored_from=scored_from))

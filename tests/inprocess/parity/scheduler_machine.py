@@ -212,7 +212,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         if cache == "prefixes":
             self.engine.scheduler.tree_cache.evict(EvictParams(num_tokens=num_tokens))
         elif cache == "anchors":
-            active_pool().deep.reclaim(num_tokens)
+            active_pool().deep_bands[0].reclaim(num_tokens)
         else:
             self._flush()
 
@@ -221,7 +221,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         is_idle = self.engine.scheduler.is_fully_idle() and not self.engine.feed.messages
         self.engine.send(io_struct.FlushCacheReqInput())
         self._turn()
-        assert not is_idle or active_pool().deep.num_used == 0
+        assert not is_idle or active_pool().deep_bands[0].num_used == 0
 
     # What must be true
 
@@ -241,7 +241,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.engine.check_pools()
             self.engine.send(io_struct.FlushCacheReqInput())
             self.loop.turn()
-            assert active_pool().deep.num_used == 0
+            assert active_pool().deep_bands[0].num_used == 0
             assert self.engine.scheduler.tree_cache.evictable_size() == 0
         self._count()
 

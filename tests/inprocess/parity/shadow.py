@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from sglang_speed.kv_pool.deep_band import DeepBand
 from sglang_speed.served import active_pool
 from tests.catalogue import Bands
 from tests.inprocess.parity.expected import Ask, Expected
@@ -75,9 +76,7 @@ class Shadow:
         self._require_all_requests_known()
         self._require_shallow_slots_owned_once()
         pool = active_pool()
-        for part in (pool, pool.deep, pool.deep.anchors):
-            if hasattr(part, "check_integrity"):
-                part.check_integrity()
+        pool.check_integrity()
         self._require_deep_rows()
 
     # Answers
@@ -176,8 +175,12 @@ class Shadow:
         assert set(pages) == set(range(1, num_pages + 1)), f"{len(pages)} pages have an owner, there are {num_pages}"
 
     def _require_deep_rows(self) -> None:
-        """Those who hold a row hold a deep row of the length and the gap that the method says, and nobody else."""
-        deep, holders = active_pool().deep, self.holders()
+        """Those who hold a row hold deep rows of the length and the gap that the method says, and nobody else."""
+        for band in active_pool().deep_bands:
+            self._require_rows_of(band)
+
+    def _require_rows_of(self, deep: DeepBand) -> None:
+        holders = self.holders()
         rows = {req.req_pool_idx: name for name, req in holders.items()}
         assert set(deep.rows) == set(rows), f"deep rows {sorted(deep.rows)}, rows that are held {sorted(rows)}"
         for row, name in rows.items():

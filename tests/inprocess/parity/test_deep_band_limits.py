@@ -77,7 +77,7 @@ def test_a_request_may_fill_the_deep_band_to_the_last_slot(
             expected.answered(engine, [ask])
         expected.answered(engine, asks)
         expected.answered(engine, [Ask(prompt(size), 0, scored_from=0), Ask(prompt(size - 1), 1, scored_from=0)])
-        assert active_pool().deep.capacity == size
+        assert active_pool().deep_bands[0].capacity == size
 
 
 @pytest.mark.parametrize("settings", [{}, {"chunked_prefill_size": 16}, NO_OVERLAP], ids=str)

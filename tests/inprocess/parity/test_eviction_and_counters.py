@@ -90,7 +90,7 @@ def test_a_short_shallow_band_evicts_prefixes_and_leaves_anchors_alone(expected:
         expected.answered(engine, asks)
         assert counts()["shallow_evicted_tokens"] >= 30 * 50 - 256
         assert "deep_evicted_tokens" not in counts()
-        assert active_pool().deep.anchors.num_slots == 30
+        assert active_pool().deep_bands[0].anchors.num_slots == 30
 
 
 @pytest.mark.parametrize(

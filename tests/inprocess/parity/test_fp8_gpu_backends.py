@@ -41,8 +41,8 @@ def rounding(backend: str, kv_dtype: str) -> Rounding:
 def require_backends(engine: SchedulerHarness, kind: type) -> None:
     """Both bands have the backend and an fp8 pool."""
     banded = engine.scheduler.tp_worker.model_runner.attn_backend
-    assert {type(banded.shallow), type(banded.deep)} == {kind}
-    dtypes = {banded.shallow.token_to_kv_pool.dtype, banded.deep.token_to_kv_pool.dtype}
+    assert set(map(type, banded.backends)) == {kind}
+    dtypes = {each.token_to_kv_pool.dtype for each in banded.backends}
     assert dtypes <= set(DTYPES.values()), dtypes
 
 

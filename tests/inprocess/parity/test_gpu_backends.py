@@ -54,7 +54,7 @@ def answered_twice(expected: Expected, engine: SchedulerHarness) -> None:
 def backends(engine: SchedulerHarness) -> tuple[Any, Any]:
     """The shallow band's backend and the deep band's."""
     banded = engine.scheduler.tp_worker.model_runner.attn_backend
-    return banded.shallow, banded.deep
+    return tuple(banded.backends)
 
 
 @pytest.mark.parametrize("name", SETTINGS)

@@ -23,7 +23,7 @@ def test_pools_and_the_deep_table_take_what_there_is(
     monkeypatch.setattr(cpu_hooks, "KV_BUDGET_BYTES", BUDGET)
     settings = {"max_total_tokens": None, "max_running_requests": NUM_REQUESTS}
     with running_scheduler(expected.path, deep_tokens=deep_tokens, **settings) as engine:
-        deep = active_pool().deep
+        deep = active_pool().deep_bands[0]
         shallow_bytes = engine.scheduler.max_total_num_tokens * 6 * LAYER_BYTES
         used = shallow_bytes + deep.capacity * 2 * LAYER_BYTES + deep.table.nbytes
         assert 0.999 * BUDGET < used <= BUDGET

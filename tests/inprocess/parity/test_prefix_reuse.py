@@ -69,7 +69,7 @@ def test_anchors_that_start_cold_together_are_computed_by_each(checkpoints: Chec
     first = prompt(anchor_tokens)
     with running_scheduler(expected.path) as engine:
         expected.answered(engine, [Ask(first + tokens(12 + seed, seed=seed)) for seed in range(5)])
-        deep = active_pool().deep
+        deep = active_pool().deep_bands[0]
         assert deep.anchors.num_slots == anchor_tokens, "one entry serves all requests from now on"
         expected.answered(engine, [Ask(first + tokens(12 + seed, seed=seed)) for seed in range(3, 8)])
 
@@ -86,8 +86,8 @@ def test_evicted_anchors_are_computed_again(
         for _ in range(2):
             expected.answered(engine, asks)
             expected.answered(engine, asks[::-1])
-        assert active_pool().deep.counters.evicted_tokens
-        assert 0 < active_pool().deep.anchors.num_slots < anchor_tokens * len(asks)
+        assert active_pool().deep_bands[0].counters.evicted_tokens
+        assert 0 < active_pool().deep_bands[0].anchors.num_slots < anchor_tokens * len(asks)
 
 
 def test_chunks_that_end_among_the_anchors_are_exact(checkpoints: Checkpoints) -> None:
@@ -108,7 +108,7 @@ def test_anchors_of_an_aborted_prompt_are_shared_only_if_one_chunk_had_them_all(
         engine.abort(name, when=is_in_chunks(name, num_done))
         engine.run()
         assert engine.answers[name].was_aborted
-        assert active_pool().deep.anchors.num_slots == num_shared
+        assert active_pool().deep_bands[0].anchors.num_slots == num_shared
         expected.answered(engine, [Ask(prompt(40), 5), Ask(prompt(12) + tokens(9), 5)])
 
 
@@ -119,7 +119,7 @@ def test_namespaces_share_nothing(expected: Expected) -> None:
             for _ in range(2):
                 (answer,) = expected.answered(engine, [Ask(question, fields={"extra_key": key})])
             assert answer.cached_tokens == 37
-        assert active_pool().deep.anchors.num_slots == 3, "one anchor for each namespace"
+        assert active_pool().deep_bands[0].anchors.num_slots == 3, "one anchor for each namespace"
         engine.flush()
         cold = expected.answered(engine, [Ask(question, fields={"extra_key": key}) for key in ("one", "other")])
     assert [answer.cached_tokens for answer in cold] == [0, 0]
@@ -130,9 +130,9 @@ def test_a_flush_forgets_anchors_and_prefixes(expected: Expected) -> None:
         for _ in range(3):
             (answer,) = expected.answered(engine, [Ask(prompt(40))])
             assert answer.cached_tokens == 0
-            assert active_pool().deep.num_used == 1
+            assert active_pool().deep_bands[0].num_used == 1
             engine.flush()
-            assert active_pool().deep.num_used == 0
+            assert active_pool().deep_bands[0].num_used == 0
 
 
 def test_embeddings_never_share_anchors(checkpoints: Checkpoints) -> None:
@@ -148,9 +148,9 @@ def test_embeddings_never_share_anchors(checkpoints: Checkpoints) -> None:
             by_ids.append(engine.ask(question).output_ids)
             engine.flush()
         engine.ask([1] * 20)
-        assert active_pool().deep.anchors.num_slots == 1, "the placeholder's anchor, which must not be used"
+        assert active_pool().deep_bands[0].anchors.num_slots == 1, "the placeholder's anchor, which must not be used"
         by_embeddings = [
             engine.ask(question, input_embeds=table[question].tolist()).output_ids for question in questions
         ]
-        assert active_pool().deep.anchors.num_slots == 1, "no embedding was taken for a token"
+        assert active_pool().deep_bands[0].anchors.num_slots == 1, "no embedding was taken for a token"
     assert by_embeddings == by_ids

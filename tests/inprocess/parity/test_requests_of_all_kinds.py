@@ -62,7 +62,7 @@ def test_embeddings_at_some_positions_are_exact_and_shared_with_nobody(expected:
         for _ in range(2):
             answer = engine.ask(placeholders, positional_embed_overrides=embeddings)
             assert answer.output_ids == expected.greedy(question, 8)
-        assert active_pool().deep.anchors.num_slots == 1
+        assert active_pool().deep_bands[0].anchors.num_slots == 1
 
 
 def test_a_request_may_fill_the_whole_context(expected: Expected) -> None:

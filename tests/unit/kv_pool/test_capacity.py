@@ -12,10 +12,11 @@ from sglang_speed.kv_pool.capacity import (
     DeepTables,
     KVSplit,
     cap_deep_tokens,
-    deep_band_bytes,
+    deep_bytes,
     deep_tokens_beside,
     split_kv_bytes,
 )
+from sglang_speed.policies import SpeedPolicy
 
 BYTES_PER_LAYER = 128
 NO_TABLES = DeepTables()
@@ -23,7 +24,9 @@ NO_TABLES = DeepTables()
 
 def configs() -> st.SearchStrategy[SpeedConfig]:
     return st.integers(2, 64).flatmap(
-        lambda layers: st.integers(1, layers - 1).map(lambda shallow: SpeedConfig(layers, shallow))
+        lambda layers: st.lists(st.integers(1, layers - 1), min_size=1, max_size=3, unique=True).map(
+            lambda cutoffs: SpeedConfig(layers, *sorted(cutoffs)[:1], further_cutoffs=tuple(sorted(cutoffs)[1:]))
+        )
     )
 
 
@@ -33,7 +36,7 @@ def all_tables() -> st.SearchStrategy[DeepTables]:
 
 def used_bytes(config: SpeedConfig, split: KVSplit, tables: DeepTables) -> int:
     shallow_bytes = split.prompt_tokens * config.prefill_layers * BYTES_PER_LAYER
-    return shallow_bytes + deep_band_bytes(config, split.deep_tokens, BYTES_PER_LAYER, tables)
+    return shallow_bytes + deep_bytes(config, split.deep_tokens, BYTES_PER_LAYER, tables)
 
 
 @given(
@@ -43,7 +46,7 @@ def used_bytes(config: SpeedConfig, split: KVSplit, tables: DeepTables) -> int:
     override=st.sampled_from([None, 1, 5000]),
     tables=all_tables(),
 )
-def test_both_pools_and_the_tables_fit_in_the_budget(
+def test_all_pools_and_the_tables_fit_in_the_budget(
     config: SpeedConfig, budget: int, page_size: int, override: int | None, tables: DeepTables
 ) -> None:
     split = split_kv_bytes(config, budget, BYTES_PER_LAYER, page_size, override, tables)
@@ -57,8 +60,8 @@ def test_the_deep_band_has_as_many_tokens_as_its_share_pays_for(
 ) -> None:
     share = prompt_tokens * config.prefill_layers * BYTES_PER_LAYER * 6 // 94
     found = deep_tokens_beside(config, prompt_tokens, BYTES_PER_LAYER, None, tables)
-    assert deep_band_bytes(config, found, BYTES_PER_LAYER, tables) <= share
-    assert deep_band_bytes(config, found + 1, BYTES_PER_LAYER, tables) > share
+    assert deep_bytes(config, found, BYTES_PER_LAYER, tables) <= share
+    assert deep_bytes(config, found + 1, BYTES_PER_LAYER, tables) > share
 
 
 @pytest.mark.parametrize(
@@ -106,7 +109,6 @@ def test_a_three_quarter_model_holds_a_quarter_more_prompt_tokens() -> None:
 def test_the_stock_model_has_no_deep_pool() -> None:
     split = split_kv_bytes(SpeedConfig(8, 8), 10**6, BYTES_PER_LAYER, page_size=1)
     assert (split.prompt_tokens, split.deep_tokens) == (10**6 // (8 * BYTES_PER_LAYER), 0)
-    assert cap_deep_tokens(SpeedConfig(8, 8), 0, max_requests=1, context_len=10) == 0
 
 
 def test_an_override_sets_the_deep_pool_and_leaves_the_rest_to_prompts() -> None:
@@ -122,11 +124,11 @@ def test_an_override_that_leaves_no_room_for_prompts_is_refused() -> None:
 
 
 def test_the_deep_pool_never_exceeds_what_running_requests_can_fill() -> None:
-    assert cap_deep_tokens(SpeedConfig(8, 6), 10**6, max_requests=4, context_len=1000) == 4000
+    assert cap_deep_tokens(SpeedPolicy(SpeedConfig(8, 6)), 10**6, max_requests=4, context_len=1000) == 4000
 
 
 def test_a_deep_pool_too_small_for_one_request_is_refused() -> None:
-    config = SpeedConfig(8, 6, anchor_tokens=1, tail_tokens=16)
-    assert cap_deep_tokens(config, 18, max_requests=4, context_len=1000) == 18
+    policy = SpeedPolicy(SpeedConfig(8, 6, anchor_tokens=1, tail_tokens=16))
+    assert cap_deep_tokens(policy, 18, max_requests=4, context_len=1000) == 18
     with pytest.raises(ConfigError, match="one request needs 18"):
-        cap_deep_tokens(config, 17, max_requests=4, context_len=1000)
+        cap_deep_tokens(policy, 17, max_requests=4, context_len=1000)

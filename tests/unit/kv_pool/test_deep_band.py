@@ -16,7 +16,7 @@ KEY = (None, (0, 7))
 
 
 def band(size: int = 64, num_rows: int = 9, width: int = 32) -> DeepBand:
-    return DeepBand(SimpleAllocator(size), num_rows, width, "cpu")
+    return DeepBand(POLICY, SimpleAllocator(size), num_rows, width, "cpu")
 
 
 def admission(row: int, prompt_len: int = 20, key: object = KEY, first_chunk_end: int | None = None) -> Admission:

@@ -110,7 +110,7 @@ class DeepBandMachine(RuleBasedStateMachine):
     )
     def build(self, capacity: int, anchor_tokens: int, tail_tokens: int) -> None:
         self.policy = SpeedPolicy(SpeedConfig(8, 6, anchor_tokens=anchor_tokens, tail_tokens=tail_tokens))
-        self.deep = DeepBand(SimpleAllocator(capacity), NUM_ROWS, WIDTH, "cpu")
+        self.deep = DeepBand(self.policy, SimpleAllocator(capacity), NUM_ROWS, WIDTH, "cpu")
         self.model = Model(capacity)
 
     @rule(newcomer=NEWCOMERS, stays=st.booleans())

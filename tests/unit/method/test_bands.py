@@ -16,6 +16,16 @@ def test_the_bands_cover_every_layer_once_from_the_bottom_up(num_layers: int) ->
         assert layers == list(range(num_layers))
 
 
+def test_every_cutoff_begins_a_deep_band() -> None:
+    bands = depth_bands(SpeedConfig(8, 3, further_cutoffs=(4, 7)))
+    assert [(band.name, band.first_layer, band.end_layer) for band in bands] == [
+        ("shallow", 0, 3),
+        ("deep1", 3, 4),
+        ("deep2", 4, 7),
+        ("deep3", 7, 8),
+    ]
+
+
 def test_the_shallow_band_has_the_prefill_layers() -> None:
     shallow, deep = depth_bands(SpeedConfig(num_layers=8, prefill_layers=6))
     assert (shallow.name, shallow.num_layers) == ("shallow", 6)

@@ -26,6 +26,10 @@ MISTAKES: list[tuple[Any, tuple[str, ...]]] = [
     ({"prefill_layers": "6"}, ("prefill_layers='6'", "whole number")),
     ({"prefill_layers": True}, ("prefill_layers=True", "whole number")),
     ({"prefill_layers": None}, ("prefill_layers=None", "whole number")),
+    ({"prefill_layers": []}, ("prefill_layers=[]", "names no cutoff")),
+    ({"prefill_layers": [4, 4]}, ("prefill_layers=[4, 4]", "ascending", "below 8")),
+    ({"prefill_layers": [4, 8]}, ("prefill_layers=[4, 8]", "ascending", "below 8")),
+    ({"prefill_layers": [6, "7"]}, ("prefill_layers='7'", "whole number")),
     ({"prefill_layers": 6, "anchor_tokens": -1}, ("anchor_tokens=-1", "negative", "1 (the BoS token)")),
     ({"prefill_layers": 6, "anchor_tokens": 1.5}, ("anchor_tokens=1.5", "whole number")),
     ({"prefill_layers": 6, "tail_tokens": 0}, ("tail_tokens=0", "below 1", "16 is the default")),
@@ -53,8 +57,9 @@ def test_one_anchor_and_a_tail_of_16_are_the_defaults() -> None:
 
 
 def test_the_speed_object_survives_a_round_trip() -> None:
-    config = SpeedConfig(num_layers=8, prefill_layers=6, anchor_tokens=4, tail_tokens=2)
-    assert SpeedConfig.from_dict(json.loads(json.dumps(config.to_dict())), 8) == config
+    for cutoffs in ((), (7,)):
+        config = SpeedConfig(num_layers=8, prefill_layers=6, anchor_tokens=4, tail_tokens=2, further_cutoffs=cutoffs)
+        assert SpeedConfig.from_dict(json.loads(json.dumps(config.to_dict())), 8) == config
 
 
 @pytest.mark.parametrize(("prefill_layers", "num_deep_layers"), [(1, 7), (6, 2), (8, 0)])
