@@ -14,8 +14,10 @@ from typing import Any
 
 from sglang_speed.errors import ConfigError
 
-ARCHITECTURE = "SpeedLlamaForCausalLM"
-MODEL_TYPE = "speed_llama"
+SPEED_MODEL_TYPE = "speed_"
+"""Begins the `model_type` of a SPEED checkpoint: `speed_llama`."""
+SPEED_ARCHITECTURE = "Speed"
+"""Begins the name in its `architectures`: `SpeedLlamaForCausalLM`."""
 DEFAULT_ANCHOR_TOKENS = 1
 DEFAULT_TAIL_TOKENS = 16
 
@@ -151,7 +153,9 @@ def read_model_config(directory: Path) -> dict[str, Any] | None:
 
 def is_speed_model(config: Mapping[str, Any]) -> bool:
     """Whether a config.json describes a SPEED checkpoint."""
-    return config.get("model_type") == MODEL_TYPE or ARCHITECTURE in (config.get("architectures") or [])
+    names = config.get("architectures") or []
+    is_named = isinstance(names, Sequence) and any(str(name).startswith(SPEED_ARCHITECTURE) for name in names)
+    return is_named or str(config.get("model_type")).startswith(SPEED_MODEL_TYPE)
 
 
 def _require_int(key: str, value: Any) -> None:

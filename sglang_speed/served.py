@@ -6,6 +6,7 @@ process has built, for code to which no path of SGLang leads.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -42,8 +43,10 @@ _served: list[ServedModel] = []
 
 def speed_of(hf_config: Any) -> SpeedConfig | None:
     """The bands that a model's configuration names, None for any other model."""
-    speed = getattr(hf_config, "speed_config", None)
-    return speed if isinstance(speed, SpeedConfig) else None
+    speed = getattr(hf_config, "speed", None)
+    if not isinstance(speed, Mapping):
+        return None
+    return SpeedConfig.from_dict(speed, hf_config.num_hidden_layers)
 
 
 def serve(model: ServedModel) -> None:

@@ -7,17 +7,14 @@ no checks. Must not import sglang, so that unit tests may use it.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 from sglang_speed.policies import DepthPolicy, SpeedPolicy
-from sglang_speed.reference.modeling import SpeedLlamaForCausalLM
 from tests.half_deep import HalfDeep
-from tests.tiny_models import make_tiny_llama
 
 # Policies
 
@@ -32,24 +29,11 @@ POLICIES: Mapping[str, type[DepthPolicy]] = {
 NUM_LAYERS = 8
 
 
-@dataclass(frozen=True)
-class Model:
-    """make: writes a random checkpoint, as `make_tiny_llama` does, of this shape. reference: says what is right."""
-
-    make: Callable[..., Path]
-    reference: type[SpeedLlamaForCausalLM]
-    shape: Mapping[str, int]
-
-
-MODELS = {
-    "llama": Model(
-        make_tiny_llama,
-        SpeedLlamaForCausalLM,
-        {"num_layers": NUM_LAYERS, "hidden_size": 32, "num_heads": 4, "num_kv_heads": 2, "head_dim": 8},
-    ),
+MODELS: dict[str, dict[str, Any]] = {
+    "llama": {"num_layers": NUM_LAYERS, "hidden_size": 32, "num_heads": 4, "num_kv_heads": 2, "head_dim": 8},
 }
-"""Every model goes through `ALL_BANDS` and `CASES`; what names no model is asked of `llama`."""
-SHAPE = MODELS["llama"].shape
+"""Arguments of `make_tiny_llama`. Every model goes through `ALL_BANDS` and `CASES`; what names no model is asked of `llama`."""
+SHAPE = MODELS["llama"]
 
 # Bands
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 BOS_ID, EOS_ID = 0, 1
@@ -45,13 +45,15 @@ def make_tiny_llama(
     tie_word_embeddings: bool = False,
     seed: int = 0,
     speed: Mapping[str, Any] | None = None,
+    model_type: str = "llama",
 ) -> Path:
     """Write a float32 safetensors checkpoint with its tokenizer and return its directory.
 
-    speed: the `speed` object of a SPEED checkpoint; None writes a plain Llama.
+    speed: the `speed` object of a SPEED checkpoint; None writes a plain one.
+    model_type: of another architecture, as transformers calls it.
     head_dim: some attention kernels on GPUs accept 64 or 128 only.
     """
-    config = LlamaConfig(
+    config = CONFIG_MAPPING[model_type](
         vocab_size=VOCAB_SIZE,
         hidden_size=hidden_size,
         intermediate_size=2 * hidden_size,
@@ -64,7 +66,7 @@ def make_tiny_llama(
         bos_token_id=BOS_ID,
         eos_token_id=EOS_ID,
     )
-    model = LlamaForCausalLM(config)
+    model = AutoModelForCausalLM.from_config(config)
     draw_weights(model, seed)
     model.save_pretrained(directory)
     tiny_tokenizer().save_pretrained(directory)
@@ -73,7 +75,7 @@ def make_tiny_llama(
     return directory
 
 
-def draw_weights(model: LlamaForCausalLM, seed: int) -> None:
+def draw_weights(model: PreTrainedModel, seed: int) -> None:
     """Fill the model's weights in place; norms stay at one."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -118,5 +120,6 @@ def _never_generated() -> list[int]:
 def _make_speed_checkpoint(directory: Path, speed: Mapping[str, Any]) -> None:
     path = directory / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
-    config |= {"architectures": ["SpeedLlamaForCausalLM"], "model_type": "speed_llama", "speed": dict(speed)}
+    (name,), model_type = config["architectures"], config["model_type"]
+    config |= {"architectures": [f"Speed{name}"], "model_type": f"speed_{model_type}", "speed": dict(speed)}
     path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sglang_speed.checkpoints.adapter import PROVENANCE_NAME, Training, training_of
-from sglang_speed.config import MODEL_TYPE, SpeedConfig
+from sglang_speed.config import SpeedConfig, read_model_config
 
 CARD_NAME = "README.md"
 BASE_CARD_NAME = "README.base.md"
@@ -32,10 +32,11 @@ def write_card(directory: Path, base: str) -> None:
     card = directory / CARD_NAME
     if card.is_file() and not _is_ours(front_matter(card)):
         os.replace(card, directory / BASE_CARD_NAME)
-    speed = SpeedConfig.from_checkpoint(directory)
-    assert speed is not None, f"{directory} has no bands to write a card of"
+    config = read_model_config(directory)
+    assert config is not None, f"{directory} has no config.json to write a card of"
     license_of_base = {key: front_matter(directory / BASE_CARD_NAME).get(key) for key in _LICENSE_KEYS}
-    card.write_text(f"---\n{_metadata(base, license_of_base)}\n---\n{_text(directory, base, speed)}", encoding="utf-8")
+    metadata = _metadata(base, config["model_type"], license_of_base)
+    card.write_text(f"---\n{metadata}\n---\n{_text(directory, base, config)}", encoding="utf-8")
 
 
 def model_name(source: Path) -> str:
@@ -67,13 +68,14 @@ def _is_ours(metadata: Mapping[str, Any]) -> bool:
     return _TAG in (metadata.get("tags") or []) and "base_model" in metadata
 
 
-def _metadata(base: str, license_of_base: Mapping[str, Any]) -> str:
+def _metadata(base: str, model_type: str, license_of_base: Mapping[str, Any]) -> str:
     from huggingface_hub import ModelCardData
 
-    return ModelCardData(base_model=base, library_name="sglang", tags=[_TAG, MODEL_TYPE], **license_of_base).to_yaml()
+    return ModelCardData(base_model=base, library_name="sglang", tags=[_TAG, model_type], **license_of_base).to_yaml()
 
 
-def _text(directory: Path, base: str, speed: SpeedConfig) -> str:
+def _text(directory: Path, base: str, config: Mapping[str, Any]) -> str:
+    speed = SpeedConfig.from_model_config(config)
     rows = "\n".join(f"| {name} | {value} |" for name, value in _rows(directory, base, speed))
     base_card = f"The base model's own card, with its license and terms: [{BASE_CARD_NAME}]({BASE_CARD_NAME}).\n"
     return f"""# {base}, prompts in {speed.prefill_layers} of {speed.num_layers} layers
@@ -90,7 +92,7 @@ To serve it:
     pip install sglang-speed
     python -m sglang.launch_server --model DIR
 
-transformers, and SGLang without the plugin, refuse it: they do not know the model type `{MODEL_TYPE}`.
+transformers, and SGLang without the plugin, refuse it: they do not know the model type `{config["model_type"]}`.
 {base_card if (directory / BASE_CARD_NAME).is_file() else ""}"""
 
 

@@ -1,4 +1,4 @@
-"""Makes a SPEED checkpoint from a Llama checkpoint: the same weights under another config.
+"""Makes a SPEED checkpoint from a stock checkpoint: the same weights under another config.
 
 Owns what the new directory contains. The weights are shared with the source, never rewritten.
 """
@@ -20,20 +20,17 @@ from sglang_speed.checkpoints.card import model_name, write_card
 from sglang_speed.checkpoints.manifest import MANIFEST_NAME
 from sglang_speed.checkpoints.servable import (
     CONFIG_NAME,
-    LLAMA_ARCHITECTURE,
-    LLAMA_MODEL_TYPE,
     require_servable,
 )
 from sglang_speed.checkpoints.weights import INDEX_NAME, read_weights, require_layers
 from sglang_speed.config import (
-    ARCHITECTURE,
     DEFAULT_ANCHOR_TOKENS,
     DEFAULT_TAIL_TOKENS,
-    MODEL_TYPE,
     SpeedConfig,
     read_model_config,
 )
 from sglang_speed.errors import ConfigError
+from sglang_speed.models.architectures import Architecture, architecture_of
 
 Placement = Literal["hard link", "symlink", "copy"]
 
@@ -62,7 +59,7 @@ def convert(
     tail_tokens: int = DEFAULT_TAIL_TOKENS,
     copy: bool = False,
 ) -> Conversion:
-    """Make a SPEED checkpoint at `destination` from the Llama or SPEED checkpoint at `source`.
+    """Make a SPEED checkpoint at `destination` from the stock or SPEED checkpoint at `source`.
 
     copy: copy the weights; otherwise they are hard-linked, or symlinked where no hard link can be made.
     `destination` must be absent or empty, and is complete when it appears. Raises ConfigError for a source that
@@ -101,12 +98,12 @@ def fill_checkpoint(source: Path, directory: Path, speed: SpeedConfig, *, copy: 
 
 
 def write_speed_config(directory: Path, speed: SpeedConfig) -> None:
-    """Make a SPEED checkpoint of the Llama checkpoint in `directory`, in place."""
+    """Make a SPEED checkpoint of the stock checkpoint in `directory`, in place."""
     _write_json(directory / CONFIG_NAME, speed_model_config(read_source_config(directory), speed))
 
 
 def fill_full_depth(source: Path, directory: Path) -> None:
-    """Write the plain Llama checkpoint of a SPEED checkpoint into the existing `directory`, with the same weights."""
+    """Write the stock checkpoint of a SPEED checkpoint into the existing `directory`, with the same weights."""
     config = read_source_config(source)
     for path in read_weights(source).files:
         _place(path, directory / path.name, copy=False)
@@ -125,12 +122,12 @@ def fill_trained(source: Path, directory: Path, speed: SpeedConfig, save_weights
 
 
 def read_source_config(source: Path) -> dict[str, Any]:
-    """config.json of a Llama or SPEED checkpoint; ConfigError for anything else, and for what no server would take."""
+    """config.json of a stock or SPEED checkpoint; ConfigError for anything else, and for what no server would take."""
     config = read_model_config(source)
     if config is None:
         problem = "has no config.json" if source.is_dir() else "is not a directory"
         raise ConfigError(
-            f"{source} {problem}: the source is a local Llama checkpoint directory; download a model first, with "
+            f"{source} {problem}: the source is a local checkpoint directory; download a model first, with "
             "`hf download NAME --local-dir DIR`"
         )
     require_servable(config, source)
@@ -138,14 +135,15 @@ def read_source_config(source: Path) -> dict[str, Any]:
 
 
 def speed_model_config(config: Mapping[str, Any], speed: SpeedConfig) -> dict[str, Any]:
-    """config.json of the SPEED checkpoint: the source's, under a name that no plain Llama loader accepts.
+    """config.json of the SPEED checkpoint: the source's, under a name that no loader of the stock model accepts.
 
     No `auto_map`: code that came with the source must not be run in our name.
     """
+    architecture = _architecture_of(config)
     ours = {
         **_rope_in_one_object(config),
-        "architectures": [ARCHITECTURE],
-        "model_type": MODEL_TYPE,
+        "architectures": [architecture.speed_name],
+        "model_type": architecture.speed_model_type,
         "speed": speed.to_dict(),
     }
     ours.pop("auto_map", None)
@@ -153,15 +151,23 @@ def speed_model_config(config: Mapping[str, Any], speed: SpeedConfig) -> dict[st
 
 
 def plain_model_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """config.json of the same model at full depth, which SGLang serves with its own Llama."""
+    """config.json of the same model at full depth, which SGLang serves without this package."""
+    architecture = _architecture_of(config)
     rest = {key: value for key, value in config.items() if key != "speed"}
-    return {**rest, "architectures": [LLAMA_ARCHITECTURE], "model_type": LLAMA_MODEL_TYPE}
+    return {**rest, "architectures": [architecture.name], "model_type": architecture.model_type}
+
+
+def _architecture_of(config: Mapping[str, Any]) -> Architecture:
+    """Of a config.json that `read_source_config` has accepted."""
+    architecture = architecture_of(config)
+    assert architecture is not None, f"model_type={config.get('model_type')!r} has no depth bands"
+    return architecture
 
 
 def _rope_in_one_object(config: Mapping[str, Any]) -> dict[str, Any]:
     """`rope_scaling` and `rope_theta` as `rope_parameters`, the form in which transformers 5 keeps them.
 
-    SGLang's detokenizer process knows no `speed_llama`, so AutoTokenizer reads config.json there as a bare
+    SGLang's detokenizer process knows no SPEED model type, so AutoTokenizer reads config.json there as a bare
     PreTrainedConfig, which fails on the old form of Llama 3.1 (transformers 5.12.1, configuration_utils.py,
     __post_init__: it looks for `max_position_embeddings` before that is set).
     """

@@ -112,8 +112,7 @@ def describe(directory: Path) -> Description:
     if config is None or not is_speed_model(config):
         problem = "is not a directory" if not directory.is_dir() else "is not a SPEED checkpoint"
         raise ConfigError(
-            f"{directory} {problem}: make one from a Llama checkpoint with "
-            "`sglang-speed convert SOURCE DESTINATION --prefill-layers N`"
+            f"{directory} {problem}: make one with `sglang-speed convert SOURCE DESTINATION --prefill-layers N`"
         )
     require_servable(config, directory)
     weights = read_weights(directory)

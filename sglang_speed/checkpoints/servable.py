@@ -10,15 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sglang_speed.config import ARCHITECTURE, is_speed_model
 from sglang_speed.errors import ConfigError
+from sglang_speed.models.architectures import ARCHITECTURES, Architecture, architecture_of
 
 CONFIG_NAME = "config.json"
-LLAMA_ARCHITECTURE = "LlamaForCausalLM"
-LLAMA_MODEL_TYPE = "llama"
 DTYPES = ("float16", "bfloat16", "float32")
-ROPE_TYPES = ("default", "linear", "dynamic", "llama3", "yarn", "longrope")
-"""Kinds of position scaling that both SGLang and the reference have."""
 
 _QUANTIZED_KEYS = ("quantization_config", "compression_config")
 _QUANTIZED_FILES = ("hf_quant_config.json", "quant_model_description.json")
@@ -37,26 +33,30 @@ _UNQUANTIZED = "take the checkpoint that it was made from, in bfloat16 or float1
 
 
 def require_servable(config: Mapping[str, Any], directory: Path) -> None:
-    """ConfigError for the first thing in a Llama or SPEED checkpoint, its weights aside, that is not served."""
-    _require_llama(config, directory)
+    """ConfigError for the first thing in a stock or SPEED checkpoint, its weights aside, that is not served."""
+    architecture = require_architecture(config, directory)
     _require_unquantized(config, directory)
     _require_sizes(config, directory)
-    _require_layers_of_a_llama(config, directory)
+    unserved = architecture.unserved(config)
+    if unserved:
+        raise ConfigError(f"{directory / CONFIG_NAME}: {unserved}")
 
 
-def _require_llama(config: Mapping[str, Any], directory: Path) -> None:
-    model_type = config.get("model_type")
-    if not is_speed_model(config) and model_type != LLAMA_MODEL_TYPE:
+def require_architecture(config: Mapping[str, Any], directory: Path) -> Architecture:
+    """The row of a checkpoint's architecture; ConfigError where none has its names."""
+    architecture = architecture_of(config)
+    if architecture is None:
         raise ConfigError(
-            f"model_type={model_type!r} in {directory} is not {LLAMA_MODEL_TYPE!r}: only the Llama architecture has "
-            "depth bands here; choose a Llama checkpoint"
+            f"model_type={config.get('model_type')!r} in {directory} has no depth bands here: choose a checkpoint of "
+            f"one of {', '.join(ARCHITECTURES)}"
         )
-    architectures = config.get("architectures") or [LLAMA_ARCHITECTURE]
-    if architectures not in ([LLAMA_ARCHITECTURE], [ARCHITECTURE]) or config.get("is_encoder_decoder"):
+    names = config.get("architectures") or [architecture.name]
+    if names not in ([architecture.name], [architecture.speed_name]) or config.get("is_encoder_decoder"):
         raise ConfigError(
-            f"architectures={architectures} in {directory} is not [{LLAMA_ARCHITECTURE!r}] of a decoder: only models "
-            "that generate text can be served; choose a causal Llama checkpoint"
+            f"architectures={names} in {directory} is not [{architecture.name!r}] of a decoder: only models that "
+            "generate text can be served; choose a causal checkpoint"
         )
+    return architecture
 
 
 def _require_unquantized(config: Mapping[str, Any], directory: Path) -> None:
@@ -91,20 +91,6 @@ def _require_sizes(config: Mapping[str, Any], directory: Path) -> None:
         if whole % part:
             raise ConfigError(
                 f"{key}={whole} in {path} is not a multiple of {part}, the number of "
-                f"{'attention' if key == 'hidden_size' else 'key-value'} heads: no Llama has such heads; download the "
-                "checkpoint again"
+                f"{'attention' if key == 'hidden_size' else 'key-value'} heads: no decoder has such heads; download "
+                "the checkpoint again"
             )
-
-
-def _require_layers_of_a_llama(config: Mapping[str, Any], directory: Path) -> None:
-    """What SGLang's Llama layers cannot do, or would do otherwise than transformers'."""
-    path = directory / CONFIG_NAME
-    activation = config.get("hidden_act", "silu")
-    if activation != "silu":
-        raise ConfigError(f"hidden_act={activation!r} in {path} is not 'silu', the only one that SGLang's Llama has")
-    if config.get("mlp_bias"):
-        raise ConfigError(f"mlp_bias=true in {path}: SGLang's Llama has no biases there, and would leave them out")
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    kind = rope.get("rope_type") or rope.get("type") or "default" if isinstance(rope, Mapping) else rope
-    if kind not in ROPE_TYPES:
-        raise ConfigError(f"rope type {kind!r} in {path} is not one of {', '.join(ROPE_TYPES)}: choose another model")

@@ -1,7 +1,8 @@
-"""Model files: the order in which a model's layers run, band by band. SGLang's model registry scans this package.
+"""Models: which decoders have depth bands, and how SGLang's run band by band.
 
-hf_config    the transformers configuration of a SPEED checkpoint; imports neither SGLang nor modeling code
-speed_llama  Llama
+architectures  the table: one row for each
+hf_config      the transformers configuration of a SPEED checkpoint; imports neither SGLang nor modeling code
+banded         SGLang's stock decoder, run in bands
 
 Must not decide which rows are deep, nor where their KV lies: `attention` hands both over, planned.
 """

@@ -3,9 +3,9 @@
 Importing this package registers the configuration with transformers' AutoConfig and nothing else, because the
 serving side needs no more; importing `sglang_speed.reference.modeling` registers the model. Never imports sglang.
 
-configuration.py   SpeedLlamaConfig: a Llama configuration with a `speed` object
-modeling.py        SpeedLlamaForCausalLM: the shallow band over all tokens, the deep band over the deep tokens
-generation.py      greedy generation and scores of one request
+modeling    transformers' models in depth bands: the shallow band over all tokens, a deep band over its deep tokens
+generation  greedy generation and scores of one request
+training    every assistant turn of a conversation as it will be served, in one forward
 """
 
 from sglang_speed.models.hf_config import SpeedLlamaConfig, register

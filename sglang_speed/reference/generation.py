@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache
 
 from sglang_speed.method import DeepTokens
-from sglang_speed.reference.modeling import SpeedLlamaForCausalLM
+from sglang_speed.reference.modeling import ReferenceModel
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +31,7 @@ class GreedyStep:
 
 
 def greedy_steps(
-    model: SpeedLlamaForCausalLM,
+    model: ReferenceModel,
     prompt_ids: Sequence[int],
     max_new_tokens: int,
     *,
@@ -57,7 +57,7 @@ def greedy_steps(
 
 
 def generate_greedy(
-    model: SpeedLlamaForCausalLM,
+    model: ReferenceModel,
     prompt_ids: Sequence[int],
     max_new_tokens: int,
     *,
@@ -73,7 +73,7 @@ def generate_greedy(
 
 
 @torch.no_grad()
-def score(model: SpeedLlamaForCausalLM, input_ids: Sequence[int], scored_from: int) -> list[float]:
+def score(model: ReferenceModel, input_ids: Sequence[int], scored_from: int) -> list[float]:
     """Log-probabilities of the tokens at positions `scored_from + 1 .. n - 1`.
 
     Each comes from the logits one position earlier, so positions from `scored_from` on are deep; this is SGLang's
@@ -90,7 +90,7 @@ def score(model: SpeedLlamaForCausalLM, input_ids: Sequence[int], scored_from: i
 
 @torch.no_grad()
 def _last_logits(
-    model: SpeedLlamaForCausalLM, tokens: list[int], deep_tokens: Sequence[DeepTokens], cache: Cache | None
+    model: ReferenceModel, tokens: list[int], deep_tokens: Sequence[DeepTokens], cache: Cache | None
 ) -> Tensor:
     """Logits after the last token, [vocab]; computes what the cache lacks and puts it there."""
     num_cached = 0 if cache is None else cache.get_seq_length()

@@ -1,25 +1,28 @@
-"""The model: the shallow band runs over all tokens, each deep band over its deep tokens only.
+"""The models of the table: the shallow band runs over all tokens, each deep band over its deep tokens only.
 
 Owns the order of those two steps. Layers, rotary embedding, norms and weights' names are transformers' own.
-Importing it registers the model with AutoModelForCausalLM.
+Importing it registers the models with AutoModelForCausalLM.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import zip_longest
 from typing import Any, NoReturn
 
 import torch
+import transformers
 from torch import Tensor
 from torch.nn import functional
-from transformers import AutoModelForCausalLM, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.utils import ModelOutput
 
 from sglang_speed.method import DeepTokens, DepthBand, depth_bands
-from sglang_speed.models.hf_config import SpeedLlamaConfig
+from sglang_speed.models.architectures import ARCHITECTURES, Architecture
+from sglang_speed.models.hf_config import config_class
 from sglang_speed.policies import DepthPolicy, policy_of
 
 IGNORED_LABEL = -100
@@ -39,16 +42,14 @@ class SpeedOutput(ModelOutput):
     positions: Tensor | None = None
 
 
-class SpeedLlamaForCausalLM(LlamaForCausalLM):
-    """A Llama whose prompt tokens stop at the cutoff, except the anchors and the tail."""
+class ReferenceModel(PreTrainedModel):
+    """What is ours in a causal model of transformers whose prompt tokens stop at the cutoff; see `model_class`."""
 
-    config: SpeedLlamaConfig
-    config_class = SpeedLlamaConfig
     # the causal mask of `run_band` is a matrix, which these kernels do not take
     _supports_flash_attn = False
     _supports_flex_attn = False
 
-    def __init__(self, config: SpeedLlamaConfig) -> None:
+    def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__(config)
         self.bands = depth_bands(config.speed_config)
         self.policies = tuple(policy_of(config.speed_config, band) for band in self.bands[1:] or self.bands)
@@ -149,4 +150,23 @@ def _next_token_loss(logits: Tensor, labels: Tensor, rows: Tensor) -> Tensor:
     )
 
 
-AutoModelForCausalLM.register(SpeedLlamaConfig, SpeedLlamaForCausalLM, exist_ok=True)
+@lru_cache
+def model_class(architecture: Architecture, ours: Any = ReferenceModel) -> Any:
+    """The class of an architecture's causal model in transformers, with depth bands."""
+    bases = ours, getattr(transformers, architecture.name)
+    return type(architecture.speed_name, bases, {"config_class": config_class(architecture)})
+
+
+def class_for(config: PreTrainedConfig, ours: Any = ReferenceModel) -> Any:
+    """The same for the configuration of a SPEED checkpoint."""
+    return model_class(next(row for row in ARCHITECTURES.values() if isinstance(config, config_class(row))), ours)
+
+
+def register(architecture: Architecture) -> None:
+    """Let AutoModelForCausalLM load SPEED checkpoints of an architecture."""
+    AutoModelForCausalLM.register(config_class(architecture), model_class(architecture), exist_ok=True)
+
+
+for each in ARCHITECTURES.values():
+    register(each)
+SpeedLlamaForCausalLM = model_class(ARCHITECTURES["llama"])

@@ -21,8 +21,9 @@ from torch.utils.checkpoint import checkpoint
 from transformers.masking_utils import create_causal_mask
 
 from sglang_speed.method import DepthBand
+from sglang_speed.models.architectures import ARCHITECTURES
 from sglang_speed.policies import DepthPolicy
-from sglang_speed.reference.modeling import IGNORED_LABEL, SpeedLlamaForCausalLM, SpeedOutput
+from sglang_speed.reference.modeling import IGNORED_LABEL, ReferenceModel, SpeedOutput, model_class
 from sglang_speed.reference.turn_attention import TURN_ATTENTION, turn_mask
 
 LOGIT_ROWS = 1024
@@ -61,8 +62,8 @@ def deep_rows(policy: DepthPolicy, token_ids: Sequence[int], turns: Sequence[ran
     return DeepRows(tuple(positions), tuple(owners), tuple(labels))
 
 
-class SpeedLlamaForTraining(SpeedLlamaForCausalLM):
-    """The reference model with the forward of training; its weights are those of SpeedLlamaForCausalLM."""
+class TrainingModel(ReferenceModel):
+    """The reference model with the forward of training; its weights are the same."""
 
     # the Trainer tells how many labels a step has over all its batches
     accepts_loss_kwargs = True
@@ -164,3 +165,6 @@ def _sum_over_chunks(loss: Callable[[Tensor, Tensor], Tensor], hidden: Tensor, t
         return loss(hidden, targets)
     chunks = zip(torch.split(hidden, LOGIT_ROWS), torch.split(targets, LOGIT_ROWS), strict=True)
     return torch.stack([checkpoint(loss, *chunk, use_reentrant=False) for chunk in chunks]).sum()
+
+
+SpeedLlamaForTraining = model_class(ARCHITECTURES["llama"], TrainingModel)

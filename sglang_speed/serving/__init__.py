@@ -7,6 +7,7 @@ refusals         what a SPEED model is not served with
 refused_start    a refused start is one message
 memory           the KV budget split between the bands, the deep band built beside SGLang's pools
 admission        what the deep band lets the scheduler do
+model            SGLang's stock model, run in depth bands
 forward          what a batch and the attention backend know of the deep band
 new_weights      weights that come in while serving
 observe, metrics what the operator sees

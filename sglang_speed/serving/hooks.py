@@ -16,6 +16,7 @@ from sglang_speed.serving import (
     forward,
     memory,
     metrics,
+    model,
     new_weights,
     observe,
     refusals,
@@ -71,6 +72,33 @@ REFUSAL_HOOKS = (
         function=refused_start.end_where_refused,
         reason="what a scheduler process refuses is reported as the death of a process",
         remove_when="SGLang tells errors of configuration from others",
+    ),
+)
+
+MODEL_HOOKS = (
+    Hook(
+        target="sglang.srt.utils.hf_transformers.config.get_config",
+        parameters=("model", "trust_remote_code", "revision", "model_override_args", "model_config_parser", "kwargs"),
+        kind=HookType.AFTER,
+        function=model.read_as_stock,
+        reason="SGLang keys what it does on the stock model's type, architecture and configuration class",
+        remove_when="SGLang lets a plugin read a configuration",
+    ),
+    Hook(
+        target="sglang.srt.model_loader.loader._initialize_model",
+        parameters=("model_config", "load_config", "quant_config"),
+        kind=HookType.AFTER,
+        function=model.run_model_in_bands,
+        reason="any stock decoder runs in depth bands, so no model class of ours could stand for it",
+        remove_when="SGLang lets a plugin wrap a model",
+    ),
+    Hook(
+        target="sglang.srt.model_executor.model_runner_components.layer_setup.resolve_layer_indices",
+        parameters=("model", "model_config", "is_draft_worker", "spec_algorithm"),
+        kind=HookType.AFTER,
+        function=model.keep_shallow_layers,
+        reason="the main KV pool has fewer layers than the model, whose `end_layer` also says which weights it loads",
+        remove_when="SGLang asks the model for the layers of its pool",
     ),
 )
 
@@ -281,6 +309,7 @@ COUNTER_HOOKS = (
 HOOKS = (
     START_UP_HOOKS
     + REFUSAL_HOOKS
+    + MODEL_HOOKS
     + WEIGHT_HOOKS
     + MEMORY_HOOKS
     + SCHEDULER_HOOKS

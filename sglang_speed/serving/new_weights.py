@@ -2,7 +2,7 @@
 
 SGLang loads whatever has the right names and shapes and goes on with the configuration that it started with, so another
 checkpoint would be served at another depth than it says. Tensors that come without a configuration are checked by
-`models.speed_llama`, as far as their names tell.
+`models.banded`, as far as their names tell.
 """
 
 from __future__ import annotations
@@ -11,15 +11,19 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedConfig
+
 from sglang_speed.checkpoints.default_model import resolve_model
 from sglang_speed.checkpoints.hub import checkpoint_directory
+from sglang_speed.checkpoints.servable import require_servable
 from sglang_speed.config import is_speed_model, read_model_config
 from sglang_speed.errors import ConfigError
 from sglang_speed.features.loading import LOAD_FORMATS
-from sglang_speed.models.hf_config import SpeedLlamaConfig
+from sglang_speed.models.hf_config import as_stock, config_of
 from sglang_speed.served import speed_of
 
 COMPUTED_WITH = (
+    "model_type",
     "speed",
     "num_hidden_layers",
     "hidden_size",
@@ -63,19 +67,21 @@ def answer_refusal(original: Callable[..., Any], updater: Any, *args: Any, **kwa
         return False, str(error)
 
 
-def require_same_model(directory: Path, running: SpeedLlamaConfig) -> None:
+def require_same_model(directory: Path, running: PreTrainedConfig) -> None:
     """ConfigError unless the checkpoint in `directory` says what the running model was built from."""
     config = read_model_config(directory)
     if config is None:
         raise ConfigError(f"{directory} has no config.json: name the directory of a SPEED checkpoint on this machine")
     if not is_speed_model(config):
-        speed = running.speed_config
+        speed = speed_of(running)
+        assert speed is not None, "new weights are compared for SPEED models only"
         raise ConfigError(
             f"{directory} is a full-depth checkpoint (model_type={config.get('model_type')!r}), and the server runs "
             f"prompts in {speed.prefill_layers} of {speed.num_layers} layers: make a SPEED checkpoint of it with "
             f"`sglang-speed convert {directory} DESTINATION --prefill-layers {speed.prefill_layers}`"
         )
-    new = SpeedLlamaConfig.from_dict(config)
+    require_servable(config, directory)
+    new = as_stock(config_of(config))
     for key in COMPUTED_WITH:
         theirs, ours = (_plain(getattr(each, key, None)) for each in (new, running))
         if theirs != ours:

@@ -8,15 +8,10 @@ needs are part of that platform: without them nothing is served on it.
 from __future__ import annotations
 
 import logging
-import os
-import sys
 
 from sglang_speed.errors import HostMismatch
 
 logger = logging.getLogger(__name__)
-
-MODELS_PACKAGE = "sglang_speed.models"
-EXTERNAL_MODELS_VARIABLE = "SGLANG_EXTERNAL_MODEL_PACKAGE"
 
 
 def register() -> None:
@@ -34,7 +29,6 @@ def register() -> None:
         refuse(reason)
         return
     register_configuration()
-    _register_models()
 
 
 def _install_all() -> None:
@@ -72,18 +66,3 @@ def _install_platform() -> None:
         message = f"sglang_speed: its CPU platform does not fit this SGLang: {error}"
         logger.critical(message)
         raise SystemExit(message) from error
-
-
-def _register_models() -> None:
-    """Let SGLang's model registry find ours.
-
-    The registry imports every model file, seconds that only scheduler processes need; the variable makes it read
-    our package when it is imported. Where that has happened, or the user has a package there, we add ours at once.
-    """
-    is_imported = "sglang.srt.models.registry" in sys.modules
-    if not is_imported and os.environ.get(EXTERNAL_MODELS_VARIABLE, "") in ("", MODELS_PACKAGE):
-        os.environ[EXTERNAL_MODELS_VARIABLE] = MODELS_PACKAGE
-        return
-    from sglang.srt.models.registry import ModelRegistry
-
-    ModelRegistry.register(MODELS_PACKAGE, overwrite=True, strict=True)

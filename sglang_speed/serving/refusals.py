@@ -9,9 +9,10 @@ from typing import Any
 
 from sglang_speed.checkpoints.hub import checkpoint_directory
 from sglang_speed.checkpoints.servable import require_servable
-from sglang_speed.config import ARCHITECTURE, MODEL_TYPE, SpeedConfig, is_speed_model, read_model_config
+from sglang_speed.config import SpeedConfig, is_speed_model, read_model_config
 from sglang_speed.errors import ConfigError
 from sglang_speed.features import REFUSALS
+from sglang_speed.served import speed_of
 
 
 def refuse_unsupported(_: Any, args: Any) -> None:
@@ -32,20 +33,12 @@ def served_config(args: Any) -> SpeedConfig | None:
 
     Raises ConfigError for wrong values, and where what would be served is not what the checkpoint says.
     """
-    hf_config = args.get_model_config().hf_config
-    names = {"model_type": hf_config.model_type, "architectures": hf_config.architectures}
+    config = speed_of(args.get_model_config().hf_config)
     directory = checkpoint_directory(args.model_path, args.revision)
     written = read_model_config(directory) or {}
     on_disk = SpeedConfig.from_model_config(written) if is_speed_model(written) else None
-    if on_disk is None and not is_speed_model(names):
+    if config is None and on_disk is None:
         return None
-    if names != {"model_type": MODEL_TYPE, "architectures": [ARCHITECTURE]}:
-        raise ConfigError(
-            f"sglang_speed: {args.model_path} would be served as {names}, which is another model or another depth; a "
-            f"SPEED checkpoint has model_type {MODEL_TYPE} and architectures [{ARCHITECTURE}]: leave both out of "
-            "--json-model-override-args, or convert the checkpoint again"
-        )
-    config: SpeedConfig = hf_config.speed_config
     if on_disk != config:
         raise ConfigError(
             f"sglang_speed: --json-model-override-args would serve {config}, the checkpoint says {on_disk}; leave it "

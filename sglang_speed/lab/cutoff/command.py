@@ -27,7 +27,7 @@ from sglang_speed.lab.cutoff.report import BUILT_IN, cutoffs_table, kinds_table,
 from sglang_speed.lab.cutoff.request import Request
 from sglang_speed.lab.cutoff.results import Measurements, results_of
 from sglang_speed.lab.cutoff.texts import Limits, built_in_prompts, generate_responses, requests_in_chats
-from sglang_speed.reference.modeling import SpeedLlamaForCausalLM
+from sglang_speed.reference.modeling import ReferenceModel
 
 RESPONSE_LEN = 64
 
@@ -71,7 +71,7 @@ def check_cutoffs(cutoffs: Sequence[int], num_layers: int) -> list[int]:
 
 
 def find_requests(
-    model: SpeedLlamaForCausalLM, chat_format: ChatFormat, data: Path | None, limits: Limits, progress: Progress
+    model: ReferenceModel, chat_format: ChatFormat, data: Path | None, limits: Limits, progress: Progress
 ) -> Sequence[Request]:
     """From the user's chats, or sampled from the model."""
     if data is not None:
@@ -95,7 +95,7 @@ def find_requests(
 
 
 def measure(
-    model: SpeedLlamaForCausalLM, requests: Sequence[Request], cutoffs: Sequence[int], seed: int, progress: Progress
+    model: ReferenceModel, requests: Sequence[Request], cutoffs: Sequence[int], seed: int, progress: Progress
 ) -> Measurements:
     """Measure importance and cutoffs on every request."""
     generator = torch.Generator(model.device).manual_seed(seed)

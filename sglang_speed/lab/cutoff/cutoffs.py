@@ -14,7 +14,7 @@ from torch.nn import functional
 from sglang_speed.lab.cutoff.model import final_logits
 from sglang_speed.lab.cutoff.request import Request
 from sglang_speed.method import DepthBand
-from sglang_speed.reference.modeling import SpeedLlamaForCausalLM
+from sglang_speed.reference.modeling import ReferenceModel
 
 MEASURES = ("loss", "divergence", "agreement")
 NO_CONTEXT = 0
@@ -22,7 +22,7 @@ NO_CONTEXT = 0
 
 
 @torch.no_grad()
-def cutoff_sums(model: SpeedLlamaForCausalLM, request: Request, cutoffs: Sequence[int]) -> Tensor:
+def cutoff_sums(model: ReferenceModel, request: Request, cutoffs: Sequence[int]) -> Tensor:
     """MEASURES of every cutoff, summed over the response's tokens: [num_cutoffs, 3].
 
     loss: cross-entropy of the response, in nats. divergence: KL from full depth, in nats. agreement: number of tokens
@@ -38,7 +38,7 @@ def cutoff_sums(model: SpeedLlamaForCausalLM, request: Request, cutoffs: Sequenc
     ).cpu()
 
 
-def last_states(model: SpeedLlamaForCausalLM, request: Request, cutoffs: Sequence[int]) -> Tensor:
+def last_states(model: ReferenceModel, request: Request, cutoffs: Sequence[int]) -> Tensor:
     """Output of the last layer in the rows that predict the response: [num_cutoffs, response_len, hidden_size].
 
     All tokens pass all layers once. At each cutoff, the deep rows branch off; the deep bands of all cutoffs then form

@@ -35,14 +35,14 @@ from torch.nn import functional
 from sglang_speed.lab.cutoff.model import final_logits
 from sglang_speed.lab.cutoff.request import Request
 from sglang_speed.method import DeepTokens, DepthBand
-from sglang_speed.reference.modeling import SpeedLlamaForCausalLM
+from sglang_speed.reference.modeling import ReferenceModel
 
 KINDS = ("prompt", "response")
 # one draw is the square of a nearly normal number, with a standard deviation of 1.4 times its mean
 NUM_DRAWS = 4
 
 
-def importance_sums(model: SpeedLlamaForCausalLM, request: Request, generator: torch.Generator) -> Tensor:
+def importance_sums(model: ReferenceModel, request: Request, generator: torch.Generator) -> Tensor:
     """`(dL/dg)^2 / 2` of each kind and layer, summed over the response's tokens: [2, num_layers].
 
     Mean of NUM_DRAWS. generator: for the targets; on the model's device.
@@ -54,7 +54,7 @@ def importance_sums(model: SpeedLlamaForCausalLM, request: Request, generator: t
     return torch.stack(gradients).square().mean(0) / 2
 
 
-def open_gates(model: SpeedLlamaForCausalLM, request: Request) -> tuple[Tensor, Tensor]:
+def open_gates(model: ReferenceModel, request: Request) -> tuple[Tensor, Tensor]:
     """A gate of 1 for each layer and row, [num_layers, num_rows], and the response's logits as a function of them."""
     shape = (model.config.num_hidden_layers, request.num_rows)
     gates = torch.ones(shape, dtype=model.dtype, device=model.device, requires_grad=True)
@@ -81,7 +81,7 @@ def rows_by_kind(deep_tokens: DeepTokens) -> tuple[slice, slice]:
     return slice(deep_tokens.num_anchors, deep_tokens.deep_start), slice(deep_tokens.deep_start, None)
 
 
-def response_logits(model: SpeedLlamaForCausalLM, request: Request) -> Tensor:
+def response_logits(model: ReferenceModel, request: Request) -> Tensor:
     """Full-depth logits of the rows that predict the response: [response_len, vocab]."""
     input_ids = request.input_ids(model.device)
     positions = torch.arange(request.num_rows, device=model.device)
@@ -91,7 +91,7 @@ def response_logits(model: SpeedLlamaForCausalLM, request: Request) -> Tensor:
 
 
 @contextmanager
-def gated(model: SpeedLlamaForCausalLM, gates: Tensor) -> Iterator[None]:
+def gated(model: ReferenceModel, gates: Tensor) -> Iterator[None]:
     """Multiply both residual branches of every layer. gates: [num_layers, num_rows]."""
     handles = [
         branch.register_forward_hook(partial(_multiply, gate[:, None]))

@@ -14,13 +14,11 @@ from sglang_speed.checkpoints.convert import read_source_config, speed_model_con
 from sglang_speed.checkpoints.weights import read_weights, require_layers
 from sglang_speed.config import SpeedConfig
 from sglang_speed.lab.common.progress import silence_libraries
-from sglang_speed.reference import SpeedLlamaConfig
-from sglang_speed.reference.modeling import SpeedLlamaForCausalLM
+from sglang_speed.models.hf_config import config_of
+from sglang_speed.reference.modeling import ReferenceModel, class_for
 
 
-def load_model(
-    checkpoint: Path, anchor_tokens: int | None = None, tail_tokens: int | None = None
-) -> SpeedLlamaForCausalLM:
+def load_model(checkpoint: Path, anchor_tokens: int | None = None, tail_tokens: int | None = None) -> ReferenceModel:
     """Load a Llama or SPEED checkpoint with all layers in the shallow band; `policy` has the anchors and the tail.
 
     anchor_tokens, tail_tokens: None for those of a SPEED checkpoint, or the defaults. bfloat16 on a GPU, otherwise
@@ -31,9 +29,8 @@ def load_model(
     require_layers(read_weights(checkpoint), config, checkpoint)
     speed = visibility_of(checkpoint, config["num_hidden_layers"], anchor_tokens, tail_tokens)
     device, dtype = ("cuda", torch.bfloat16) if torch.cuda.is_available() else ("cpu", torch.float32)
-    model: SpeedLlamaForCausalLM = SpeedLlamaForCausalLM.from_pretrained(
-        checkpoint, config=SpeedLlamaConfig.from_dict(speed_model_config(config, speed)), dtype=dtype
-    )
+    in_bands = config_of(speed_model_config(config, speed))
+    model: ReferenceModel = class_for(in_bands).from_pretrained(checkpoint, config=in_bands, dtype=dtype)
     return model.to(device).requires_grad_(False).eval()
 
 
@@ -48,7 +45,7 @@ def visibility_of(checkpoint: Path, num_layers: int, anchor_tokens: int | None, 
     )
 
 
-def final_logits(model: SpeedLlamaForCausalLM, hidden: Tensor) -> Tensor:
+def final_logits(model: ReferenceModel, hidden: Tensor) -> Tensor:
     """Logits of the last layer's output, at least in float32: [..., vocab]. hidden: [..., hidden_size]."""
     logits: Tensor = model.lm_head(model.model.norm(hidden))
     return logits.to(torch.promote_types(logits.dtype, torch.float32))

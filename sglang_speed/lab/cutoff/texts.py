@@ -30,7 +30,7 @@ from sglang_speed.lab.common.chat import (
 from sglang_speed.lab.cutoff.evidence import KINDS, LONG, LONG_GAP, LOOKUPS, NEEDED_OF_KIND, TOOLS, kinds_of
 from sglang_speed.lab.cutoff.request import Request
 from sglang_speed.policies import DepthPolicy
-from sglang_speed.reference.modeling import SpeedLlamaForCausalLM
+from sglang_speed.reference.modeling import ReferenceModel
 
 BATCH_SIZE = 8
 FEWEST = 2
@@ -183,7 +183,7 @@ def _prompt(name: str, token_ids: Sequence[int], policy: DepthPolicy) -> Prompt:
 
 
 def generate_responses(
-    model: SpeedLlamaForCausalLM,
+    model: ReferenceModel,
     prompts: Sequence[Sequence[int]],
     stop_ids: Sequence[int],
     response_len: int,
@@ -207,7 +207,7 @@ def generate_responses(
     return requests
 
 
-def full_depth(model: SpeedLlamaForCausalLM) -> LlamaForCausalLM:
+def full_depth(model: ReferenceModel) -> LlamaForCausalLM:
     """transformers' own Llama with the same weights, since the reference does not generate in batches."""
     with torch.device("meta"):
         plain = LlamaForCausalLM(model.config)

@@ -1,4 +1,4 @@
-"""Batches for `SpeedLlamaForTraining`: the deep rows of conversations, packed turn by turn.
+"""Batches for `TrainingModel`: the deep rows of conversations, packed turn by turn.
 
 Owns the choice of the tail and the collation.
 """
@@ -87,7 +87,7 @@ def _places(rows: DeepRows, kept: DeepRows) -> list[int]:
 
 
 def join(examples: Sequence[Example]) -> dict[str, Any]:
-    """Collate examples into keyword arguments of SpeedLlamaForTraining.forward."""
+    """Collate examples into keyword arguments of TrainingModel.forward."""
     batch: dict[str, Any] = {
         name: torch.cat([example[name] for example in examples])
         for name in ("positions", "labels", "cutoff_states", "teacher_states")

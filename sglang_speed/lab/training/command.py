@@ -46,8 +46,8 @@ from sglang_speed.lab.training.settings import Objective, Settings, TrainingRun
 from sglang_speed.lab.training.spans import with_spans
 from sglang_speed.lab.training.states import StateFolder
 from sglang_speed.policies import SpeedPolicy
-from sglang_speed.reference import SpeedLlamaConfig
-from sglang_speed.reference.training import SpeedLlamaForTraining
+from sglang_speed.reference.modeling import class_for
+from sglang_speed.reference.training import TrainingModel
 from sglang_speed.reference.turn_attention import TURN_ATTENTION
 
 
@@ -100,11 +100,13 @@ def train_checkpoint(run: TrainingRun) -> Record:
     return record
 
 
-def load_model(source: Path, settings: Settings) -> SpeedLlamaForTraining:
+def load_model(source: Path, settings: Settings) -> TrainingModel:
     """The source's weights with the bands of `settings`, in the training dtype, on the GPU if there is one."""
-    config = SpeedLlamaConfig(**speed_model_config(read_source_config(source), settings.speed))
+    config = config_of(speed_model_config(read_source_config(source), settings.speed))
     attention = TURN_ATTENTION if torch.cuda.is_available() else "sdpa"
-    model = SpeedLlamaForTraining.from_pretrained(source, config=config, dtype="auto", attn_implementation=attention)
+    model: TrainingModel = class_for(config, TrainingModel).from_pretrained(
+        source, config=config, dtype="auto", attn_implementation=attention
+    )
     if model.dtype is torch.float16 or not has_fast_bfloat16():
         model.float()  # float16 gradients need scaling; the result is saved in the source's dtype
     model.entry_layer = settings.lowest_layer
@@ -145,7 +147,7 @@ def _full_depth_server(source: Path, work: Path, url: str | None, flags: Sequenc
             server.stop()
 
 
-def _train(model: SpeedLlamaForTraining, conversations: list[Conversation], settings: Settings, work: Path) -> Any:
+def _train(model: TrainingModel, conversations: list[Conversation], settings: Settings, work: Path) -> Any:
     order = list(range(len(conversations)))
     draw = random.Random(settings.seed)
     draw.shuffle(order)

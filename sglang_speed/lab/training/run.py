@@ -30,14 +30,14 @@ from sglang_speed.lab.training.batches import TrainingExamples, join
 from sglang_speed.lab.training.progress import TrainingBar
 from sglang_speed.lab.training.settings import Settings
 from sglang_speed.reference.modeling import IGNORED_LABEL
-from sglang_speed.reference.training import SpeedLlamaForTraining
+from sglang_speed.reference.training import TrainingModel
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 SAVES_PER_EPOCH = 4
 
 
 def train(
-    model: SpeedLlamaForTraining, examples: TrainingExamples, held_out: TrainingExamples, settings: Settings, work: Path
+    model: TrainingModel, examples: TrainingExamples, held_out: TrainingExamples, settings: Settings, work: Path
 ) -> Any:
     """Train, or continue from the last checkpoint in `work`; returns the Trainer with the trained `model`.
 
@@ -130,7 +130,7 @@ def _last_checkpoint(work: Path) -> str | None:
     return get_last_checkpoint(str(work)) if work.is_dir() else None
 
 
-def prepare(model: SpeedLlamaForTraining, settings: Settings) -> Any:
+def prepare(model: TrainingModel, settings: Settings) -> Any:
     """Freeze all but the trained layers, embedding and head included. Returns the model, with LoRA as a peft model."""
     model.requires_grad_(False)
     first = settings.lowest_layer
@@ -141,7 +141,7 @@ def prepare(model: SpeedLlamaForTraining, settings: Settings) -> Any:
     return model
 
 
-def _with_lora(model: SpeedLlamaForTraining, settings: Settings, layers: list[int]) -> Any:
+def _with_lora(model: TrainingModel, settings: Settings, layers: list[int]) -> Any:
     from peft import LoraConfig, get_peft_model
 
     model.name_or_path = ""  # or peft would read the source's config, which has no bands

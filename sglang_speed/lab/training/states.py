@@ -20,7 +20,7 @@ from sglang_speed.checkpoints.atomic import new_file
 from sglang_speed.lab.common.chat import Conversation
 from sglang_speed.policies import SpeedPolicy
 from sglang_speed.reference.modeling import IGNORED_LABEL
-from sglang_speed.reference.training import DeepRows, SpeedLlamaForTraining, deep_rows
+from sglang_speed.reference.training import DeepRows, TrainingModel, deep_rows
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class States:
 
 
 @torch.no_grad()
-def capture(model: SpeedLlamaForTraining, conversation: Conversation, rows: DeepRows) -> States:
+def capture(model: TrainingModel, conversation: Conversation, rows: DeepRows) -> States:
     """Compute both by a forward pass of all tokens through all layers."""
     entry = model.entry_states(torch.tensor([conversation.token_ids], device=model.device))
     last = model.full_depth_states(model.cutoff_states(entry))
@@ -46,7 +46,7 @@ def capture(model: SpeedLlamaForTraining, conversation: Conversation, rows: Deep
     return States(kept.cpu(), last[0, said].cpu())
 
 
-def _kept_tokens(model: SpeedLlamaForTraining, conversation: Conversation, rows: DeepRows) -> list[int]:
+def _kept_tokens(model: TrainingModel, conversation: Conversation, rows: DeepRows) -> list[int]:
     if model.entry_layer == 0:
         return []
     if model.entry_layer == model.bands[0].end_layer:
@@ -61,7 +61,7 @@ class StateFolder:
         self.folder = folder
         self.policy = policy
 
-    def capture_all(self, model: SpeedLlamaForTraining, conversations: Sequence[Conversation]) -> Iterator[int]:
+    def capture_all(self, model: TrainingModel, conversations: Sequence[Conversation]) -> Iterator[int]:
         """Capture missing states; yields the number done after each conversation."""
         self.folder.mkdir(parents=True, exist_ok=True)
         for number, conversation in enumerate(conversations):

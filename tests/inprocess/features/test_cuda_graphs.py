@@ -8,7 +8,6 @@ import pytest
 from transformers import LlamaConfig
 
 from sglang_speed.features.cuda_graphs import leave_out_prefill_graphs
-from sglang_speed.models.hf_config import SpeedLlamaConfig
 
 
 def with_model(config: LlamaConfig) -> SimpleNamespace:
@@ -18,7 +17,7 @@ def with_model(config: LlamaConfig) -> SimpleNamespace:
 
 @pytest.mark.parametrize(("prefill_layers", "left_out"), [(24, True), (30, False)])
 def test_prefill_graphs_are_left_out_where_prompts_are_shallow(prefill_layers: int, left_out: bool) -> None:
-    args = with_model(SpeedLlamaConfig(num_hidden_layers=30, speed={"prefill_layers": prefill_layers}))
+    args = with_model(LlamaConfig(num_hidden_layers=30, speed={"prefill_layers": prefill_layers}))
     leave_out_prefill_graphs(args)
     assert args.disable_prefill_cuda_graph == left_out
 

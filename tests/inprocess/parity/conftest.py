@@ -47,7 +47,7 @@ def imports_are_no_garbage() -> Iterator[None]:
 def host_is_checked_once() -> Iterator[None]:
     """Every model asks whether all hooks are in place, which takes a third of a second; in one process they stay."""
     require_host("serving")
-    with mock.patch("sglang_speed.models.speed_llama.require_host"):
+    with mock.patch("sglang_speed.serving.model.require_host"):
         yield
 
 

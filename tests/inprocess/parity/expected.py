@@ -12,10 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from transformers import AutoModelForCausalLM
+
 from sglang_speed.reference.generation import GreedyStep, greedy_steps, score
 from tests.catalogue import MODELS, Bands
 from tests.scheduler_harness import Answer, SchedulerHarness, When
-from tests.tiny_models import BOS_ID, FIRST_BYTE_ID
+from tests.tiny_models import BOS_ID, FIRST_BYTE_ID, make_tiny_llama
 
 LOGPROB_ATOL = 1e-4
 """float32 through eight layers; the largest difference seen between two orders of summation is 2e-5."""
@@ -44,8 +46,8 @@ class Expected:
     def __init__(self, directory: Path, bands: Bands, seed: int = 0, *, model: str = "llama", **shape: int) -> None:
         row = MODELS[model]
         self.bands = bands
-        self.path = row.make(directory, speed=vars(bands), seed=seed, **{**row.shape, **shape})
-        self.model = row.reference.from_pretrained(self.path).eval()
+        self.path = make_tiny_llama(directory, speed=vars(bands), seed=seed, **{**row, **shape})
+        self.model = AutoModelForCausalLM.from_pretrained(self.path).eval()
         self._steps: dict[Any, list[GreedyStep]] = {}
         self._scores: dict[Any, list[float]] = {}
 

@@ -13,13 +13,13 @@ import pytest
 from sglang.srt.plugins import load_plugins
 
 from sglang_speed import TESTED_SGLANG
-from sglang_speed.config import ARCHITECTURE, MODEL_TYPE
 from sglang_speed.errors import HostMismatch
 from sglang_speed.features import HOOKS as FEATURE_HOOKS
 from sglang_speed.guard.hooks import HOOKS as GUARD_HOOKS
 from sglang_speed.host import check as host
 from sglang_speed.host.field import Field
 from sglang_speed.host.hook import Hook
+from sglang_speed.models.architectures import ARCHITECTURES
 from sglang_speed.platforms.cpu.hooks import HOOKS as CPU_HOOKS
 from sglang_speed.serving.fields import FIELDS
 from sglang_speed.serving.hooks import HOOKS as SERVING_HOOKS
@@ -103,7 +103,9 @@ MISMATCHES = {
 @pytest.mark.parametrize("mismatch", MISMATCHES)
 def test_where_the_plugin_does_not_fit_only_speed_models_are_refused(mismatch: str, tmp_path: Path) -> None:
     """Nothing of SGLang is changed then, but what the CPU platform needs, where that is the platform."""
-    speed = {"model_type": MODEL_TYPE, "architectures": [ARCHITECTURE], "speed": {"prefill_layers": 1}}
+    llama = ARCHITECTURES["llama"]
+    names = {"model_type": llama.speed_model_type, "architectures": [llama.speed_name]}
+    speed = {**names, "speed": {"prefill_layers": 1}}
     for name, config in (("plain", PLAIN_CONFIG), ("speed", PLAIN_CONFIG | speed)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text(json.dumps(config))

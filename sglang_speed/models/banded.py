@@ -1,0 +1,205 @@
+"""Any decoder of SGLang's, run band by band.
+
+A band is a view of the stock decoder: a copy of the module that shares its parameters and has only the band's layers.
+What the last layer of a band gives, whatever its shape, is kept; the view of the next band begins with it. So the
+embedding, the loop over the layers and the norm are the stock model's own code. Which rows are deep, and where their KV
+lies, `attention` has planned before the forward.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from sglang.srt.layers.communicator import LayerCommunicator
+from sglang.srt.layers.utils import get_layer_id
+from sglang.srt.model_executor.forward_batch_info import ForwardBatch
+from sglang.srt.model_executor.forward_context import ForwardContext, forward_context, get_attn_backend
+from torch import Tensor, nn
+
+from sglang_speed.attention.banded import BandedAttnBackend
+from sglang_speed.config import SpeedConfig
+from sglang_speed.errors import ConfigError
+from sglang_speed.method.bands import DepthBand, depth_bands
+
+Stream = Any
+"""What a decoder layer gives for some rows: hidden states, [num_rows, hidden_size], or these and a residual."""
+
+
+def run_in_bands(model: nn.Module, config: SpeedConfig) -> None:
+    """Make a stock model run in depth bands, in place; its parameters and their names stay as they are."""
+    _require_own_layers(model, config)
+    if config.is_stock:
+        return
+    decoder = _decoder_of(model, config.num_layers)
+    decoder.forward = BandedForward(decoder, depth_bands(config))
+
+
+class BandedForward:
+    """The forward of a decoder: every row through the shallow band, deep rows through the deep bands, and back."""
+
+    def __init__(self, decoder: Any, bands: Sequence[DepthBand]) -> None:
+        self._parameters = list(inspect.signature(type(decoder).forward).parameters)[1:]
+        self._shallow, *self._deep = [_View(decoder, band, is_top=band is bands[-1]) for band in bands]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Hidden states after the last norm, [num_tokens, hidden_size]; zero in rows that are not deep."""
+        given = {**dict(zip(self._parameters, args, strict=False)), **kwargs}
+        positions, forward_batch = given["positions"], given["forward_batch"]
+        stream = self._shallow.run(**given)
+        backend, rows, out = get_attn_backend(), None, torch.empty_like(_hidden_of(stream))
+        assert isinstance(backend, BandedAttnBackend), f"{type(backend).__name__} has no deep band"
+        for view, (own_backend, batch) in zip(self._deep, backend.deep_parts_of(forward_batch), strict=True):
+            if batch.forward_batch is None:
+                return out.zero_()
+            if batch.rows is not None and batch.rows_below is not None:
+                rows, positions = batch.rows, positions[..., batch.rows_below]
+                stream = _select(stream, batch.rows_below)
+            with forward_context(ForwardContext(attn_backend=own_backend)):
+                stream = view.go_on(stream, positions, batch.forward_batch)
+        return stream if rows is None else out.zero_().index_copy_(0, rows, stream)
+
+
+class _View:
+    """A decoder with the layers of one band; the top one ends with the decoder's norm."""
+
+    def __init__(self, decoder: Any, band: DepthBand, is_top: bool) -> None:
+        self._entry, self._exit = _Entry(), None if is_top else _Exit(decoder.layers[band.end_layer - 1])
+        own = list(decoder.layers[band.first_layer : band.end_layer])
+        if self._exit is not None:
+            own[-1] = self._exit
+            _finish(decoder.layers[band.end_layer - 1])
+        # the stock loop counts layers from 0: those below the band hand on what the band begins with
+        changed: dict[str, nn.Module] = {"layers": nn.ModuleList([self._entry] * band.first_layer + own)}
+        if band.first_layer:
+            changed["embed_tokens"] = _NoEmbedding(self._entry)
+        if self._exit is not None:
+            changed["norm"] = _NoNorm()
+        self._decoder = _copy_with(decoder, changed)
+
+    def run(self, **given: Any) -> Stream:
+        """Run from the beginning."""
+        out = self._decoder(**given)
+        return out if self._exit is None else self._exit.taken()
+
+    def go_on(self, stream: Stream, positions: Tensor, forward_batch: ForwardBatch) -> Stream:
+        """Run on what the band below gives, for some rows of it."""
+        self._entry.given = stream
+        try:
+            return self.run(input_ids=forward_batch.input_ids, positions=positions, forward_batch=forward_batch)
+        finally:
+            self._entry.given = None
+
+
+class _Entry(nn.Module):
+    """In place of a layer below the band."""
+
+    given: Stream = None
+
+    def forward(self, *args: Any, **kwargs: Any) -> Stream:
+        return self.given
+
+
+class _Exit(nn.Module):
+    """The last layer of a band; keeps what it gives until it is taken."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+        self._given: Stream = None
+
+    def forward(self, *args: Any, **kwargs: Any) -> Stream:
+        self._given = self.layer(*args, **kwargs)
+        return self._given
+
+    def taken(self) -> Stream:
+        given, self._given = self._given, None
+        return given
+
+
+class _NoEmbedding(nn.Module):
+    """In place of the embedding of a band that begins with hidden states."""
+
+    def __init__(self, entry: _Entry) -> None:
+        super().__init__()
+        self._entry = entry
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        return _hidden_of(self._entry.given)
+
+
+class _NoNorm(nn.Module):
+    """In place of the last norm of a band that is not the top one; nobody reads what comes after it."""
+
+    def forward(self, hidden: Tensor, residual: Tensor | None = None, **kwargs: Any) -> Stream:
+        return hidden if residual is None else (hidden, residual)
+
+
+def _copy_with(decoder: Any, modules: dict[str, nn.Module]) -> Any:
+    """A module with other children, over the same parameters; it is registered nowhere."""
+    view = copy.copy(decoder)
+    vars(view)["_modules"] = {**decoder._modules, **modules}
+    for name in ("start_layer", "_start_layer"):
+        if name in vars(view):
+            setattr(view, name, 0)
+    for name in ("end_layer", "_end_layer"):
+        if name in vars(view):
+            setattr(view, name, len(view.layers))
+    return view
+
+
+def _finish(layer: nn.Module) -> None:
+    """The layer below a cutoff must leave no sum over ranks to the next one, which runs on other rows."""
+    communicator = getattr(layer, "layer_communicator", None)
+    if isinstance(communicator, LayerCommunicator):
+        communicator.is_last_layer = True
+
+
+def _decoder_of(model: nn.Module, num_layers: int) -> Any:
+    """The one module of a model that embeds, loops over all layers and norms."""
+    found = [module for module in model.modules() if _is_decoder(module, num_layers)]
+    assert len(found) == 1, f"{type(model).__name__} has {len(found)} decoders of {num_layers} layers"
+    return found[0]
+
+
+def _is_decoder(module: nn.Module, num_layers: int) -> bool:
+    layers = getattr(module, "layers", None)
+    has_ends = hasattr(module, "embed_tokens") and hasattr(module, "norm")
+    return has_ends and isinstance(layers, nn.ModuleList) and len(layers) == num_layers
+
+
+def _hidden_of(stream: Stream) -> Tensor:
+    hidden: Tensor = stream if torch.is_tensor(stream) else stream[0]
+    return hidden
+
+
+def _select(stream: Stream, rows: Tensor) -> Stream:
+    if torch.is_tensor(stream):
+        return stream[rows]
+    return tuple(part[rows] if torch.is_tensor(part) else part for part in stream)
+
+
+def _require_own_layers(model: Any, config: SpeedConfig) -> None:
+    """Let the model raise ConfigError for weights of a layer that it has not; SGLang leaves them out silently."""
+    load: Callable[..., Any] = model.load_weights
+
+    def load_own(weights: Iterable[tuple[str, Tensor]], *args: Any, **kwargs: Any) -> Any:
+        if isinstance(weights, list):  # in memory already: nothing is loaded where one is refused
+            deque(own(weights), maxlen=0)
+        return load(own(weights), *args, **kwargs)
+
+    def own(weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+        for name, weight in weights:
+            layer = get_layer_id(name)
+            if layer is not None and layer >= config.num_layers:
+                raise ConfigError(
+                    f"sglang_speed: {name} is not one of the {config.num_layers} layers of the running model: send the "
+                    "weights of the model that is served"
+                )
+            yield name, weight
+
+    model.load_weights = load_own
