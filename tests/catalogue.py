@@ -32,7 +32,7 @@ NUM_LAYERS = 8
 MODELS: dict[str, dict[str, Any]] = {
     "llama": {"num_layers": NUM_LAYERS, "hidden_size": 32, "num_heads": 4, "num_kv_heads": 2, "head_dim": 8},
 }
-"""Arguments of `make_tiny_llama`. Every model goes through `ALL_BANDS` and `CASES`; what names no model is asked of `llama`."""
+"""Arguments of `make_tiny_llama`. All go through `ALL_BANDS` and `CASES`; what names no model is asked of `llama`."""
 SHAPE = MODELS["llama"]
 
 # Bands
