@@ -90,6 +90,10 @@ class SpeedConfig:
         """True when every token passes every layer, so that there is no deep band."""
         return self.num_deep_layers == 0
 
+    def at_full_depth(self) -> SpeedConfig:
+        """The stock model with the same anchors and tail."""
+        return replace(self, prefill_layers=self.num_layers, further_cutoffs=())
+
     def with_tail(self, tail_tokens: int) -> SpeedConfig:
         """The same bands under another tail."""
         return replace(self, tail_tokens=tail_tokens)

@@ -6,7 +6,7 @@ floors, the most that can be gained. A measurement is printed beside them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from sglang_speed.config import SpeedConfig
 
@@ -107,8 +107,7 @@ def prefill_ceiling(config: SpeedConfig) -> float:
 
 def decode_ceiling(shape: ModelShape, config: SpeedConfig, context_len: int, batch_size: int) -> float:
     """How much faster a decode step can become at most where memory bandwidth bounds it."""
-    full_depth = replace(config, prefill_layers=config.num_layers)
-    return decode_bytes(shape, full_depth, context_len, batch_size) / decode_bytes(
+    return decode_bytes(shape, config.at_full_depth(), context_len, batch_size) / decode_bytes(
         shape, config, context_len, batch_size
     )
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,7 @@ def model_of(speed: Path, full_depth: Path | None, directory: Path) -> Model:
         full_depth.mkdir(parents=True)
         fill_full_depth(speed, full_depth)
     _require_same_shape(speed, full_depth)
-    equal = _at_full_depth(ours)
+    equal = ours.at_full_depth()
     (directory / "equal").mkdir(parents=True)
     fill_checkpoint(full_depth, directory / "equal", equal)
     contenders = (
@@ -92,8 +92,8 @@ def tiny_model(directory: Path) -> Model:
 
 
 def make_random(shape: ModelShape, config: SpeedConfig, directory: Path, *, has_weights: bool) -> Model:
-    """Three checkpoints with the same random bfloat16 weights, or without weights for `--load-format dummy`."""
-    equal = _at_full_depth(config)
+    """Three checkpoints with the same random bfloat16 weights, or with none, for `--load-format dummy`."""
+    equal = config.at_full_depth()
     contenders = {
         name: Contender(name, directory / name, depth)
         for name, depth in (("stock", equal), ("speed", config), ("equal", equal))
@@ -116,10 +116,6 @@ def make_random(shape: ModelShape, config: SpeedConfig, directory: Path, *, has_
     return Model(shape, contenders, has_weights)
 
 
-def _at_full_depth(config: SpeedConfig) -> SpeedConfig:
-    return replace(config, prefill_layers=config.num_layers)
-
-
 def _require_same_shape(speed: Path, full_depth: Path) -> None:
     ours, theirs = read_source_config(speed), read_source_config(full_depth)
     if is_speed_model(theirs):
@@ -138,8 +134,10 @@ def _require_same_shape(speed: Path, full_depth: Path) -> None:
 def llama_config(
     shape: ModelShape, num_layers: int, dtype: str = "bfloat16", context_len: int = LONGEST_CONTEXT
 ) -> dict[str, Any]:
-    """config.json of a Llama of this shape, without architecture and model type."""
+    """config.json of a Llama of this shape."""
     return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
         "dtype": dtype,
         "hidden_act": "silu",
         "rms_norm_eps": 1e-5,
