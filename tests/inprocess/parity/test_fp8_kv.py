@@ -81,7 +81,7 @@ def test_both_bands_hold_a_byte_for_each_number(rounded: RoundedCheckpoints) -> 
         model = served()
         assert model is not None
         assert model.request_pool is not None
-        shallow, deep = model.kv_pool, model.request_pool.deep_kv_pool
+        shallow, deep = model.kv_pool, model.deep_bands[0].allocator.get_kvcache()
         assert shallow.get_key_buffer(0).dtype == deep.get_value_buffer(NUM_LAYERS - 1).dtype == torch.float8_e5m2
         assert {each.dtype for each in (*shallow.k_buffer, *deep.v_buffer)} == {torch.uint8}
         state = speed_state(model)
