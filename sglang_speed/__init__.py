@@ -7,6 +7,6 @@ from sglang_speed.config import SpeedConfig
 from sglang_speed.errors import ConfigError, HostMismatch, IntegrityError
 
 __version__ = "0.1.0"
-TESTED_SGLANG = "0.5.17"
+SUPPORTED_SGLANG = ("0.5.17", "0.5.23")
 
-__all__ = ["TESTED_SGLANG", "ConfigError", "HostMismatch", "IntegrityError", "SpeedConfig", "__version__"]
+__all__ = ["SUPPORTED_SGLANG", "ConfigError", "HostMismatch", "IntegrityError", "SpeedConfig", "__version__"]

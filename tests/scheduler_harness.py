@@ -30,13 +30,13 @@ from sglang.srt.managers import io_struct  # noqa: E402
 from sglang.srt.managers import scheduler as scheduler_module  # noqa: E402
 from sglang.srt.managers.scheduler import Scheduler  # noqa: E402
 from sglang.srt.managers.scheduler_components.ipc_channels import SchedulerIpcChannels  # noqa: E402
-from sglang.srt.runtime_context import publish  # noqa: E402
 from sglang.srt.sampling.sampling_params import SamplingParams  # noqa: E402
 from sglang.srt.server_args import PortArgs, ServerArgs  # noqa: E402
 from sglang.srt.utils.network import get_free_port  # noqa: E402
 
 from sglang_speed.kv_pool.capacity import DEEP_TOKENS_VARIABLE  # noqa: E402
 from sglang_speed.served import active_pool, end_serving  # noqa: E402
+from tests import host  # noqa: E402
 
 STRICT_CHECKS = {
     "SGLANG_ENABLE_STRICT_MEM_CHECK_DURING_IDLE": "1",
@@ -104,7 +104,7 @@ class Feed:
         self.idle_steps = 0
         self.last_forward = self.scheduler.forward_ct
 
-    def recv_requests(self) -> list[Any]:
+    def recv_requests(self, *args: Any, **kwargs: Any) -> list[Any]:
         due = self.take_due()
         if not due and not self.messages and self.scheduler.is_fully_idle():
             self.scheduler.gracefully_exit = True  # after this step, which runs SGLang's idle checks
@@ -285,8 +285,8 @@ def running_scheduler(
 
 def build_scheduler(args: ServerArgs) -> SchedulerHarness:
     """A scheduler that stays, as one of SGLang's own processes would have it; `running_scheduler` cleans up."""
-    publish(args, role="scheduler")
-    return SchedulerHarness(InProcessScheduler(args, _port_args(), 0, 0, 0, 0, 0, 0, None))
+    host.publish(args)
+    return SchedulerHarness(InProcessScheduler(*host.scheduler_arguments(args, _port_args())))
 
 
 @contextmanager

@@ -17,16 +17,26 @@ from sglang.srt.model_executor.forward_batch_info import ForwardBatch
 from torch import Tensor
 
 from sglang_speed.attention.deep_batch import DecodeBuffers, DeepBatch, build_deep_batches
+from sglang_speed.host.adapter import HOST
 from sglang_speed.kv_pool.deep_band import DeepBand
 
 
 @dataclass
 class DeepAttention:
-    """A deep band and the backend over its table and pool. graph_buffers: what decode graphs read of the band."""
+    """A deep band and the backend over its table and pool.
+
+    translator: what the backend finds slots with, where it does not read the table.
+    graph_buffers: what decode graphs read of the band.
+    """
 
     band: DeepBand
     backend: AttentionBackend
+    translator: Any
     graph_buffers: DecodeBuffers | None = None
+
+    def __post_init__(self) -> None:
+        found = getattr(self.backend, "kv_index_translator", None)
+        assert found in (None, self.translator), f"the {self.band.name} band's backend reads another request table"
 
 
 class BandedAttnBackend(AttentionBackend):
@@ -45,6 +55,7 @@ class BandedAttnBackend(AttentionBackend):
         self.token_to_kv_pool = shallow.token_to_kv_pool
         self.req_to_token_pool = shallow.req_to_token_pool
         self.needs_cpu_seq_lens = shallow.needs_cpu_seq_lens
+        self.extend_dummy_seqs_capped_by_req_pool = getattr(shallow, "extend_dummy_seqs_capped_by_req_pool", False)
 
     @property
     def backends(self) -> list[AttentionBackend]:
@@ -56,6 +67,7 @@ class BandedAttnBackend(AttentionBackend):
         batches = build_deep_batches(forward_batch, [each.band for each in self.deep])
         for each, batch in zip(self.deep, batches, strict=True):
             if batch.forward_batch is not None:
+                HOST.bind_batch(each.translator, batch.forward_batch, in_graph=False)
                 each.backend.init_forward_metadata(batch.forward_batch)
         self._planned = (forward_batch, batches)
 
@@ -78,6 +90,7 @@ class BandedAttnBackend(AttentionBackend):
         for each in self.deep:
             assert each.graph_buffers is not None, "init_cuda_graph_state comes first"
             batch = each.graph_buffers.fill(forward_batch)
+            HOST.bind_batch(each.translator, batch, in_graph=True)
             each.backend.init_forward_metadata_out_graph(batch, in_capture)
             batches.append(DeepBatch(forward_batch=batch))
         self._planned = (forward_batch, batches)
@@ -95,6 +108,10 @@ class BandedAttnBackend(AttentionBackend):
         """Length of a padding request. Its row is 0, whose gap is 0, so it has that length in every band."""
         value: int = self.shallow.get_cuda_graph_seq_len_fill_value()
         return value
+
+    def shared_read_ends(self, *args: Any) -> Any:
+        """When no backend reads the tables any more, which the scheduler may then change."""
+        return HOST.last_read([backend.shared_read_ends(*args) for backend in self.backends])
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         return self.shallow.forward(*args, **kwargs)
@@ -119,6 +136,9 @@ class DeepRunnerView:
         self.token_to_kv_pool_allocator = band.allocator
         self.req_to_token_pool = SimpleNamespace(
             req_to_token=band.table, size=num_rows - 1, max_context_len=width, device=model_runner.device
+        )
+        self.kv_index_translator = HOST.index_translator(
+            band.table, band.allocator, self.token_to_kv_pool, model_runner.device
         )
 
     def __getattr__(self, name: str) -> Any:

@@ -38,7 +38,7 @@ from sglang_speed.features import (
 )
 from sglang_speed.features.base import Feature, Refusal, Status
 
-__all__ = ["FEATURES", "HOOKS", "MODULES", "REFUSALS", "Feature", "Refusal", "Status"]
+__all__ = ["FEATURES", "HOOKS", "MODULES", "REFUSALS", "RESOLUTION_HOOKS", "Feature", "Refusal", "Status"]
 
 MODULES = (
     speculation,
@@ -69,3 +69,4 @@ one that is named."""
 FEATURES = tuple(module.FEATURE for module in MODULES)
 REFUSALS = tuple(chain.from_iterable(feature.refusals for feature in FEATURES))
 HOOKS = tuple(chain.from_iterable(feature.hooks for feature in FEATURES))
+RESOLUTION_HOOKS = tuple(chain.from_iterable(feature.resolution_hooks for feature in FEATURES))

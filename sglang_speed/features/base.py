@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from sglang_speed import SUPPORTED_SGLANG
+
 if TYPE_CHECKING:
-    from sglang_speed.host.hook import Hook
+    from sglang_speed.host.hook import Hook, ResolutionHook
 
 FIX = "leave it out, or serve the full-depth checkpoint"
 
@@ -31,6 +33,7 @@ class Refusal:
     reason: why it is not served, as a part of the message.
     message: the whole message, where the flag's value decides the fix; None for the usual one.
     at_full_depth: whether it also holds for a checkpoint whose prompts pass all layers, which has no deep band.
+    versions: of SGLang that have the setting.
     """
 
     flag: str
@@ -38,6 +41,7 @@ class Refusal:
     reason: str
     message: Callable[[Any], str] | None = None
     at_full_depth: bool = True
+    versions: tuple[str, ...] = SUPPORTED_SGLANG
 
     def explain(self, args: Any) -> str:
         """The message for the user: what is refused, why, and the fix."""
@@ -54,7 +58,8 @@ class Feature:
     served: flags, or ways of use, that are proven with two bands.
     proof: paths of the tests that prove them, from the root of the repository; needed where anything is served.
     refusals: flags that are refused, the first one that is set names the reason.
-    hooks: changes to SGLang that what is served needs; installed for every model, so they leave other models alone.
+    hooks, resolution_hooks: changes to SGLang that what is served needs; installed for every model, so they leave other
+        models alone.
     note: what a reader of the table must know besides.
     """
 
@@ -63,6 +68,7 @@ class Feature:
     proof: tuple[str, ...] = ()
     refusals: tuple[Refusal, ...] = ()
     hooks: tuple[Hook, ...] = ()
+    resolution_hooks: tuple[ResolutionHook, ...] = ()
     note: str = ""
 
     @property

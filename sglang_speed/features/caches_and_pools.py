@@ -7,6 +7,7 @@ from typing import Any
 from sglang.srt.environ import envs
 
 from sglang_speed.features.base import Feature, Refusal, is_not, on
+from sglang_speed.host.versions import OLDEST
 
 _OTHER_CACHE = "another cache would not know the depth of what it holds"
 
@@ -27,6 +28,7 @@ FEATURE = Feature(
             "SGLANG_EXPERIMENTAL_CPP_RADIX_TREE",
             _has_cpp_tree,
             "it does not keep extra_key apart, which the anchors do",
+            versions=(OLDEST,),
         ),
         Refusal("--enable-hisparse", on("enable_hisparse"), "it replaces the request table"),
         Refusal("--enable-unified-memory", on("enable_unified_memory"), "it replaces the pools"),

@@ -12,22 +12,30 @@ from typing import Any
 from sglang.srt.plugins.hook_registry import HookType
 
 from sglang_speed.features.base import Feature, Refusal, on
-from sglang_speed.host.hook import Hook
+from sglang_speed.host.adapter import HOST
+from sglang_speed.host.hook import Hook, ResolutionHook
+from sglang_speed.host.versions import NEWEST, OLDEST
 from sglang_speed.served import speed_of
 
+_NO_PREFILL_GRAPHS = "a prefill graph, which SGLang captures by default, cannot hold a selection of rows"
 GRAPHS = {"decode": ("full", "disabled"), "prefill": ("disabled",)}
 """Backends of graphs that are served, by phase."""
 
 
 def leave_out_prefill_graphs(args: Any) -> None:
-    """Hook before ServerArgs._handle_cuda_graph_config, when SGLang has read the model's configuration, wherever it is.
-
-    SGLang has not read the configuration yet where these graphs were asked for or left out explicitly.
-    """
-    hf_config = getattr(getattr(args, "model_config", None), "hf_config", None)
-    speed = speed_of(hf_config)
+    """Before SGLang resolves its graphs."""
+    speed = speed_of(HOST.resolved(args).get_model_config().hf_config)
     if speed is not None and not speed.is_stock:
-        args.disable_prefill_cuda_graph = True
+        HOST.change(args, disable_prefill_cuda_graph=True)
+
+
+def leave_out_where_read(args: Any) -> None:
+    """Hook before ServerArgs._handle_cuda_graph_config of 0.5.17.
+
+    It has not read the model's configuration yet where these graphs were asked for or left out explicitly.
+    """
+    if getattr(args, "model_config", None) is not None:
+        leave_out_prefill_graphs(args)
 
 
 def _backend(args: Any, phase: str) -> str:
@@ -62,11 +70,16 @@ FEATURE = Feature(
     hooks=(
         Hook(
             target="sglang.srt.server_args.ServerArgs._handle_cuda_graph_config",
-            parameters=("self",),
+            parameters={OLDEST: ("self",)},
             kind=HookType.BEFORE,
-            function=leave_out_prefill_graphs,
-            reason="a prefill graph, which SGLang captures by default, cannot hold a selection of rows",
-            remove_when="SGLang asks models which graphs they support",
+            function=leave_out_where_read,
+            reason=_NO_PREFILL_GRAPHS,
+            remove_when="SGLang 0.5.17 is no longer supported",
+        ),
+    ),
+    resolution_hooks=(
+        ResolutionHook(
+            "handle_cuda_graph_config", "before", leave_out_prefill_graphs, _NO_PREFILL_GRAPHS, versions=(NEWEST,)
         ),
     ),
 )

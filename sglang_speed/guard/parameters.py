@@ -19,6 +19,7 @@ from sglang.srt.managers.io_struct import GenerateReqInput, TokenizedGenerateReq
 from sglang.srt.sampling.sampling_params import SamplingParams
 
 from sglang_speed.guard.grammars import require_compilable
+from sglang_speed.host.adapter import HOST
 from sglang_speed.served import speed_of
 
 MAX_CHOICES = 16_384
@@ -63,7 +64,7 @@ def check_parameters(manager: Any, obj: Any, request: Any = None) -> None:
         _require(1 <= one.get("n", 1) <= MAX_CHOICES, "n", one.get("n"), _within(1, MAX_CHOICES))
     _require_consistent(obj)
     if manager.enable_metrics:
-        allowed = manager.server_args.tokenizer_metrics_allowed_custom_labels or []
+        allowed = HOST.resolved(manager.server_args).tokenizer_metrics_allowed_custom_labels or []
         unknown = sorted(set(obj.custom_labels or {}) - set(allowed))
         _require(not unknown, "custom_labels", unknown, "is not in --tokenizer-metrics-allowed-custom-labels")
 
@@ -145,11 +146,10 @@ def _require_few_answers(trial: GenerateReqInput) -> None:
 
 def _require_readable(tokenized: TokenizedGenerateReqInput) -> None:
     """The scheduler relies on the types that its messages declare, and pickled ones are not checked on the way."""
-    plain = msgspec.structs.replace(tokenized, **dict.fromkeys(("mm_inputs", "mm_data_mooncake", "time_stats")))
+    plain = dict.fromkeys(("mm_inputs", "time_stats"))
     if io_struct._USE_PICKLE_IPC:  # custom parameters may then be anything
-        plain.sampling_params = msgspec.structs.replace(tokenized.sampling_params, custom_params=None)
-    message = msgspec.msgpack.encode(plain, enc_hook=io_struct.enc_hook)
-    msgspec.msgpack.decode(message, type=TokenizedGenerateReqInput, dec_hook=io_struct.dec_hook)
+        plain["sampling_params"] = msgspec.structs.replace(tokenized.sampling_params, custom_params=None)
+    HOST.require_readable(tokenized, plain)
 
 
 def _with_names(error: Exception) -> str:

@@ -1,9 +1,15 @@
-"""The ground floor of everything that touches SGLang: how a change to it is declared, checked and installed.
+"""The ground floor of everything that touches SGLang: which versions, what differs, and how changes are declared.
 
-hook     a change to a function
-field    a field that is set on an object
-check    whether the installed SGLang is the tested one, and whether every declared change fits and is in place
+versions    the versions that are supported, and which one is installed
+base        what differs between them, as one interface
+v0_5_17, v0_5_23   that interface, a file for each version
+adapter     `HOST`, the one for the installed version
+hook        a change to a function, or to a step that resolves SGLang's arguments
+field       a field that is set on an object
+digests     the source of every changed function, as it was when the change was written
+check       whether every declared change fits, is in place, and has run
 
 Owns no behaviour: `serving`, `features`, `guard` and `platforms` declare their changes and say what they
-do. Imports nothing of this package but its errors.
+do. Nothing outside reads a field of a request, argument, pool or batch that moved between versions.
+Imports nothing of this package but its errors.
 """

@@ -11,28 +11,27 @@ import pkgutil
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from importlib.metadata import version
 from itertools import chain
 from typing import Any
 
 from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
-from sglang_speed import TESTED_SGLANG
 from sglang_speed.errors import HostMismatch
-from sglang_speed.host.hook import Hook
+from sglang_speed.host.adapter import HOST
+from sglang_speed.host.field import Field
+from sglang_speed.host.hook import Hook, ResolutionHook
+from sglang_speed.host.versions import check_version
 
 _installed: dict[str, tuple[Hook, ...]] = {}
 """By owner, in this process. SGLang applies what is registered once, when all plugins have run."""
+_resolution_hooks: set[str] = set()
+"""Steps that have ours. SGLang keeps what is registered for as long as the process lives."""
 
 
-def check_version() -> None:
-    """Raise HostMismatch unless the tested SGLang is installed."""
-    found = version("sglang")
-    if found != TESTED_SGLANG:
-        raise HostMismatch(
-            f"sglang_speed is tested with sglang=={TESTED_SGLANG} and changes parts of it, and {found} is installed: "
-            f"install sglang=={TESTED_SGLANG} to serve SPEED models"
-        )
+def needed(hooks: Iterable[Hook]) -> tuple[Hook, ...]:
+    """Those that the installed version needs."""
+    version = check_version()
+    return tuple(hook for hook in hooks if hook.parameters_in(version) is not None)
 
 
 def check_target(hook: Hook) -> None:
@@ -42,8 +41,9 @@ def check_target(hook: Hook) -> None:
     except (ImportError, AttributeError) as error:
         raise HostMismatch(f"sglang_speed: {hook.target} is not in this SGLang ({error})") from error
     found = tuple(inspect.signature(_plain(target)).parameters)
-    if found != hook.parameters:
-        raise HostMismatch(f"sglang_speed: {hook.target} takes {found}, expected {hook.parameters}")
+    expected = hook.parameters_in(check_version())
+    if found != expected:
+        raise HostMismatch(f"sglang_speed: {hook.target} takes {found}, expected {expected}")
 
 
 def install(owners: Mapping[str, tuple[Hook, ...]]) -> None:
@@ -51,6 +51,7 @@ def install(owners: Mapping[str, tuple[Hook, ...]]) -> None:
 
     HostMismatch, and none is registered, where one does not fit or two change the same target.
     """
+    owners = {owner: needed(hooks) for owner, hooks in owners.items()}
     hooks = tuple(chain(*owners.values()))
     targets = Counter(hook.target for hook in (*chain(*_installed.values()), *hooks))
     twice = [target for target, count in targets.items() if count > 1]
@@ -61,6 +62,26 @@ def install(owners: Mapping[str, tuple[Hook, ...]]) -> None:
     for hook in hooks:
         HookRegistry.register(hook.target, hook.function, hook.kind)
     _installed.update(owners)
+
+
+def install_resolution_hooks(hooks: Iterable[ResolutionHook]) -> None:
+    """Register the additions to steps in which the installed SGLang resolves its arguments; once in a process."""
+    for hook in hooks:
+        if check_version() in hook.versions and hook.step not in _resolution_hooks:
+            HOST.on_resolution(hook.step, hook.kind, hook.function)
+            _resolution_hooks.add(hook.step)
+
+
+def require_ran(args: Any, field: Field) -> None:
+    """HostMismatch unless what runs while SGLang resolves its arguments has set `field` on them.
+
+    A hook on a method that a version never calls is in place, and does nothing.
+    """
+    if field.get(args, None) is None:
+        raise HostMismatch(
+            "sglang_speed: SGLang has resolved its arguments without this package, so nothing was checked: start the "
+            "server by SGLang's own launcher or Engine, with sglang_speed among its plugins"
+        )
 
 
 def require_host(owner: str) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sglang.srt.mem_cache.memory_pool import ReqToTokenPool
 
 from sglang_speed.errors import IntegrityError, raise_violations
+from sglang_speed.host.adapter import HOST
 from sglang_speed.kv_pool.counters import BandCounters
 from sglang_speed.kv_pool.deep_band import Admission, DeepBand
 from sglang_speed.method.bands import SHALLOW
@@ -77,7 +78,7 @@ class BandedReqToTokenPool(ReqToTokenPool):
         return _max_reusable_prefix(self._in_bands(req))
 
     def alloc(self, reqs: list[Req]) -> list[int] | None:
-        new = [req for req in reqs if req.req_pool_idx is None]
+        new = [req for req in reqs if HOST.row_of(req) is None]
         rows = super().alloc(reqs)
         if rows is not None:
             self._num_admitted += len(new)
@@ -85,8 +86,10 @@ class BandedReqToTokenPool(ReqToTokenPool):
         return rows
 
     def free(self, req: Req) -> None:
+        row = HOST.row_of(req)
+        assert row is not None, f"request {req.rid} has no row to free"
         for band in self.deep_bands:
-            band.release(req.req_pool_idx)
+            band.release(row)
         super().free(req)
 
     def clear(self) -> None:
@@ -109,8 +112,8 @@ class BandedReqToTokenPool(ReqToTokenPool):
     def _begin(self, req: Req, in_bands: Sequence[_InBand]) -> None:
         # A longer hit would leave deep rows uncomputed: garbage, so it must never pass.
         longest = _max_reusable_prefix(in_bands)
-        assert len(req.prefix_indices) <= longest, (
-            f"request {req.rid} reuses {len(req.prefix_indices)} tokens, and {longest} at most leave its deep rows "
+        assert HOST.prefix_len(req) <= longest, (
+            f"request {req.rid} reuses {HOST.prefix_len(req)} tokens, and {longest} at most leave its deep rows "
             "computed"
         )
         if req.retraction_count == 0 and req.to_finish is None:
@@ -119,7 +122,7 @@ class BandedReqToTokenPool(ReqToTokenPool):
     def _count(self, req: Req, in_bands: Sequence[_InBand]) -> None:
         shallow, prompt_len, reused = self.counters[SHALLOW], len(req.origin_input_ids), _reuses_anchors(in_bands)
         shallow.prompt_tokens += prompt_len
-        shallow.reused_tokens += len(req.prefix_indices)
+        shallow.reused_tokens += HOST.prefix_len(req)
         for each in in_bands:
             counters = each.band.counters
             counters.prompt_tokens += each.deep.num_before(prompt_len)
@@ -162,7 +165,7 @@ def _anchor_key(req: Req, band: DeepBand, deep: DeepTokens) -> Hashable | None:
     if req.input_embeds is not None or req.positional_embed_overrides is not None:
         return None
     tokens = band.policy.anchor_tokens(req.origin_input_ids, deep)
-    return None if tokens is None else (req.extra_key, tokens)
+    return None if tokens is None else (HOST.namespace_of(req), tokens)
 
 
 def _reuses_anchors(in_bands: Sequence[_InBand]) -> bool:
@@ -178,8 +181,6 @@ def _max_reusable_prefix(in_bands: Sequence[_InBand]) -> int:
 def _admissions(req: Req, in_bands: Sequence[_InBand]) -> list[Admission]:
     """What a request asks of each band."""
     reused = _reuses_anchors(in_bands)
-    num_tokens, first_chunk_end = len(req.full_untruncated_fill_ids), req.extend_range.end
-    return [
-        Admission(req.req_pool_idx, each.deep, num_tokens, first_chunk_end, each.anchor_key, reused)
-        for each in in_bands
-    ]
+    row, num_tokens, first_chunk_end = HOST.row_of(req), len(req.full_untruncated_fill_ids), HOST.extend_end(req)
+    assert row is not None, f"request {req.rid} is admitted without a row"
+    return [Admission(row, each.deep, num_tokens, first_chunk_end, each.anchor_key, reused) for each in in_bands]

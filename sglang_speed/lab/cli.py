@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from sglang_speed import TESTED_SGLANG, __version__
+from sglang_speed import SUPPORTED_SGLANG, __version__
 from sglang_speed.config import DEFAULT_ANCHOR_TOKENS, DEFAULT_TAIL_TOKENS
 from sglang_speed.errors import ConfigError
 from sglang_speed.lab.bench.options import BenchOptions
@@ -44,7 +44,7 @@ def main() -> None:
 
 def _print_version(is_wanted: bool) -> None:
     if is_wanted:
-        print(f"sglang-speed {__version__}, tested with SGLang {TESTED_SGLANG}")
+        print(f"sglang-speed {__version__}, tested with SGLang {' and '.join(SUPPORTED_SGLANG)}")
         raise typer.Exit
 
 

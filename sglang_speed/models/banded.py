@@ -1,9 +1,9 @@
 """Any decoder of SGLang's, run band by band.
 
 A band is a view of the stock decoder: a copy of the module that shares its parameters and has only the band's layers.
-What the last layer of a band gives, whatever its shape, is kept; the view of the next band begins with it. So the
-embedding, the loop over the layers and the norm are the stock model's own code. Which rows are deep, and where their KV
-lies, `attention` has planned before the forward.
+What would go into the last norm is kept; the view of the next band begins with it. So the embedding, the loop over the
+layers and the norm are the stock model's own code, and so is how they hand on hidden states. Which rows are deep, and
+where their KV lies, `attention` has planned before the forward.
 """
 
 from __future__ import annotations
@@ -15,19 +15,17 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
-from sglang.srt.layers.communicator import LayerCommunicator
 from sglang.srt.layers.utils import get_layer_id
 from sglang.srt.model_executor.forward_batch_info import ForwardBatch
-from sglang.srt.model_executor.forward_context import ForwardContext, forward_context, get_attn_backend
+from sglang.srt.model_executor.forward_context import get_attn_backend
 from torch import Tensor, nn
 
 from sglang_speed.attention.banded import BandedAttnBackend
 from sglang_speed.config import SpeedConfig
 from sglang_speed.errors import ConfigError
+from sglang_speed.host.adapter import HOST
+from sglang_speed.host.base import Stream
 from sglang_speed.method.bands import DepthBand, depth_bands
-
-Stream = Any
-"""What a decoder layer gives for some rows: hidden states, [num_rows, hidden_size], or these and a residual."""
 
 
 def run_in_bands(model: nn.Module, config: SpeedConfig) -> None:
@@ -51,7 +49,7 @@ class BandedForward:
         given = {**dict(zip(self._parameters, args, strict=False)), **kwargs}
         positions, forward_batch = given["positions"], given["forward_batch"]
         stream = self._shallow.run(**given)
-        backend, rows, out = get_attn_backend(), None, torch.empty_like(_hidden_of(stream))
+        backend, rows, out = get_attn_backend(), None, torch.empty_like(stream.hidden)
         assert isinstance(backend, BandedAttnBackend), f"{type(backend).__name__} has no deep band"
         for view, (own_backend, batch) in zip(self._deep, backend.deep_parts_of(forward_batch), strict=True):
             if batch.forward_batch is None:
@@ -59,38 +57,36 @@ class BandedForward:
             if batch.rows is not None and batch.rows_below is not None:
                 rows, positions = batch.rows, positions[..., batch.rows_below]
                 stream = _select(stream, batch.rows_below)
-            with forward_context(ForwardContext(attn_backend=own_backend)):
+            with HOST.attention_context(own_backend, batch.forward_batch):
                 stream = view.go_on(stream, positions, batch.forward_batch)
-        return stream if rows is None else out.zero_().index_copy_(0, rows, stream)
+        return stream.hidden if rows is None else out.zero_().index_copy_(0, rows, stream.hidden)
 
 
 class _View:
     """A decoder with the layers of one band; the top one ends with the decoder's norm."""
 
     def __init__(self, decoder: Any, band: DepthBand, is_top: bool) -> None:
-        self._entry, self._exit = _Entry(), None if is_top else _Exit(decoder.layers[band.end_layer - 1])
-        own = list(decoder.layers[band.first_layer : band.end_layer])
-        if self._exit is not None:
-            own[-1] = self._exit
-            _finish(decoder.layers[band.end_layer - 1])
+        self._entry, self._end = _Entry(), None if is_top else _End()
         # the stock loop counts layers from 0: those below the band hand on what the band begins with
-        changed: dict[str, nn.Module] = {"layers": nn.ModuleList([self._entry] * band.first_layer + own)}
+        layers = [self._entry] * band.first_layer + list(decoder.layers[band.first_layer : band.end_layer])
+        changed: dict[str, nn.Module] = {"layers": nn.ModuleList(layers)}
         if band.first_layer:
             changed["embed_tokens"] = _NoEmbedding(self._entry)
-        if self._exit is not None:
-            changed["norm"] = _NoNorm()
-        self._decoder = _copy_with(decoder, changed)
+        if self._end is not None:
+            changed["norm"] = self._end
+            HOST.finish_layer(decoder.layers[band.end_layer - 1])
+        self._decoder = _copy_with(decoder, changed, band)
 
     def run(self, **given: Any) -> Stream:
-        """Run from the beginning."""
+        """Run from the beginning. What the top band gives is normed, and has no residual."""
         out = self._decoder(**given)
-        return out if self._exit is None else self._exit.taken()
+        return Stream(out, None) if self._end is None else self._end.taken()
 
-    def go_on(self, stream: Stream, positions: Tensor, forward_batch: ForwardBatch) -> Stream:
+    def go_on(self, stream: Stream, positions: Tensor, batch: ForwardBatch) -> Stream:
         """Run on what the band below gives, for some rows of it."""
-        self._entry.given = stream
+        self._entry.given = stream, batch
         try:
-            return self.run(input_ids=forward_batch.input_ids, positions=positions, forward_batch=forward_batch)
+            return self.run(input_ids=batch.input_ids, positions=positions, forward_batch=batch)
         finally:
             self._entry.given = None
 
@@ -98,27 +94,11 @@ class _View:
 class _Entry(nn.Module):
     """In place of a layer below the band."""
 
-    given: Stream = None
+    given: tuple[Stream, ForwardBatch] | None = None
 
-    def forward(self, *args: Any, **kwargs: Any) -> Stream:
-        return self.given
-
-
-class _Exit(nn.Module):
-    """The last layer of a band; keeps what it gives until it is taken."""
-
-    def __init__(self, layer: nn.Module) -> None:
-        super().__init__()
-        self.layer = layer
-        self._given: Stream = None
-
-    def forward(self, *args: Any, **kwargs: Any) -> Stream:
-        self._given = self.layer(*args, **kwargs)
-        return self._given
-
-    def taken(self) -> Stream:
-        given, self._given = self._given, None
-        return given
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        assert self.given is not None, "a deep band begins with what the band below gives"
+        return HOST.hand_on(*self.given)
 
 
 class _NoEmbedding(nn.Module):
@@ -129,34 +109,39 @@ class _NoEmbedding(nn.Module):
         self._entry = entry
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        return _hidden_of(self._entry.given)
+        assert self._entry.given is not None, "a deep band begins with what the band below gives"
+        return self._entry.given[0].hidden
 
 
-class _NoNorm(nn.Module):
-    """In place of the last norm of a band that is not the top one; nobody reads what comes after it."""
+class _End(nn.Module):
+    """In place of the norm of a band that is not the top one: keeps what goes into it until it is taken."""
 
-    def forward(self, hidden: Tensor, residual: Tensor | None = None, **kwargs: Any) -> Stream:
+    def __init__(self) -> None:
+        super().__init__()
+        self._given: Stream | None = None
+
+    def forward(self, hidden: Tensor, residual: Tensor | None = None, **kwargs: Any) -> Any:
+        self._given = Stream(hidden, residual)
         return hidden if residual is None else (hidden, residual)
 
+    def taken(self) -> Stream:
+        given, self._given = self._given, None
+        assert given is not None, "the decoder ended without its norm"
+        return given
 
-def _copy_with(decoder: Any, modules: dict[str, nn.Module]) -> Any:
-    """A module with other children, over the same parameters; it is registered nowhere."""
+
+def _copy_with(decoder: Any, modules: dict[str, nn.Module], band: DepthBand) -> Any:
+    """A module with other children, over the same parameters; it is registered nowhere.
+
+    Where the decoder knows where its layers start, as for pipelines, one layer in place of those below is enough.
+    """
     view = copy.copy(decoder)
     vars(view)["_modules"] = {**decoder._modules, **modules}
-    for name in ("start_layer", "_start_layer"):
-        if name in vars(view):
-            setattr(view, name, 0)
-    for name in ("end_layer", "_end_layer"):
-        if name in vars(view):
-            setattr(view, name, len(view.layers))
+    for name, layer in (("start_layer", max(0, band.first_layer - 1)), ("end_layer", band.end_layer)):
+        for own in (name, f"_{name}"):
+            if own in vars(view):
+                setattr(view, own, layer)
     return view
-
-
-def _finish(layer: nn.Module) -> None:
-    """The layer below a cutoff must leave no sum over ranks to the next one, which runs on other rows."""
-    communicator = getattr(layer, "layer_communicator", None)
-    if isinstance(communicator, LayerCommunicator):
-        communicator.is_last_layer = True
 
 
 def _decoder_of(model: nn.Module, num_layers: int) -> Any:
@@ -172,15 +157,8 @@ def _is_decoder(module: nn.Module, num_layers: int) -> bool:
     return has_ends and isinstance(layers, nn.ModuleList) and len(layers) == num_layers
 
 
-def _hidden_of(stream: Stream) -> Tensor:
-    hidden: Tensor = stream if torch.is_tensor(stream) else stream[0]
-    return hidden
-
-
 def _select(stream: Stream, rows: Tensor) -> Stream:
-    if torch.is_tensor(stream):
-        return stream[rows]
-    return tuple(part[rows] if torch.is_tensor(part) else part for part in stream)
+    return Stream(stream.hidden[rows], None if stream.residual is None else stream.residual[rows])
 
 
 def _require_own_layers(model: Any, config: SpeedConfig) -> None:

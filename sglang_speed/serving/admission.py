@@ -13,6 +13,7 @@ from typing import Any
 from sglang.srt.managers.schedule_batch import Req, ScheduleBatch
 from sglang.srt.managers.schedule_policy import CLIP_MAX_NEW_TOKENS, AddReqResult, PrefillAdder
 
+from sglang_speed.host.adapter import HOST
 from sglang_speed.kv_pool.capacity import DEEP_TOKENS_VARIABLE
 from sglang_speed.kv_pool.deep_band import DeepBand
 from sglang_speed.kv_pool.request_pool import BandedReqToTokenPool, banded
@@ -43,6 +44,16 @@ def take_decode_slots(_: Any, batch: ScheduleBatch, token_per_req: int) -> None:
     rows = batch.req_pool_indices_cpu.tolist()
     for band in pool.deep_bands:
         band.extend_by_one(rows, batch.req_pool_indices, batch.seq_lens)
+
+
+def refuse_beams(original: Callable[..., Any], coordinator: Any, req: Req, *args: Any) -> Any:
+    """Hook around BeamCoordinator.validate_and_init, which answers a request with the text that it gives."""
+    if banded(coordinator.req_to_token_pool) is None or req.sampling_params.beam_width <= 1:
+        return original(coordinator, req, *args)
+    return (
+        f"sglang_speed: beam_width={req.sampling_params.beam_width} is not supported with a SPEED model (beams have no "
+        "slots in a deep band); leave it out, or serve the full-depth checkpoint"
+    )
 
 
 def check_deep_decode(fits: bool, batch: ScheduleBatch, selected_indices: list[int] | None = None) -> bool:
@@ -106,7 +117,7 @@ def add_within_deep_room(
     return result
 
 
-def preempt_within_deep_room(original: Callable[..., bool], adder: PrefillAdder, req: Req, server_args: Any) -> bool:
+def preempt_within_deep_room(original: Callable[..., bool], adder: PrefillAdder, req: Req, *args: Any) -> bool:
     """Hook around PrefillAdder.preempt_to_schedule: preempt as many as the deep bands need, or none.
 
     SGLang picks victims by the main pool. Nothing begins unless all that may be preempted make enough room, and what
@@ -114,22 +125,22 @@ def preempt_within_deep_room(original: Callable[..., bool], adder: PrefillAdder,
     """
     pool = banded(adder.tree_cache.req_to_token_pool)
     if pool is None:
-        return original(adder, req, server_args)
+        return original(adder, req, *args)
     claim = _deep_claim(pool, req)
-    gains = [_gain(adder, pool, victim) for victim in _preemptible(adder, req, server_args)]
+    gains = [_gain(adder, pool, victim) for victim in _preemptible(adder, req, HOST.prefers_low_priority(*args))]
     if not _fits(adder, pool, claim, gains):
         return False
     pool.preempted = adder.preempt_list
-    preempted = original(adder, req, server_args)
+    preempted = original(adder, req, *args)
     while preempted and not _fits(adder, pool, claim):
-        preempted = original(adder, req, server_args)
+        preempted = original(adder, req, *args)
     return preempted
 
 
 def queue_preempted_again(result: tuple[Any, Any], scheduler: Any, *args: Any, **kwargs: Any) -> None:
     """Hook after Scheduler._get_new_batch_prefill_raw: who was preempted waits, whether or not anything started.
 
-    SGLang queues them again only if there is a batch; who preempted may yet find the main pool too short.
+    SGLang 0.5.17 queues them again only if there is a batch; who preempted may yet find the main pool too short.
     """
     pool = banded(scheduler.req_to_token_pool)
     if pool is None:
@@ -140,13 +151,13 @@ def queue_preempted_again(result: tuple[Any, Any], scheduler: Any, *args: Any, *
             scheduler._add_request_to_queue(req)
 
 
-def _preemptible(adder: PrefillAdder, req: Req, server_args: Any) -> list[Req]:
+def _preemptible(adder: PrefillAdder, req: Req, prefers_low: bool) -> list[Req]:
     """Running requests that may make way for `req`: those whose priority is lower by more than the threshold."""
-    sign = -1 if server_args.schedule_low_priority_values_first else 1
+    sign = -1 if prefers_low else 1
     return [
         running
         for running in adder.running_batch.reqs
-        if running.req_pool_idx is not None
+        if HOST.row_of(running) is not None
         and not running.finished()
         and sign * (req.priority - running.priority) > adder.priority_scheduling_preemption_threshold
     ]
@@ -155,7 +166,9 @@ def _preemptible(adder: PrefillAdder, req: Req, server_args: Any) -> list[Req]:
 def _gain(adder: PrefillAdder, pool: BandedReqToTokenPool, victim: Req) -> Slots:
     """Deep room that a preemption makes: what the victim owns and what it was expected to take."""
     expected = adder._get_running_request_total_token_offset(victim)
-    return tuple(band.rows[victim.req_pool_idx].num_owned + expected for band in pool.deep_bands)
+    row = HOST.row_of(victim)
+    assert row is not None, f"request {victim.rid} runs without a row"
+    return tuple(band.rows[row].num_owned + expected for band in pool.deep_bands)
 
 
 def keep_room_for_chunked(_: Any, adder: PrefillAdder, req: Req) -> None:

@@ -6,27 +6,36 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from sglang_speed.host.adapter import HOST
 from sglang_speed.serving.fields import SETTINGS
+from sglang_speed.serving.refusals import refuse_unsupported
 from sglang_speed.serving.settings import Settings
 
 
 def complete(args: Any) -> None:
-    """Hook before ServerArgs.__post_init__."""
+    """Before SGLang resolves anything."""
     SETTINGS.set(args, Settings.from_environment())
     _resolve_model_path(args)
 
 
 def _resolve_model_path(args: Any) -> None:
     """An existing path wins; `speed-llama` is the default model."""
-    if Path(args.model_path).exists():
+    typed = HOST.resolved(args)
+    if Path(typed.model_path).exists():
         return
     from sglang_speed.checkpoints.default_model import resolve_model
 
-    resolved = resolve_model(args.model_path)
-    if resolved == args.model_path:
+    resolved = resolve_model(typed.model_path)
+    if resolved == typed.model_path:
         return
-    if args.served_model_name is None:
-        args.served_model_name = args.model_path
-    if args.tokenizer_path == args.model_path:
-        args.tokenizer_path = resolved
-    args.model_path = resolved
+    changes = {"model_path": resolved}
+    if typed.served_model_name is None:
+        changes["served_model_name"] = typed.model_path
+    if typed.tokenizer_path == typed.model_path:
+        changes["tokenizer_path"] = resolved
+    HOST.change(args, **changes)
+
+
+def refuse_checked(_: Any, args: Any) -> None:
+    """Hook after ServerArgs.check_server_args, with which SGLang 0.5.17 ends."""
+    refuse_unsupported(args)

@@ -6,9 +6,10 @@ from sglang_speed.host.field import Field
 
 SETTINGS = Field(
     owner="sglang.srt.server_args.ServerArgs",
-    name="speed_settings",
+    name="_speed_settings",  # public names cannot be added where arguments are a sealed record
     is_new=True,
-    reason="the arguments are the only thing that travels to every process of a server",
+    reason="the arguments are the only thing that travels to every process of a server; it also tells a process that "
+    "they were resolved with this package",
 )
 DEEP_PROMISED = Field(
     owner="sglang.srt.managers.schedule_policy.PrefillAdder",
@@ -32,7 +33,8 @@ FIRST_VALUE_BUFFER = Field(
     owner="sglang.srt.mem_cache.memory_pool.KVCache",
     name="get_value_buffer",
     is_new=False,
-    reason="TritonAttnBackend.__init__ asks layer 0 for the head dimension, wherever a pool starts",
+    reason="in 0.5.17 TritonAttnBackend.__init__ asks layer 0 for the head dimension, wherever a pool starts; set by "
+    "host.v0_5_17",
 )
 
 FIELDS = (SETTINGS, DEEP_PROMISED, EXPORTER, REQUEST_ROWS_OF_BATCH, FIRST_VALUE_BUFFER)

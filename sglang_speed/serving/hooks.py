@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from sglang.srt.plugins.hook_registry import HookType
 
-from sglang_speed.host.hook import Hook
+from sglang_speed.host.hook import Hook, ResolutionHook
+from sglang_speed.host.versions import NEWEST, OLDEST
 from sglang_speed.serving import (
     admission,
     arguments,
@@ -19,47 +20,58 @@ from sglang_speed.serving import (
     model,
     new_weights,
     observe,
-    refusals,
     refused_start,
 )
+from sglang_speed.serving.refusals import refuse_unsupported
 
 _MANAGERS = "sglang.srt.managers"
+_NAME = "the name speed-llama stands for a checkpoint that is built on first use"
+_FLAGS = "flags whose paths know one depth only must not be combined with a SPEED model"
 _COMPONENTS = "sglang.srt.managers.scheduler_components"
 
 START_UP_HOOKS = (
     Hook(
         target="sglang.srt.server_args.ServerArgs.__post_init__",
-        parameters=("self",),
+        parameters={OLDEST: ("self",)},
         kind=HookType.BEFORE,
         function=arguments.complete,
-        reason="the name speed-llama stands for a checkpoint that is built on first use",
-        remove_when="SGLang lets a plugin resolve model names",
+        reason=_NAME,
+        remove_when="SGLang 0.5.17 is no longer supported",
     ),
     Hook(
         target="sglang.srt.server_args.ServerArgs.check_server_args",
-        parameters=("self",),
+        parameters={OLDEST: ("self",)},
         kind=HookType.AFTER,
-        function=refusals.refuse_unsupported,
-        reason="flags whose paths know one depth only must not be combined with a SPEED model",
-        remove_when="SGLang asks the model class which features it supports",
+        function=arguments.refuse_checked,
+        reason=_FLAGS,
+        remove_when="SGLang 0.5.17 is no longer supported",
     ),
 )
+
+RESOLUTION_HOOKS = (
+    ResolutionHook("handle_deprecated_dp_attention", "before", arguments.complete, _NAME, versions=(NEWEST,)),
+    ResolutionHook("validate_deepep_v2_dispatch_token_budget", "after", refuse_unsupported, _FLAGS, versions=(NEWEST,)),
+)
+"""On the first step and the last."""
 
 REFUSAL_HOOKS = (
     Hook(
         target=f"{_MANAGERS}.scheduler.Scheduler.__init__",
-        parameters=(
-            "self",
-            "server_args",
-            "port_args",
-            "gpu_id",
-            "tp_rank",
-            "moe_ep_rank",
-            "pp_rank",
-            "attn_cp_rank",
-            "moe_dp_rank",
-            "dp_rank",
-        ),
+        parameters={
+            OLDEST: (
+                "self",
+                "server_args",
+                "port_args",
+                "gpu_id",
+                "tp_rank",
+                "moe_ep_rank",
+                "pp_rank",
+                "attn_cp_rank",
+                "moe_dp_rank",
+                "dp_rank",
+            ),
+            NEWEST: ("self", "server_args", "port_args"),
+        },
         kind=HookType.AROUND,
         function=refused_start.exit_where_refused,
         reason="SGLang answers an exception there by killing its process group, which looks like a lack of memory",
@@ -94,7 +106,10 @@ MODEL_HOOKS = (
     ),
     Hook(
         target="sglang.srt.model_executor.model_runner_components.layer_setup.resolve_layer_indices",
-        parameters=("model", "model_config", "is_draft_worker", "spec_algorithm"),
+        parameters={
+            OLDEST: ("model", "model_config", "is_draft_worker", "spec_algorithm"),
+            NEWEST: ("model", "model_config", "is_draft_worker", "draft_model_idx"),
+        },
         kind=HookType.AFTER,
         function=model.keep_shallow_layers,
         reason="the main KV pool has fewer layers than the model, whose `end_layer` also says which weights it loads",
@@ -143,6 +158,14 @@ MEMORY_HOOKS = (
 
 SCHEDULER_HOOKS = (
     Hook(
+        target="sglang.srt.beam_search.coordinator.BeamCoordinator.validate_and_init",
+        parameters={NEWEST: ("self", "req", "recv_req")},
+        kind=HookType.AROUND,
+        function=admission.refuse_beams,
+        reason="members of a beam have rows without a request, so no deep slots",
+        remove_when="SGLang lets a request pool validate requests",
+    ),
+    Hook(
         target=f"{_MANAGERS}.schedule_batch.Req._compute_max_prefix_len",
         parameters=("self", "input_len"),
         kind=HookType.AFTER,
@@ -176,7 +199,7 @@ SCHEDULER_HOOKS = (
     ),
     Hook(
         target=f"{_MANAGERS}.schedule_policy.PrefillAdder.preempt_to_schedule",
-        parameters=("self", "req", "server_args"),
+        parameters={OLDEST: ("self", "req", "server_args"), NEWEST: ("self", "req")},
         kind=HookType.AROUND,
         function=admission.preempt_within_deep_room,
         reason="victims are picked by the main pool alone",
@@ -184,11 +207,11 @@ SCHEDULER_HOOKS = (
     ),
     Hook(
         target=f"{_MANAGERS}.scheduler.Scheduler._get_new_batch_prefill_raw",
-        parameters=("self", "prefill_delayer_single_pass", "running_batch"),
+        parameters={OLDEST: ("self", "prefill_delayer_single_pass", "running_batch")},
         kind=HookType.AFTER,
         function=admission.queue_preempted_again,
         reason="SGLang forgets preempted requests when the one they made way for does not start after all",
-        remove_when="SGLang queues preempted requests again whatever happens next",
+        remove_when="SGLang 0.5.17 is no longer supported; later versions queue them again by themselves",
     ),
     Hook(
         target=f"{_MANAGERS}.schedule_batch.ScheduleBatch.check_decode_mem",
@@ -208,10 +231,15 @@ SCHEDULER_HOOKS = (
     ),
 )
 
+_INIT_NEW = ("cls", "batch", "model_runner", "capture_hidden_mode", "return_hidden_states_before_norm")
+_INIT_NEW_MORE = ("extend_position_info", "spec_mrope_positions", "kv_loc_plan", "write_cols")
+_REPLAY = ("forward_batch", "buffers", "bs", "raw_bs", "num_tokens")
+_REPLAY_MORE = ("seq_len_fill_value", "capture_forward_mode", "is_encoder_decoder")
+
 FORWARD_HOOKS = (
     Hook(
         target="sglang.srt.model_executor.forward_batch_info.ForwardBatch.init_new",
-        parameters=("cls", "batch", "model_runner", "capture_hidden_mode", "return_hidden_states_before_norm"),
+        parameters={OLDEST: _INIT_NEW, NEWEST: (*_INIT_NEW, *_INIT_NEW_MORE)},
         kind=HookType.AFTER,
         function=forward.carry_request_rows,
         reason="the deep batch is planned on the CPU from request rows, which a forward batch has on the device only",
@@ -219,16 +247,10 @@ FORWARD_HOOKS = (
     ),
     Hook(
         target="sglang.srt.model_executor.runner.decode_cuda_graph_runner.build_replay_fb_view",
-        parameters=(
-            "forward_batch",
-            "buffers",
-            "bs",
-            "raw_bs",
-            "num_tokens",
-            "seq_len_fill_value",
-            "capture_forward_mode",
-            "is_encoder_decoder",
-        ),
+        parameters={
+            OLDEST: (*_REPLAY, *_REPLAY_MORE),
+            NEWEST: (*_REPLAY, "global_num_tokens_cpu", *_REPLAY_MORE),
+        },
         kind=HookType.AFTER,
         function=forward.carry_rows_to_replay,
         reason="decode graphs are planned on a view of the batch that leaves out its model-specific states",
@@ -290,7 +312,7 @@ OBSERVER_HOOKS = (
 COUNTER_HOOKS = (
     Hook(
         target=f"{_MANAGERS}.schedule_batch.ScheduleBatch.retract_decode",
-        parameters=("self", "server_args"),
+        parameters={OLDEST: ("self", "server_args"), NEWEST: ("self",)},
         kind=HookType.AROUND,
         function=metrics.count_retractions,
         reason="retractions are counted by the band that was short",

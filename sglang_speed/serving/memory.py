@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
-from sglang.srt.mem_cache.allocation_sizing import get_req_to_token_extra_context_len
 from sglang.srt.mem_cache.allocator.token import TokenToKVPoolAllocator
 from sglang.srt.mem_cache.kv_cache_configurator import KVCacheConfigurator
 from sglang.srt.mem_cache.memory_pool import KVCache, ReqToTokenPool
@@ -23,13 +22,15 @@ from sglang_speed.checkpoints.adapter import UNTRAINED_COST, UNTRAINED_NEXT, Tra
 from sglang_speed.checkpoints.hub import checkpoint_directory
 from sglang_speed.config import SpeedConfig
 from sglang_speed.errors import ConfigError
+from sglang_speed.host.adapter import HOST
+from sglang_speed.host.check import require_ran
 from sglang_speed.kv_pool.capacity import DeepTables, cap_deep_tokens, deep_tokens_beside, split_kv_bytes
 from sglang_speed.kv_pool.deep_band import DeepBand
 from sglang_speed.kv_pool.request_pool import BandedReqToTokenPool
 from sglang_speed.method.bands import DepthBand, depth_bands
 from sglang_speed.policies import policy_of
 from sglang_speed.served import ServedModel, serve, speed_of
-from sglang_speed.serving.fields import FIRST_VALUE_BUFFER
+from sglang_speed.serving.fields import SETTINGS
 from sglang_speed.serving.refusals import refuse_unsupported
 
 logger = logging.getLogger(__name__)
@@ -43,7 +44,8 @@ class BandedPoolConfigurator(DefaultPoolConfigurator):
         self._kvc = kvc
         self._config = config
         self._bytes_per_layer = self._cell_size // config.prefill_layers
-        self._override = kvc.server_args.speed_settings.deep_tokens
+        require_ran(kvc.server_args, SETTINGS)
+        self._override = SETTINGS.get(kvc.server_args, None).deep_tokens
 
     def calculate_pool_sizes(self, available_bytes: int, page_size: int) -> MemoryPoolConfig:
         # no more requests than SGLang would let run if the shallow band had all of the memory
@@ -63,10 +65,10 @@ class BandedPoolConfigurator(DefaultPoolConfigurator):
 
     def _tables(self, num_requests: int) -> DeepTables:
         """One row more than requests: row 0 is padding."""
-        args = self._kvc.server_args
+        args = HOST.resolved(self._kvc.server_args)
         graphs = args.cuda_graph_config.decode
         has_graphs = args.device == "cuda" and graphs.backend != "disabled"
-        context_len = self._kvc.model_config.context_len + get_req_to_token_extra_context_len(args)
+        context_len = self._kvc.model_config.context_len + HOST.extra_context_len(args)
         return DeepTables(num_requests + 1, min(graphs.max_bs, num_requests) if has_graphs else 0, context_len)
 
 
@@ -82,15 +84,17 @@ def split_budget(
 
 def build_deep_bands(pools: Any, kvc: KVCacheConfigurator, *, sizes: Any, **_: Any) -> Any:
     """Hook after KVCacheConfigurator._init_pools: the same pools, with deep bands on the request pool."""
-    refuse_unsupported(None, kvc.server_args)
     config = speed_of(kvc.model_config.hf_config)
     if config is None:
         return None
+    require_ran(kvc.server_args, SETTINGS)
+    refuse_unsupported(kvc.server_args)
     request_pool = None if config.is_stock else _banded_request_pool(kvc, config, sizes, pools.req_to_token_pool)
     prompt_tokens = sizes.max_total_num_tokens
-    serve(ServedModel(config, pools.token_to_kv_pool, prompt_tokens, kvc.ps.tp_size, request_pool))
+    args = HOST.resolved(kvc.server_args)
+    serve(ServedModel(config, pools.token_to_kv_pool, prompt_tokens, args.tp_size, request_pool))
     logger.info(_summary(config, prompt_tokens, request_pool))
-    _warn_where_untrained(kvc.server_args)
+    _warn_where_untrained(args)
     return None if request_pool is None else msgspec.structs.replace(pools, req_to_token_pool=request_pool)
 
 
@@ -135,8 +139,7 @@ def _deep_kv_pool(kvc: KVCacheConfigurator, band: DepthBand, sizes: Any, request
         is_dsv4_model=False,
         req_to_token_pool=request_pool,
     )
-    value_buffer_of = pool.get_value_buffer
-    FIRST_VALUE_BUFFER.set(pool, lambda layer_id: value_buffer_of(layer_id or band.first_layer))
+    HOST.finish_pool(pool, band.first_layer)
     return pool
 
 

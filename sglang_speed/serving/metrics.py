@@ -98,16 +98,16 @@ def report_speed_state(output: Any, scheduler: Any, recv_req: Any) -> None:
         output.internal_state["speed"] = speed_state(model)
 
 
-def count_retractions(original: Callable[..., Any], batch: ScheduleBatch, server_args: Any) -> Any:
+def count_retractions(original: Callable[..., Any], batch: ScheduleBatch, *args: Any) -> Any:
     """Hook around ScheduleBatch.retract_decode: count whom it sends back and whom it ends, by the band that is short.
 
     Where several are short, the lowest deep band among them is named.
     """
     pool = banded(batch.req_to_token_pool)
     if pool is None:
-        return original(batch, server_args)
+        return original(batch, *args)
     short = next((band.name for band in pool.deep_bands if not band.reclaim(len(batch.reqs))), SHALLOW)
-    retracted, new_token_ratio, aborted = original(batch, server_args)
+    retracted, new_token_ratio, aborted = original(batch, *args)
     pool.counters[short].retracted_requests += len(retracted)
     pool.counters[short].aborted_requests += len(aborted)
     return retracted, new_token_ratio, aborted

@@ -9,6 +9,7 @@ from typing import Any
 from sglang.srt.managers.scheduler_components.pool_stats_observer import PoolStats, SchedulerPoolStatsObserver
 
 from sglang_speed.errors import IntegrityError
+from sglang_speed.host.adapter import HOST
 from sglang_speed.kv_pool.request_pool import banded
 
 
@@ -62,7 +63,7 @@ def check_when_busy(_: Any, checker: Any) -> None:
         return
     pool.check_integrity()
     for band in pool.deep_bands:
-        unknown = checker.pool_stats_observer.active_pool_idxs() - set(band.rows)
+        unknown = HOST.rows_in_use(checker) - set(band.rows)
         if unknown:
             raise IntegrityError(
                 f"request table: requests run in rows {sorted(unknown)}, which the {band.name} band does not know"

@@ -32,13 +32,11 @@ def register() -> None:
 
 
 def _install_all() -> None:
-    from sglang_speed.host.check import check_version, install
-
-    check_version()
     from sglang_speed import features
     from sglang_speed.guard.hooks import HOOKS as GUARD_HOOKS
+    from sglang_speed.host.check import install, install_resolution_hooks
     from sglang_speed.serving.fields import FIELDS
-    from sglang_speed.serving.hooks import HOOKS
+    from sglang_speed.serving.hooks import HOOKS, RESOLUTION_HOOKS
     from sglang_speed.serving.settings import Settings
 
     _install_platform()
@@ -48,6 +46,7 @@ def _install_all() -> None:
     if Settings.from_environment().has_guard:
         owners["guard"] = GUARD_HOOKS
     install(owners)
+    install_resolution_hooks(RESOLUTION_HOOKS + features.RESOLUTION_HOOKS)
 
 
 def _install_platform() -> None:

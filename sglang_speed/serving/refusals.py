@@ -12,18 +12,23 @@ from sglang_speed.checkpoints.servable import require_servable
 from sglang_speed.config import SpeedConfig, is_speed_model, read_model_config
 from sglang_speed.errors import ConfigError
 from sglang_speed.features import REFUSALS
+from sglang_speed.host.adapter import HOST
+from sglang_speed.host.versions import installed_version
 from sglang_speed.served import speed_of
 
 
-def refuse_unsupported(_: Any, args: Any) -> None:
-    """Hook after ServerArgs.check_server_args; each scheduler process asks again when it builds its pools.
+def refuse_unsupported(args: Any) -> None:
+    """When SGLang has resolved its arguments; each scheduler process asks again when it builds its pools.
 
     Raises ConfigError naming the flag, the reason and the fix.
     """
+    args = HOST.resolved(args)
     config = served_config(args)
     if config is None:
         return
     for refusal in REFUSALS:
+        if installed_version() not in refusal.versions:
+            continue
         if (refusal.at_full_depth or not config.is_stock) and refusal.is_set(args):
             raise ConfigError(f"sglang_speed: {refusal.explain(args)}")
 

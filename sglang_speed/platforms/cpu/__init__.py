@@ -17,7 +17,7 @@ from sglang.srt.platforms.device_mixin import PlatformEnum
 from sglang.srt.platforms.interface import SRTPlatform
 
 from sglang_speed.errors import ConfigError, HostMismatch
-from sglang_speed.host.check import check_version
+from sglang_speed.host.versions import check_version
 
 if TYPE_CHECKING:
     from sglang.srt.mem_cache.allocator.base import BaseTokenToKVPoolAllocator
@@ -72,7 +72,7 @@ class CpuPlatform(CpuDeviceMixin, SRTPlatform):
 
     _enum = PlatformEnum.OOT
 
-    def get_device(self, local_rank: int | None = None) -> str:
+    def get_device(self, device_id: int | None = None) -> str:
         """A string: SGLang splits it at a colon."""
         return "cpu"
 
@@ -86,9 +86,14 @@ class CpuPlatform(CpuDeviceMixin, SRTPlatform):
         return ATTENTION_BACKEND
 
     def get_mha_kv_pool_cls(self) -> type:
+        """Asked for by SGLang 0.5.17."""
         from sglang_speed.platforms.cpu.memory import CpuKVPool
 
         return CpuKVPool
+
+    def get_kv_pool_cls(self, *, kind: str) -> type | None:
+        """Asked for by later versions; None for SGLang's own."""
+        return self.get_mha_kv_pool_cls() if kind == "mha" else None
 
     def get_paged_allocator_cls(self) -> Callable[..., BaseTokenToKVPoolAllocator]:
         """SGLang asks for the allocator of any page size here."""

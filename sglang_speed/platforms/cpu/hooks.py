@@ -11,7 +11,9 @@ import torch
 import xgrammar
 from sglang.srt.plugins.hook_registry import HookType
 
+from sglang_speed.host.adapter import HOST
 from sglang_speed.host.hook import Hook
+from sglang_speed.host.versions import NEWEST, OLDEST
 from sglang_speed.platforms.cpu import MEM_FRACTION_STATIC
 
 if TYPE_CHECKING:
@@ -39,7 +41,7 @@ def apply_vocab_mask_of_grammar(_grammar: object, logits: torch.Tensor, vocab_ma
 
 def bound_kv_bytes(profiled_bytes: int, configurator: KVCacheConfigurator, pre_model_load_memory: float) -> int:
     """Bytes of this rank's KV pool: as profiled, bounded where the user set neither tokens nor a share of memory."""
-    args = configurator.server_args
+    args = HOST.resolved(configurator.server_args)
     if args.max_total_tokens is not None or args.mem_fraction_static != MEM_FRACTION_STATIC:
         return profiled_bytes
     num_ranks: int = args.tp_size * args.pp_size
@@ -51,14 +53,14 @@ def without_nccl(*args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, 
     return args, {**kwargs, "use_pynccl": False}
 
 
-def leave_threads_to_the_environment(*, tp_size: int, tp_rank: int, local_omp_cpuid: Any) -> None:
+def leave_threads_to_the_environment(**_: Any) -> None:
     """Do nothing: `cpu.share_cores` has given each rank its number of threads."""
 
 
 HOOKS: tuple[Hook, ...] = (
     Hook(
         target="sglang.srt.constrained.xgrammar_backend._allocate_token_bitmask",
-        parameters=("vocab_size", "batch_size"),
+        parameters={OLDEST: ("vocab_size", "batch_size")},
         kind=HookType.REPLACE,
         function=allocate_token_bitmask,
         reason="pinned memory needs a CUDA driver; one constrained request ends the server",
@@ -66,7 +68,7 @@ HOOKS: tuple[Hook, ...] = (
     ),
     Hook(
         target="sglang.srt.constrained.xgrammar_backend.XGrammarGrammar.apply_vocab_mask",
-        parameters=("self", "logits", "vocab_mask"),
+        parameters={OLDEST: ("self", "logits", "vocab_mask")},
         kind=HookType.REPLACE,
         function=apply_vocab_mask_of_grammar,
         reason="raises for logits on a CPU",
@@ -90,20 +92,22 @@ HOOKS: tuple[Hook, ...] = (
     ),
     Hook(
         target="sglang.srt.distributed.parallel_state.init_model_parallel_group",
-        parameters=(
-            "group_ranks",
-            "local_rank",
-            "backend",
-            "use_pynccl",
-            "use_custom_allreduce",
-            "use_message_queue_broadcaster",
-            "group_name",
-            "use_mscclpp_allreduce",
-            "use_torch_symm_mem_allreduce",
-            "recovered_rank",
-            "rank_offset",
-            "max_world_size",
-        ),
+        parameters={
+            OLDEST: (
+                "group_ranks",
+                "local_rank",
+                "backend",
+                "use_pynccl",
+                "use_custom_allreduce",
+                "use_message_queue_broadcaster",
+                "group_name",
+                "use_mscclpp_allreduce",
+                "use_torch_symm_mem_allreduce",
+                "recovered_rank",
+                "rank_offset",
+                "max_world_size",
+            )
+        },
         kind=HookType.BEFORE,
         function=without_nccl,
         reason="SGLang opens an NCCL communicator wherever the library loads, which it does without a GPU",
@@ -111,7 +115,10 @@ HOOKS: tuple[Hook, ...] = (
     ),
     Hook(
         target="sglang.srt.distributed.bootstrap._init_cpu_threads_env",
-        parameters=("tp_size", "tp_rank", "local_omp_cpuid"),
+        parameters={
+            OLDEST: ("tp_size", "tp_rank", "local_omp_cpuid"),
+            NEWEST: ("local_omp_cpuid", "dist_init_method"),
+        },
         kind=HookType.REPLACE,
         function=leave_threads_to_the_environment,
         reason="on Arm it calls kernels that the published wheels do not contain; elsewhere it only warns",

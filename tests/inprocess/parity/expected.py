@@ -14,6 +14,7 @@ from typing import Any
 
 from transformers import AutoModelForCausalLM
 
+from sglang_speed.host.adapter import HOST
 from sglang_speed.reference.generation import GreedyStep, greedy_steps, score
 from tests.catalogue import MODELS, Bands
 from tests.scheduler_harness import Answer, SchedulerHarness, When
@@ -120,7 +121,7 @@ def is_in_chunks(name: str, num_tokens: int) -> Callable[[Any], bool]:
 
     def is_due(scheduler: Any) -> bool:
         req = scheduler.chunked_req
-        return req is not None and req.rid == name and len(req.prefix_indices) >= num_tokens
+        return req is not None and req.rid == name and HOST.prefix_len(req) >= num_tokens
 
     return is_due
 

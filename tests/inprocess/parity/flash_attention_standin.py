@@ -17,6 +17,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
+from tests.host import IS_OLDEST
 from tests.inprocess.parity.attention_builder import attention_built_by
 from tests.inprocess.parity.plain_attention import attend_one
 
@@ -65,21 +66,19 @@ def set_decode_metadata(
     page_table: Tensor,
     table: Tensor,
     rows: Tensor,
-    strided_indices: Tensor,
-    max_pages: int,
-    seq_lens: Tensor,
-    seq_len_delta: int,
-    page_size: int,
-    *_: Any,
+    *more: Any,
     **__: Any,
 ) -> None:
     """In place of the Triton kernel that fills a graph's lengths and pages; no row is longer than its page table."""
+    if IS_OLDEST:
+        _, *more = more  # the positions at which pages begin
+    max_pages, seq_lens, seq_len_delta, page_size = more[:4]
     cache_seqlens.copy_(seq_lens + seq_len_delta)
     cu_seqlens_k[1:].copy_(cache_seqlens.cumsum(0))
     for index, (row, length) in enumerate(zip(rows.tolist(), cache_seqlens.tolist(), strict=True)):
         num_pages = -(-length // page_size)
         assert num_pages <= max_pages, f"{num_pages=} of row {row}, the page table was promised {max_pages=}"
-        page_table[index, :num_pages] = table[row, strided_indices[:num_pages]] // page_size
+        page_table[index, :num_pages] = table[row, torch.arange(num_pages) * page_size] // page_size
 
 
 @contextmanager

@@ -10,7 +10,7 @@ compute something else.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 from unittest import mock
 
@@ -18,6 +18,7 @@ import torch
 from sglang.srt.layers.attention import flashinfer_backend
 from torch import Tensor
 
+from tests.host import IS_OLDEST
 from tests.inprocess.parity.attention_builder import attention_built_by
 from tests.inprocess.parity.plain_attention import attend_one
 
@@ -173,7 +174,14 @@ class _FillIndices:
 
     @staticmethod
     def _fill(
-        table: Tensor, rows: Tensor, lengths: Tensor, indptr: Tensor, start: Tensor | None, out: Tensor, stride: int
+        table: Tensor,
+        rows: Tensor,
+        lengths: Tensor,
+        indptr: Tensor,
+        start: Tensor | None,
+        out: Tensor,
+        stride: int,
+        **_: Any,
     ) -> None:
         assert stride == table.stride(0), "the kernel would read other rows"
         assert start is None
@@ -209,7 +217,12 @@ def flashinfer_standin() -> Iterator[type]:
         "_safe_merge_state": merge_state,
         "create_flashinfer_kv_indices_triton": _FillIndices(),
     }
-    with mock.patch.multiple(flashinfer_backend, create=True, **names), attention_built_by(_build):
+    fill = "sglang.srt.mem_cache.kv_index_translator.create_flashinfer_kv_indices_triton"
+    with (
+        mock.patch.multiple(flashinfer_backend, create=True, **names),
+        nullcontext() if IS_OLDEST else mock.patch(fill, _FillIndices()),
+        attention_built_by(_build),
+    ):
         yield flashinfer_backend.FlashInferAttnBackend
 
 

@@ -21,6 +21,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
+from tests.host import decode_graphs
+
 Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], Any]
 
 
@@ -91,17 +93,19 @@ def record_decode_graphs(scheduler: Scheduler, batch_sizes: list[int]) -> Record
     """Capture a scheduler's decode forwards for some batch sizes; it replays them from now on."""
     model_runner = scheduler.tp_worker.model_runner
     backend = RecordedGraphBackend()
-    config = model_runner.server_args.cuda_graph_config.decode
+    config = decode_graphs(model_runner)
     config.backend, config.bs, config.max_bs = "full", batch_sizes, max(batch_sizes)
     model_runner.graph_shared_output = GraphSharedOutput(device="cpu", max_rows=max(batch_sizes))
     changes: dict[str, Any] = {
         "graph_capture": lambda **_: nullcontext(SimpleNamespace(stream=None)),
         "resolve_decode_backend": lambda _: backend,
         "get_available_gpu_memory": lambda *_, **__: 0.0,
-        "get_batch_sizes_to_capture": lambda *_: (batch_sizes, []),
+        "get_batch_sizes_to_capture": lambda *_, **__: (batch_sizes, []),
     }
     with ExitStack() as stack:
         for name, value in changes.items():
             stack.enter_context(mock.patch.object(runner_module, name, value))
+        # no events without a device; asked for at every replay too, so for good
+        runner_module.DecodeCudaGraphRunner._record_in_graph_metadata_prep_done = lambda self: None
         model_runner.decode_cuda_graph_runner = runner_module.DecodeCudaGraphRunner(model_runner)
     return backend

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from sglang_speed.host.adapter import HOST
 from sglang_speed.kv_pool.deep_band import DeepBand
 from sglang_speed.served import active_pool
 from tests.catalogue import Bands
@@ -138,7 +139,7 @@ class Shadow:
         batches = [batch for batch in (scheduler.running_batch, scheduler.last_batch) if batch is not None]
         reqs = [req for batch in batches for req in batch.reqs]
         reqs += [scheduler.chunked_req] if scheduler.chunked_req is not None else []
-        return {req.rid: req for req in reqs if req.req_pool_idx is not None}
+        return {req.rid: req for req in reqs if HOST.row_of(req) is not None}
 
     def _require_all_requests_known(self) -> None:
         """Each is still to be delivered, or waits, or holds a row, or was answered: one of them."""
@@ -148,7 +149,7 @@ class Shadow:
         places.update(name for name, sent in self.sent.items() if sent.is_settled)
         astray = {name: places[name] for name in self.sent if places[name] != 1}
         assert not astray, f"requests in no place, or in several: {astray}"
-        assert all(req.req_pool_idx is None for req in self.engine.scheduler.waiting_queue), (
+        assert all(HOST.row_of(req) is None for req in self.engine.scheduler.waiting_queue), (
             "a waiting request has a row"
         )
 
@@ -167,7 +168,7 @@ class Shadow:
         if tree.evictable_size() + tree.protected_size() > 0:
             pages.update(slot // page_size for slot in tree.all_values_flatten().tolist()[::page_size])
         for req in self.holders().values():
-            slots = scheduler.req_to_token_pool.req_to_token[req.req_pool_idx, : req.kv.kv_allocated_len].tolist()
+            slots = scheduler.req_to_token_pool.req_to_token[HOST.row_of(req), : req.kv.kv_allocated_len].tolist()
             pages.update(slot // page_size for slot in slots[req.cache_protected_len :: page_size])
         wrong = {page: count for page, count in pages.items() if count != 1}
         assert not wrong, f"pages with several owners: {wrong}"
@@ -181,7 +182,7 @@ class Shadow:
 
     def _require_rows_of(self, deep: DeepBand) -> None:
         holders = self.holders()
-        rows = {req.req_pool_idx: name for name, req in holders.items()}
+        rows = {HOST.row_of(req): name for name, req in holders.items()}
         assert set(deep.rows) == set(rows), f"deep rows {sorted(deep.rows)}, rows that are held {sorted(rows)}"
         for row, name in rows.items():
             req, ask = holders[name], self._ask_as_run(name)

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from sglang_speed.served import active_pool, served
-from sglang_speed.serving.metrics import count_retractions, counts_by_band
+from sglang_speed.serving.metrics import count_retractions, counts_of
 from tests.catalogue import Bands
+from tests.host import num_tree_tokens
 from tests.inprocess.parity.conftest import Checkpoints
 from tests.inprocess.parity.expected import Ask, Expected, prompt, submit, tokens
 from tests.scheduler_harness import running_scheduler
@@ -24,7 +25,8 @@ def counts() -> dict[str, int]:
     """The counters of the running scheduler that are not 0."""
     model = served()
     assert model is not None
-    return {name: count for name, count in counts_by_band(model).items() if count}
+    by_band = counts_of(model).items()
+    return {f"{band}_{name}": count for band, each in by_band for name, count in each.items() if count}
 
 
 @CHUNKS
@@ -81,7 +83,7 @@ def test_a_short_deep_band_evicts_anchors_and_leaves_the_tree_alone(expected: Ex
         expected.answered(engine, asks)
         assert counts()["deep_evicted_tokens"] >= 30 - 20
         assert "shallow_evicted_tokens" not in counts()
-        assert engine.scheduler.tree_cache.total_size() >= 30 * 20
+        assert num_tree_tokens(engine.scheduler.tree_cache) >= 30 * 20
 
 
 def test_a_short_shallow_band_evicts_prefixes_and_leaves_anchors_alone(expected: Expected) -> None:
@@ -123,7 +125,7 @@ def test_who_is_aborted_for_want_of_room_is_not_counted_as_retracted(
     """Of a batch that does not fit SGLang retracts two requests and aborts the third."""
     with running_scheduler(expected.path, deep_tokens=20):
         batch: Any = SimpleNamespace(req_to_token_pool=active_pool(), reqs=[None] * batch_size)
-        count_retractions(lambda *_: (["one", "two"], 0.5, ["three"]), batch, None)
+        count_retractions(lambda *_: (["one", "two"], 0.5, ["three"]), batch)
         assert counts() == {f"{band}_retracted_requests": 2, f"{band}_aborted_requests": 1}
 
 

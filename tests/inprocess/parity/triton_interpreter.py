@@ -22,6 +22,7 @@ from triton.runtime import interpreter
 from triton.runtime.interpreter import InterpretedFunction
 from triton.runtime.jit import JITFunction
 
+from tests.host import IS_OLDEST
 from tests.inprocess.parity.attention_builder import attention_built_by
 
 MODULES = (
@@ -31,6 +32,7 @@ MODULES = (
     "sglang.kernels.ops.attention.decode_attention",
     "sglang.kernels.ops.attention.extend_attention",
     "sglang.srt.layers.attention.triton_backend",
+    *([] if IS_OLDEST else ["sglang.srt.mem_cache.kv_index_translator", "sglang.kernels.ops.attention.kv_indices"]),
 )
 
 FP8 = {tl.float8e4nv: torch.float8_e4m3fn, tl.float8e5: torch.float8_e5m2}

@@ -30,7 +30,7 @@ def test_settings_are_read_once_and_travel_with_the_flags(monkeypatch: pytest.Mo
     args = server_args("meta-llama/Llama-3.1-8B")
     complete(args)
     monkeypatch.delenv("SGLANG_SPEED_DEEP_TOKENS")
-    assert pickle.loads(pickle.dumps(args)).speed_settings == Settings(deep_tokens=4096)
+    assert pickle.loads(pickle.dumps(args))._speed_settings == Settings(deep_tokens=4096)
 
 
 def test_an_existing_path_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,107 @@
+"""What differs between the supported versions of SGLang, as one interface."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+Step = Callable[[Any], None]
+"""Something that happens to SGLang's arguments while they are resolved."""
+
+
+class Stream(NamedTuple):
+    """What a decoder's last norm is given: hidden states of some rows, [num_rows, hidden_size], and what is to be
+    added to them, of the same shape; None where the architecture keeps no residual apart."""
+
+    hidden: Tensor
+    residual: Tensor | None
+
+
+class Host(ABC):
+    """One version of SGLang."""
+
+    # Arguments
+
+    @abstractmethod
+    def resolved(self, args: Any) -> Any:
+        """Arguments as far as SGLang has resolved them, to read; with `get_model_config`, `get_attention_backends`."""
+
+    @abstractmethod
+    def change(self, args: Any, **values: Any) -> None:
+        """Change arguments while they are resolved."""
+
+    @abstractmethod
+    def on_resolution(self, step: str, kind: str, function: Step) -> None:
+        """Let `function` run "before" or "after" a named step of SGLang's that resolves arguments."""
+
+    @abstractmethod
+    def extra_context_len(self, args: Any) -> int:
+        """Columns of the request table beyond the context."""
+
+    # Requests
+
+    @abstractmethod
+    def row_of(self, req: Any) -> int | None:
+        """A request's row in the request table; None while it has none."""
+
+    @abstractmethod
+    def prefix_len(self, req: Any) -> int:
+        """Tokens that a request that starts takes from the prefix cache."""
+
+    @abstractmethod
+    def extend_end(self, req: Any) -> int:
+        """Where the next forward of a request's prompt ends."""
+
+    @abstractmethod
+    def namespace_of(self, req: Any) -> Hashable:
+        """What keeps requests with the same tokens apart in the prefix cache."""
+
+    @abstractmethod
+    def rows_in_use(self, checker: Any) -> set[int]:
+        """Rows of the requests that the invariant checker knows to run."""
+
+    @abstractmethod
+    def prefers_low_priority(self, *args: Any) -> bool:
+        """Whether a lower number is a higher priority; `args` are those of `preempt_to_schedule` after the request."""
+
+    # Pools and attention
+
+    @abstractmethod
+    def finish_pool(self, pool: Any, first_layer: int) -> None:
+        """Make a KV pool whose layers begin at `first_layer` ready for any attention backend."""
+
+    @abstractmethod
+    def index_translator(self, table: Tensor, allocator: Any, kv_pool: Any, device: str) -> Any:
+        """What a backend finds slots with, over a request table of our own; None where backends read the table."""
+
+    @abstractmethod
+    def bind_batch(self, translator: Any, batch: Any, in_graph: bool) -> None:
+        """Let a batch find its slots through a translator. in_graph: it has the tensors of a decode graph."""
+
+    @abstractmethod
+    def attention_context(self, backend: Any, batch: Any) -> AbstractContextManager[None]:
+        """Until the block ends, layers attend through `backend`, over `batch`."""
+
+    @abstractmethod
+    def last_read(self, ends: Sequence[Any]) -> Any:
+        """Of several backends' moments after which they read no shared tables, the last."""
+
+    # Layers
+
+    @abstractmethod
+    def hand_on(self, stream: Stream, batch: Any) -> Any:
+        """What a layer would return whose output is `stream`, in a batch that runs in the layers above it."""
+
+    @abstractmethod
+    def finish_layer(self, layer: Any) -> None:
+        """Let a layer leave no sum over ranks to the layer above it, which runs on other rows."""
+
+    # Messages
+
+    @abstractmethod
+    def require_readable(self, message: Any, plain: dict[str, Any]) -> None:
+        """msgspec.ValidationError unless a message, with some fields replaced, can be read as it declares itself."""

@@ -1,0 +1,125 @@
+"""SGLang 0.5.23."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import msgspec
+from sglang.srt.arg_groups.overrides import (
+    attention_backends_of,
+    declare_resolution,
+    model_config_of,
+    resolving_view,
+)
+from sglang.srt.arg_groups.resolution_hooks import register_resolution_hook
+from sglang.srt.layers.attention.base_attn_backend import SharedReadEnds
+from sglang.srt.layers.layer_boundary import PLAIN_ADD
+from sglang.srt.layers.layer_boundary.residual.stream import ResidualStream
+from sglang.srt.managers import io_struct
+from sglang.srt.mem_cache.allocation_sizing import get_req_to_token_extra_context_len
+from sglang.srt.mem_cache.kv_index_translator import KVIndexTranslator
+from sglang.srt.model_executor.forward_context import ForwardContext, forward_context
+from sglang.srt.runtime_context import get_schedule
+from torch import Tensor
+
+from sglang_speed.host.base import Host, Step, Stream
+
+
+class _Resolved:
+    """What resolution has decided so far, with the two methods that the arguments of 0.5.17 have."""
+
+    def __init__(self, args: Any) -> None:
+        self._args, self._view = args, resolving_view(args)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._view, name)
+
+    def get_attention_backends(self) -> Any:
+        return attention_backends_of(self._view)
+
+    def get_model_config(self) -> Any:
+        return model_config_of(self._args)
+
+
+class Host0523(Host):
+    def resolved(self, args: Any) -> Any:
+        return args if isinstance(args, _Resolved) else _Resolved(args)
+
+    def change(self, args: Any, **values: Any) -> None:
+        declare_resolution(args, "sglang_speed", **values)
+
+    def on_resolution(self, step: str, kind: str, function: Step) -> None:
+        def run(args: Any, previous: Step) -> None:
+            if kind == "before":
+                function(args)
+            previous(args)
+            if kind == "after":
+                function(args)
+
+        register_resolution_hook(step)(run)
+
+    def extra_context_len(self, args: Any) -> int:
+        length: int = get_req_to_token_extra_context_len()
+        return length
+
+    def row_of(self, req: Any) -> int | None:
+        row: int | None = req.kv.req_pool_idx if req.kv.holds_kv else None
+        return row
+
+    def prefix_len(self, req: Any) -> int:
+        length: int = req.prefix_len
+        return length
+
+    def extend_end(self, req: Any) -> int:
+        end: int = req.extend_end
+        return end
+
+    def namespace_of(self, req: Any) -> Hashable:
+        return req.extra_key, req.cache_salt
+
+    def rows_in_use(self, checker: Any) -> set[int]:
+        return {req.kv.req_pool_idx for req in checker._requests_owning_rows()}
+
+    def prefers_low_priority(self, *args: Any) -> bool:
+        return bool(get_schedule().schedule_low_priority_values_first)
+
+    def finish_pool(self, pool: Any, first_layer: int) -> None:
+        """Backends ask the pool's own first layer."""
+
+    def index_translator(self, table: Tensor, allocator: Any, kv_pool: Any, device: str) -> Any:
+        return KVIndexTranslator(
+            req_to_token=table,
+            token_to_kv_pool_allocator=allocator,
+            token_to_kv_pool=kv_pool,
+            page_size=1,
+            device=device,
+        )
+
+    def bind_batch(self, translator: Any, batch: Any, in_graph: bool) -> None:
+        """A copy of a batch has the plan of the batch that it was copied from, which reads the main table."""
+        bind = translator.bind_runner_slots if in_graph else translator.bind_own_plan
+        bind(batch)
+
+    def attention_context(self, backend: Any, batch: Any) -> AbstractContextManager[None]:
+        return forward_context(ForwardContext(attn_backend=backend), forward_batch=batch)
+
+    def last_read(self, ends: Sequence[Any]) -> Any:
+        return SharedReadEnds.max_of(list(ends))
+
+    def hand_on(self, stream: Stream, batch: Any) -> Any:
+        """Stages keep the residual on the batch, as at the beginning of a pipeline's later stage; other layers return
+        it."""
+        if getattr(batch, "residual_stream", None) is None:
+            return stream.hidden if stream.residual is None else tuple(stream)
+        hidden, batch.residual_stream = ResidualStream.from_handoff(*stream, PLAIN_ADD)
+        return hidden
+
+    def finish_layer(self, layer: Any) -> None:
+        """The last norm completes what a layer owes."""
+
+    def require_readable(self, message: Any, plain: dict[str, Any]) -> None:
+        packed = msgspec.msgpack.encode(msgspec.structs.replace(message, **plain), enc_hook=io_struct.enc_hook)
+        hooks = {"dec_hook": io_struct.dec_hook, "ext_hook": io_struct.ext_hook}
+        msgspec.msgpack.decode(packed, type=type(message), **hooks)

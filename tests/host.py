@@ -1,0 +1,37 @@
+"""What tests need of SGLang that differs between its versions, beside the package's own `host.adapter`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sglang.srt import runtime_context
+
+from sglang_speed.host.versions import OLDEST, installed_version
+
+IS_OLDEST = installed_version() == OLDEST
+
+
+def publish(args: Any) -> None:
+    """Make arguments those of this process, a scheduler."""
+    if IS_OLDEST:
+        runtime_context.publish(args, role="scheduler")
+    else:
+        ranks = runtime_context.SpawnRanks(world_rank=0, gpu_id=0)
+        runtime_context.publish(args, role="scheduler", ranks=ranks)
+
+
+def scheduler_arguments(args: Any, ports: Any) -> tuple[Any, ...]:
+    """Of Scheduler, on the only rank."""
+    return (args, ports, 0, 0, 0, 0, 0, 0, None) if IS_OLDEST else (args, ports)
+
+
+def num_tree_tokens(tree: Any) -> int:
+    size = tree.total_size()
+    return size if IS_OLDEST else size[0]
+
+
+def decode_graphs(model_runner: Any) -> Any:
+    """The configuration of decode graphs, to be changed."""
+    if IS_OLDEST:
+        return model_runner.server_args.cuda_graph_config.decode
+    return runtime_context.get_exec().graph.cuda_graph_config.decode
