@@ -88,24 +88,14 @@ def drift(root: Path, written: Mapping[str, str]) -> Iterator[str]:
 
 def installed_root() -> Path:
     spec = importlib.util.find_spec("sglang")
-    assert spec is not None and spec.submodule_search_locations, "sglang is not installed"
-    return Path(next(iter(spec.submodule_search_locations)))
+    assert spec is not None, "sglang is not installed"
+    return Path(next(iter(spec.submodule_search_locations or ())))
 
 
 def download_newest(folder: Path) -> tuple[str, Path]:
     """Version and unpacked `sglang` folder of the newest wheel of pip's index."""
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--no-deps",
-        "--only-binary=:all:",
-        "-d",
-        str(folder),
-    ]
-    subprocess.run([*command, "sglang"], check=True)
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+    subprocess.run([*command, "-d", str(folder), "sglang"], check=True)
     (wheel,) = folder.glob("sglang-*.whl")
     with zipfile.ZipFile(wheel) as packed:
         packed.extractall(folder)

@@ -6,6 +6,7 @@ in a list with their reason.
 
 from __future__ import annotations
 
+import inspect
 import pkgutil
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,7 @@ class Field:
         """HostMismatch where SGLang has a field of that name and should not, or lacks one that is replaced."""
         owner = pkgutil.resolve_name(self.owner)
         names = {*dir(owner), *getattr(owner, "__annotations__", {}), *getattr(owner, "__dataclass_fields__", {})}
+        names |= {*inspect.signature(owner.__init__).parameters}
         if (self.name in names) == self.is_new:
             raise HostMismatch(
                 f"sglang_speed: {self.owner} {'already has' if self.is_new else 'has no'} {self.name}, which is "

@@ -17,7 +17,7 @@ from sglang.srt.platforms.device_mixin import PlatformEnum
 from sglang.srt.platforms.interface import SRTPlatform
 
 from sglang_speed.errors import ConfigError, HostMismatch
-from sglang_speed.host.versions import check_version
+from sglang_speed.host.versions import OLDEST, check_version, installed_version
 
 if TYPE_CHECKING:
     from sglang.srt.mem_cache.allocator.base import BaseTokenToKVPoolAllocator
@@ -96,7 +96,9 @@ class CpuPlatform(CpuDeviceMixin, SRTPlatform):
         return self.get_mha_kv_pool_cls() if kind == "mha" else None
 
     def get_paged_allocator_cls(self) -> Callable[..., BaseTokenToKVPoolAllocator]:
-        """SGLang asks for the allocator of any page size here."""
+        """In 0.5.17 SGLang asks for the allocator of any page size here; later ones need no Triton for pages."""
+        if installed_version() != OLDEST:
+            return super().get_paged_allocator_cls()
         from sglang_speed.platforms.cpu.memory import build_allocator
 
         return build_allocator
@@ -165,5 +167,7 @@ def _choose_attention_backend(server_args: ServerArgs) -> None:
 
 def _build_attention_backend(model_runner: Any) -> Any:
     from sglang_speed.platforms.cpu.attention import CpuAttnBackend
+    from sglang_speed.platforms.cpu.memory import SORTS_SLOTS
 
+    SORTS_SLOTS.set(model_runner.token_to_kv_pool_allocator, True)
     return CpuAttnBackend(model_runner)

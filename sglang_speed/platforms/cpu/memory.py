@@ -15,6 +15,15 @@ from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool
 from sglang.srt.utils import get_num_new_pages
 from torch import Tensor
 
+from sglang_speed.host.field import Field
+
+SORTS_SLOTS = Field(
+    owner="sglang.srt.mem_cache.allocator.base.BaseTokenToKVPoolAllocator",
+    name="need_sort",
+    is_new=False,
+    reason="requests that keep getting slots in a row are read where they lie; SGLang sorts for disaggregation only",
+)
+
 
 class CpuKVPool(MHATokenToKVPool):
     """SGLang's pool, not zeroed: the system maps a page of it when it is first written, so an idle pool costs nothing.
@@ -79,12 +88,7 @@ class CpuPagedAllocator(PagedTokenToKVPoolAllocator):
 
 
 def build_allocator(size: int, *, page_size: int, **kwargs: Any) -> BaseTokenToKVPoolAllocator:
-    """The allocator for a pool of `size` slots; `kwargs` are those of SGLang's allocators.
-
-    Freed slots are sorted before they are handed out again, so that requests keep getting slots in a row: attention
-    reads those where they lie, and must gather others.
-    """
-    kwargs["need_sort"] = True
+    """The allocator for a pool of `size` slots; `kwargs` are those of SGLang's allocators."""
     if page_size == 1:
         return TokenToKVPoolAllocator(size, **kwargs)
     return CpuPagedAllocator(size, page_size=page_size, **kwargs)

@@ -29,7 +29,7 @@ class HeldFeed(Feed):
         self.messages = feed.messages
         self.wait_for_turn = wait_for_turn
 
-    def recv_requests(self) -> list[Any]:
+    def recv_requests(self, *args: Any, **kwargs: Any) -> list[Any]:
         self.wait_for_turn()
         return self.take_due()
 

@@ -21,6 +21,7 @@ from sglang_speed.host.field import Field
 from sglang_speed.host.hook import Hook
 from sglang_speed.models.architectures import ARCHITECTURES
 from sglang_speed.platforms.cpu.hooks import HOOKS as CPU_HOOKS
+from sglang_speed.platforms.cpu.memory import SORTS_SLOTS
 from sglang_speed.serving.fields import FIELDS
 from sglang_speed.serving.hooks import HOOKS as SERVING_HOOKS
 
@@ -43,7 +44,9 @@ def test_a_hook_says_why_it_is_needed_and_when_it_can_go(hook: Hook) -> None:
     assert len(hook.remove_when) > 10
 
 
-@pytest.mark.parametrize("field", FIELDS, ids=lambda field: f"{field.owner.rpartition('.')[2]}.{field.name}")
+@pytest.mark.parametrize(
+    "field", (*FIELDS, SORTS_SLOTS), ids=lambda field: f"{field.owner.rpartition('.')[2]}.{field.name}"
+)
 def test_a_field_fits_the_pinned_host(field: Field) -> None:
     field.check()
     with pytest.raises(HostMismatch, match=field.name):
