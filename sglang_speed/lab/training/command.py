@@ -45,6 +45,7 @@ from sglang_speed.lab.training.run import train
 from sglang_speed.lab.training.settings import Objective, Settings, TrainingRun
 from sglang_speed.lab.training.spans import with_spans
 from sglang_speed.lab.training.states import StateFolder
+from sglang_speed.models.hf_config import config_of
 from sglang_speed.policies import SpeedPolicy
 from sglang_speed.reference.modeling import class_for
 from sglang_speed.reference.training import TrainingModel
