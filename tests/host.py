@@ -35,3 +35,20 @@ def decode_graphs(model_runner: Any) -> Any:
     if IS_OLDEST:
         return model_runner.server_args.cuda_graph_config.decode
     return runtime_context.get_exec().graph.cuda_graph_config.decode
+
+
+def cached_len(req: Any) -> int:
+    """Tokens of a request whose slots belong to the prefix cache."""
+    return req.cache_protected_len if IS_OLDEST else req.kv.cache_protected_len
+
+
+def free_pages(allocator: Any) -> list[int]:
+    if IS_OLDEST:
+        return allocator.free_pages.tolist() + allocator.release_pages.tolist()
+    return allocator.get_all_free_pages().tolist()
+
+
+def leaves_out_prefill_graphs(scheduler: Any) -> bool:
+    if IS_OLDEST:
+        return scheduler.server_args.disable_prefill_cuda_graph
+    return runtime_context.get_exec().graph.disable_prefill_cuda_graph

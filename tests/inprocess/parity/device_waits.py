@@ -170,7 +170,7 @@ def _left_out(waits: DeviceWaits, method: str) -> Callable[..., Any]:
 def _starting_a_turn(waits: DeviceWaits, engine: SchedulerHarness) -> Callable[[], list[Any]]:
     original = engine.feed.recv_requests
 
-    def start() -> list[Any]:
+    def start(*args: Any, **kwargs: Any) -> list[Any]:
         waits.turns.append([])
         return original()
 

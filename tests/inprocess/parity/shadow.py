@@ -14,6 +14,7 @@ from typing import Any
 from sglang_speed.host.adapter import HOST
 from sglang_speed.kv_pool.deep_band import DeepBand
 from sglang_speed.served import active_pool
+from tests import host
 from tests.catalogue import Bands
 from tests.inprocess.parity.expected import Ask, Expected
 from tests.scheduler_harness import Answer, SchedulerHarness
@@ -164,12 +165,12 @@ class Shadow:
         """Every page is free, in the tree, or held by one request beyond what it has in the tree."""
         scheduler, page_size = self.engine.scheduler, self.limits.page_size
         allocator, tree = scheduler.token_to_kv_pool_allocator, scheduler.tree_cache
-        pages = Counter(allocator.free_pages.tolist() + allocator.release_pages.tolist())
+        pages = Counter(host.free_pages(allocator))
         if tree.evictable_size() + tree.protected_size() > 0:
             pages.update(slot // page_size for slot in tree.all_values_flatten().tolist()[::page_size])
         for req in self.holders().values():
             slots = scheduler.req_to_token_pool.req_to_token[HOST.row_of(req), : req.kv.kv_allocated_len].tolist()
-            pages.update(slot // page_size for slot in slots[req.cache_protected_len :: page_size])
+            pages.update(slot // page_size for slot in slots[host.cached_len(req) :: page_size])
         wrong = {page: count for page, count in pages.items() if count != 1}
         assert not wrong, f"pages with several owners: {wrong}"
         num_pages = allocator.size // page_size

@@ -10,6 +10,9 @@ import pytest
 from huggingface_hub import constants
 
 from sglang_speed.errors import ConfigError
+from tests.catalogue import STOCK_BANDS
+from tests.host import leaves_out_prefill_graphs
+from tests.inprocess.parity.conftest import Checkpoints
 from tests.inprocess.parity.expected import Ask, Expected, prompt
 from tests.scheduler_harness import running_scheduler
 
@@ -33,8 +36,16 @@ def cached(expected: Expected, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_a_hub_id_is_served_without_prefill_graphs(expected: Expected) -> None:
     """SGLang would capture them on CUDA; the flag need not be given."""
     with running_scheduler(HUB_ID) as engine:
-        assert engine.scheduler.server_args.disable_prefill_cuda_graph
+        assert leaves_out_prefill_graphs(engine.scheduler)
         expected.answered(engine, [Ask(prompt(40), 8)])
+
+
+def test_models_whose_prompts_pass_all_layers_keep_their_prefill_graphs(
+    checkpoints: Checkpoints, plain_checkpoint: Path
+) -> None:
+    for path in (checkpoints(STOCK_BANDS[0]).path, plain_checkpoint):
+        with running_scheduler(path) as engine:
+            assert not leaves_out_prefill_graphs(engine.scheduler)
 
 
 @pytest.mark.usefixtures("cached")
