@@ -8,8 +8,13 @@ WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+OLDEST := .venv-oldest
+CORE := tests/server/host tests/inprocess/attention \
+	$(addprefix tests/inprocess/parity/test_, another_architecture.py another_policy.py every_setting.py \
+	gpu_backends.py prefix_reuse.py pressure.py scores_match.py stock_depth.py)
 
-.PHONY: help install demo serve bench quick test test-slow test-storm soak gpu-bundle gpu-rehearsal check format clean
+.PHONY: help install demo serve bench quick test test-oldest test-slow test-storm soak gpu-bundle gpu-rehearsal \
+	check check-newest format clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -41,6 +46,14 @@ quick: $(INSTALLED)  ## format, lint, types and the unit tests: a minute on two 
 test: $(INSTALLED)  ## all tests but those marked slow, gpu or storm
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not gpu and not storm"
 
+$(OLDEST)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/pip install --quiet --disable-pip-version-check -e '.[dev,oldest]'
+	touch $@
+
+test-oldest: $(OLDEST)/.installed  ## tests of the core with the oldest SGLang that is supported, in .venv-oldest
+	$(OLDEST)/bin/python -m pytest -n $(WORKERS) -m "not slow and not gpu and not storm" $(CORE)
+
 test-slow: $(INSTALLED)  ## the tests that take minutes
 	$(BIN)/python -m pytest -m "slow and not gpu"
 
@@ -60,6 +73,9 @@ check: $(INSTALLED)  ## format, lint, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+check-newest: $(INSTALLED)  ## which changes to SGLang its newest release would break; nothing is installed
+	$(BIN)/python patches/drift.py --newest
 
 format: $(INSTALLED)  ## format and fix what can be fixed
 	$(BIN)/ruff format .

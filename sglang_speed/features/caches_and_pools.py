@@ -7,13 +7,17 @@ from typing import Any
 from sglang.srt.environ import envs
 
 from sglang_speed.features.base import Feature, Refusal, is_not, on
-from sglang_speed.host.versions import OLDEST
+from sglang_speed.host.versions import NEWEST, OLDEST
 
 _OTHER_CACHE = "another cache would not know the depth of what it holds"
 
 
 def _has_cpp_tree(_: Any) -> bool:
     return bool(envs.SGLANG_EXPERIMENTAL_CPP_RADIX_TREE.get())
+
+
+def _has_pages_by_head(_: Any) -> bool:
+    return bool(envs.SGLANG_USE_HND_KVCACHE.get())
 
 
 FEATURE = Feature(
@@ -30,6 +34,14 @@ FEATURE = Feature(
             "it does not keep extra_key apart, which the anchors do",
             versions=(OLDEST,),
         ),
+        Refusal(
+            "--enable-unified-cache-external-linker",
+            on("enable_unified_cache_external_linker"),
+            _OTHER_CACHE,
+            versions=(NEWEST,),
+        ),
+        Refusal("--enable-linker-mla-dedup", on("enable_linker_mla_dedup"), _OTHER_CACHE, versions=(NEWEST,)),
+        Refusal("SGLANG_USE_HND_KVCACHE", _has_pages_by_head, "not proven with the deep band", versions=(NEWEST,)),
         Refusal("--enable-hisparse", on("enable_hisparse"), "it replaces the request table"),
         Refusal("--enable-unified-memory", on("enable_unified_memory"), "it replaces the pools"),
         Refusal("--enable-page-major-kv-layout", on("enable_page_major_kv_layout"), "not proven with the deep band"),

@@ -18,6 +18,7 @@ from sglang_speed.host.versions import NEWEST, OLDEST
 from sglang_speed.served import speed_of
 
 _NO_PREFILL_GRAPHS = "a prefill graph, which SGLang captures by default, cannot hold a selection of rows"
+_ALL_LAYERS = "one kernel in place of all layers knows no bands"
 GRAPHS = {"decode": ("full", "disabled"), "prefill": ("disabled",)}
 """Backends of graphs that are served, by phase."""
 
@@ -59,11 +60,13 @@ def _refusal(phase: str, reason: str) -> Refusal:
 
 
 FEATURE = Feature(
-    name="CUDA graphs, torch.compile",
+    name="CUDA graphs, torch.compile, whole-model kernels",
     served=(f"--cuda-graph-backend-decode {', '.join(GRAPHS['decode'])}",),
     proof=("tests/inprocess/parity/test_gpu_backends.py", "tests/gpu/test_exactness.py"),
     refusals=(
         Refusal("--enable-torch-compile", on("enable_torch_compile"), "deep rows depend on the data"),
+        Refusal("--enable-nvidia-megakernel", on("enable_nvidia_megakernel"), _ALL_LAYERS, versions=(NEWEST,)),
+        Refusal("--enable-amd-monokernel", on("enable_amd_monokernel"), _ALL_LAYERS, versions=(NEWEST,)),
         _refusal("decode", "other graphs are not proven with the deep band"),
         _refusal("prefill", "a graph cannot hold a selection of rows; left out by default"),
     ),

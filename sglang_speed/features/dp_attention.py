@@ -5,7 +5,8 @@ Such batches are padded to one size, or their rows are split over ranks, before 
 
 from __future__ import annotations
 
-from sglang_speed.features.base import Feature, Refusal, is_not, on
+from sglang_speed.features.base import Feature, Refusal, above_one, is_not, on
+from sglang_speed.host.versions import NEWEST
 
 _PADDED = "batches are padded across ranks"
 
@@ -13,6 +14,10 @@ FEATURE = Feature(
     name="DP attention, expert parallelism",
     refusals=(
         Refusal("--enable-dp-attention", on("enable_dp_attention"), _PADDED),
+        # what SGLang makes of --enable-dp-attention, which then reads as if it had not been given
+        Refusal("--attn-dp-size (--enable-dp-attention)", above_one("attn_dp_size"), _PADDED, versions=(NEWEST,)),
+        Refusal("--enable-dense-mlp-attn-tp", on("enable_dense_mlp_attn_tp"), _PADDED, versions=(NEWEST,)),
+        Refusal("--enable-shared-experts-attn-tp", on("enable_shared_experts_attn_tp"), _PADDED, versions=(NEWEST,)),
         Refusal("--moe-dense-tp-size", on("moe_dense_tp_size"), _PADDED),
         Refusal("--moe-a2a-backend", is_not("moe_a2a_backend", None, "none"), _PADDED),
         Refusal("--enable-attn-tp-input-scattered", on("enable_attn_tp_input_scattered"), "rows are split over ranks"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sglang_speed.features.base import Feature, Refusal, is_not, on
+from sglang_speed.host.versions import NEWEST
 
 MODEL_IMPLS = ("auto", "sglang")
 LOAD_FORMATS = ("auto", "safetensors", "dummy")
@@ -17,6 +18,9 @@ FEATURE = Feature(
     refusals=(
         Refusal("--model-impl", is_not("model_impl", *MODEL_IMPLS), "it would serve the model at full depth"),
         Refusal("--load-format", is_not("load_format", *LOAD_FORMATS), _REASON),
+        Refusal(
+            "--startup-weight-load-mode", is_not("startup_weight_load_mode", "serial"), _REASON, versions=(NEWEST,)
+        ),
         Refusal("--custom-weight-loader", on("custom_weight_loader"), _REASON),
         Refusal("--weight-cache-mode", is_not("weight_cache_mode", "off"), _REASON),
         Refusal("--rl-quant-profile", on("rl_quant_profile"), "its loader would skip the deep layers"),

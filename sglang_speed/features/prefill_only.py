@@ -6,6 +6,7 @@ Scores of a prompt (`logprob_start_len`) are no flag, and are served: the span t
 from __future__ import annotations
 
 from sglang_speed.features.base import Feature, Refusal, on
+from sglang_speed.host.versions import NEWEST
 
 FEATURE = Feature(
     name="embeddings, hidden states, multi-item scoring",
@@ -15,6 +16,19 @@ FEATURE = Feature(
         Refusal("--enable-return-hidden-states", on("enable_return_hidden_states"), "prompt tokens have none"),
         Refusal(
             "--return-hidden-states-mode", on("return_hidden_states_mode"), "prompt tokens have no last hidden state"
+        ),
+        # these also leave out the check of speculative decoding, which they set back
+        Refusal(
+            "--enable-return-aux-hidden-states",
+            on("enable_return_aux_hidden_states"),
+            "prompt tokens have none of the upper layers",
+            versions=(NEWEST,),
+        ),
+        Refusal(
+            "--aux-hidden-state-capture",
+            on("aux_hidden_state_capture"),
+            "prompt tokens have none of the upper layers",
+            versions=(NEWEST,),
         ),
         Refusal("--prefill-only-disable-kv-cache", on("prefill_only_disable_kv_cache"), "it replaces the pools"),
     ),

@@ -6,10 +6,11 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 from typer.testing import CliRunner
 
 import sglang_speed.lab.cli
-from sglang_speed import TESTED_SGLANG, ConfigError, __version__
+from sglang_speed import SUPPORTED_SGLANG, ConfigError, __version__
 from sglang_speed.lab.bench import PROFILE_NAMES, SCENARIO_NAMES
 from sglang_speed.lab.cli import app, main
 from sglang_speed.lab.evaluation import TASK_NAMES
@@ -17,15 +18,17 @@ from sglang_speed.lab.evaluation import TASK_NAMES
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_version_is_that_of_the_package_and_of_the_tested_host() -> None:
+def test_the_version_is_that_of_the_package_and_of_the_tested_hosts() -> None:
     pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     assert pyproject["project"]["dynamic"] == ["version"]
     assert pyproject["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "sglang_speed.__version__"}
-    assert f"sglang=={TESTED_SGLANG}" in pyproject["project"]["dependencies"]
+    (sglang,) = [each for each in map(Requirement, pyproject["project"]["dependencies"]) if each.name == "sglang"]
+    released = [f"0.5.{number}" for number in range(15, 26)]
+    assert tuple(sglang.specifier.filter(released)) == SUPPORTED_SGLANG
     printed = CliRunner().invoke(app, ["--version"])
     assert (printed.exit_code, printed.stdout) == (
         0,
-        f"sglang-speed {__version__}, tested with SGLang {TESTED_SGLANG}\n",
+        f"sglang-speed {__version__}, tested with SGLang {' and '.join(SUPPORTED_SGLANG)}\n",
     )
 
 

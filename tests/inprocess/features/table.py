@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from types import ModuleType
 
-from sglang_speed.features import MODULES, Feature
+from sglang_speed import SUPPORTED_SGLANG
+from sglang_speed.features import MODULES, Feature, Refusal
 
 ROOT = Path(__file__).parents[3]
 PAGE = ROOT / "docs/features.md"
@@ -20,7 +21,7 @@ def rows() -> list[str]:
 def _row(module: ModuleType) -> str:
     feature: Feature = module.FEATURE
     file = f"{module.__name__.replace('.', '/')}.py"
-    flags = list(dict.fromkeys([*feature.served, *(refusal.flag for refusal in feature.refusals)]))
+    flags = list(dict.fromkeys([*feature.served, *map(_named, feature.refusals)]))
     cells = [f"[{feature.name}](../{file})", _flags(flags), feature.status, "; ".join(_why(feature))]
     return f"| {' | '.join(cells)} |"
 
@@ -31,9 +32,14 @@ def _why(feature: Feature) -> list[str]:
     parts = [f"{_flags(feature.served)}: {links}"] if feature.served else []
     reasons = dict.fromkeys(refusal.reason for refusal in feature.refusals)
     for reason in reasons:
-        flags = [refusal.flag for refusal in feature.refusals if refusal.reason == reason]
+        flags = [_named(refusal) for refusal in feature.refusals if refusal.reason == reason]
         parts.append(f"{_flags(flags)} refused: {reason}" if len(reasons) > 1 or feature.served else reason)
     return [*parts, feature.note] if feature.note else parts
+
+
+def _named(refusal: Refusal) -> str:
+    """The flag, with the version of SGLang where only one has it."""
+    return refusal.flag if refusal.versions == SUPPORTED_SGLANG else f"{refusal.flag} ({refusal.versions[0]})"
 
 
 def _flags(flags: tuple[str, ...] | list[str]) -> str:
