@@ -27,6 +27,10 @@ class Host(ABC):
     # Arguments
 
     @abstractmethod
+    def resolve(self, **arguments: Any) -> Any:
+        """Arguments as a server with these flags resolves them, as `resolved` gives them. Raises what refuses them."""
+
+    @abstractmethod
     def resolved(self, args: Any) -> Any:
         """Arguments as far as SGLang has resolved them, to read; with `get_model_config`, `get_attention_backends`."""
 

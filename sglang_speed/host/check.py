@@ -95,6 +95,11 @@ def require_host(owner: str) -> None:
     require_in_place(chain(*_installed.values()))
 
 
+def num_installed() -> int:
+    """Hooks that are installed in this process, of all owners."""
+    return sum(map(len, _installed.values())) + len(_resolution_hooks)
+
+
 def require_in_place(hooks: Iterable[Hook]) -> None:
     hooks = tuple(hooks)
     missing = [hook.target for hook in hooks if not is_in_place(hook)]

@@ -11,12 +11,18 @@ from sglang.srt.layers.communicator import LayerCommunicator
 from sglang.srt.managers import io_struct
 from sglang.srt.mem_cache.allocation_sizing import get_req_to_token_extra_context_len
 from sglang.srt.model_executor.forward_context import ForwardContext, forward_context
+from sglang.srt.server_args import ServerArgs
 from torch import Tensor
 
 from sglang_speed.host.base import Host, Step, Stream
 
 
 class Host0517(Host):
+    def resolve(self, **arguments: Any) -> Any:
+        args = ServerArgs(**arguments)
+        args.check_server_args()
+        return args
+
     def resolved(self, args: Any) -> Any:
         return args
 

@@ -22,6 +22,7 @@ from sglang.srt.mem_cache.allocation_sizing import get_req_to_token_extra_contex
 from sglang.srt.mem_cache.kv_index_translator import KVIndexTranslator
 from sglang.srt.model_executor.forward_context import ForwardContext, forward_context
 from sglang.srt.runtime_context import get_schedule
+from sglang.srt.server_args import ServerArgs
 from torch import Tensor
 
 from sglang_speed.host.base import Host, Step, Stream
@@ -44,6 +45,11 @@ class _Resolved:
 
 
 class Host0523(Host):
+    def resolve(self, **arguments: Any) -> Any:
+        args = ServerArgs(**arguments)
+        args.resolve_once()
+        return self.resolved(args)
+
     def resolved(self, args: Any) -> Any:
         return args if isinstance(args, _Resolved) else _Resolved(args)
 

@@ -105,6 +105,22 @@ def inspect(
     Console().print(description_table(description))
 
 
+@app.command()
+def doctor(
+    model: Annotated[
+        str | None, typer.Argument(help="SPEED checkpoint directory, or `speed-llama`: how it would be served.")
+    ] = None,
+) -> None:
+    """Say whether SPEED models can be served here: versions, device, changes to SGLang. Exit status 1 if not."""
+    from rich.console import Console
+
+    from sglang_speed.lab.doctor import findings, table_of
+
+    found = list(findings(model))
+    Console().print(table_of(found))
+    raise typer.Exit(int(any(each.fits is False for each in found)))
+
+
 @app.command(name="default-model")
 def default_model(
     verify: Annotated[bool, typer.Option("--verify", help="Compare every byte with its checksum first.")] = False,
