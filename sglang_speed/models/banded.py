@@ -49,17 +49,17 @@ class BandedForward:
         given = {**dict(zip(self._parameters, args, strict=False)), **kwargs}
         positions, forward_batch = given["positions"], given["forward_batch"]
         stream = self._shallow.run(**given)
-        backend, rows, out = get_attn_backend(), None, torch.empty_like(stream.hidden)
+        backend, all_rows, rows = get_attn_backend(), stream.hidden, None
         assert isinstance(backend, BandedAttnBackend), f"{type(backend).__name__} has no deep band"
         for view, (own_backend, batch) in zip(self._deep, backend.deep_parts_of(forward_batch), strict=True):
             if batch.forward_batch is None:
-                return out.zero_()
+                return torch.zeros_like(all_rows)
             if batch.rows is not None and batch.rows_below is not None:
                 rows, positions = batch.rows, positions[..., batch.rows_below]
                 stream = _select(stream, batch.rows_below)
             with HOST.attention_context(own_backend, batch.forward_batch):
                 stream = view.go_on(stream, positions, batch.forward_batch)
-        return stream.hidden if rows is None else out.zero_().index_copy_(0, rows, stream.hidden)
+        return stream.hidden if rows is None else torch.zeros_like(all_rows).index_copy_(0, rows, stream.hidden)
 
 
 class _View:
