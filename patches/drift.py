@@ -1,4 +1,5 @@
-"""What another SGLang would break: each function that this package changes, compared with the one it was written for.
+"""What another SGLang would break: functions that this package changes and are others now, names that it imports and
+are gone.
 
     python patches/drift.py                    # the installed SGLang
     python patches/drift.py --newest           # the newest wheel of the index, downloaded and not installed
@@ -26,8 +27,7 @@ from pathlib import Path
 
 DIGESTS = Path(__file__).with_name("digests.json")
 """By version of SGLang, then by target: a digest of the function, and the names of its parameters."""
-STEPS = "sglang.srt.arg_groups.pipeline"
-"""Where SGLang calls the steps that resolve its arguments."""
+PACKAGE = Path(__file__).parents[1] / "sglang_speed"
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ def targets(installed: str) -> list[str]:
     return sorted(hook.target for hook in hooks if hook.parameters_in(installed) is not None)
 
 
-def find(root: Path, target: str) -> Found | None:
-    """The function at a dotted path in the package whose folder is `root`; None where there is none.
+def locate(root: Path, target: str) -> tuple[Path, list[str]]:
+    """The file of the module at the beginning of a dotted path, and the names that follow.
 
     root: the folder `sglang`.
     """
@@ -58,7 +58,14 @@ def find(root: Path, target: str) -> Found | None:
     path = root
     while names and (path / names[0]).is_dir():
         path /= names.pop(0)
-    module = path / f"{names.pop(0)}.py" if names and (path / f"{names[0]}.py").is_file() else path / "__init__.py"
+    if names and (path / f"{names[0]}.py").is_file():
+        return path / f"{names.pop(0)}.py", names
+    return path / "__init__.py", names
+
+
+def find(root: Path, target: str) -> Found | None:
+    """The function at a dotted path in the package whose folder is `root`; None where there is none."""
+    module, names = locate(root, target)
     if not module.is_file():
         return None
     node: ast.AST = ast.parse(module.read_text(encoding="utf-8"))
@@ -84,6 +91,36 @@ def drift(root: Path, written: Mapping[str, str]) -> Iterator[str]:
             yield f"{target} is gone"
         elif found.digest != digest:
             yield f"{target}({', '.join(found.parameters)}) is another function now"
+
+
+def missing_imports(root: Path) -> Iterator[str]:
+    """What this package imports of SGLang, adapters of versions aside, and is not there."""
+    files = [path for path in sorted(PACKAGE.rglob("*.py")) if not path.name.startswith("v0_")]
+    imports = (node for path in files for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    wanted = {
+        f"{node.module}.{alias.name}"
+        for node in imports
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("sglang.")
+        for alias in node.names
+    }
+    for name in sorted(wanted):
+        module, rest = locate(root, name)
+        bound = _bound_in(module) if module.is_file() and rest else set()
+        if not module.is_file() or (rest and not bound & {rest[0], "*"}):
+            yield f"{name} is gone"
+
+
+def _bound_in(module: Path) -> set[str]:
+    """Names that a module may have: whatever is defined, assigned or imported anywhere in it; "*" for all of another."""
+    bound: set[str] = set()
+    for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            bound.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            bound.add(node.id)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            bound |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
+    return bound
 
 
 def installed_root() -> Path:
@@ -131,10 +168,11 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         found, root = download_newest(Path(folder)) if options.newest else (version("sglang"), installed_root())
         differences = list(drift(root, digests.get(found, digests[noted])))
+        gone = list(missing_imports(root))
     print(f"SGLang {found}, compared with {found if found in digests else noted}: ", end="")
-    print(f"{len(differences)} of {len(digests[noted])} changed functions differ")
-    print("\n".join(f"  {line}" for line in differences))
-    return int(bool(differences))
+    print(f"{len(differences)} of {len(digests[noted])} changed functions differ, {len(gone)} imported names are gone")
+    print("\n".join(f"  {line}" for line in differences + gone))
+    return int(bool(differences + gone))
 
 
 if __name__ == "__main__":

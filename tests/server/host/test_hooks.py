@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 from sglang.srt.plugins import load_plugins
 
-from patches.drift import drift, installed_root, read_digests
+from patches.drift import drift, installed_root, missing_imports, read_digests
 from sglang_speed.errors import HostMismatch
 from sglang_speed.features import HOOKS as FEATURE_HOOKS
 from sglang_speed.guard.hooks import HOOKS as GUARD_HOOKS
@@ -59,6 +59,7 @@ def test_changed_functions_are_those_that_the_changes_were_written_for() -> None
     noted = read_digests()[versions.installed_version()]
     assert list(drift(installed_root(), noted)) == []
     assert set(noted) == {hook.target for hook in ALL_HOOKS}
+    assert list(missing_imports(installed_root())) == []
 
 
 def test_a_process_whose_arguments_were_resolved_without_the_plugin_serves_nothing() -> None:
