@@ -111,7 +111,7 @@ def missing_imports(root: Path) -> Iterator[str]:
 
 
 def _bound_in(module: Path) -> set[str]:
-    """Names that a module may have: whatever is defined, assigned or imported anywhere in it; "*" for all of another."""
+    """Names that a module may have: whatever is defined, assigned or imported in it; "*" for all of another."""
     bound: set[str] = set()
     for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
@@ -164,12 +164,13 @@ def main() -> int:
         print(write())
         return 0
     digests = read_digests()
-    noted = max(digests, key=lambda each: tuple(map(int, each.split("."))))
+    newest = max(digests, key=lambda each: tuple(map(int, each.split("."))))
     with tempfile.TemporaryDirectory() as folder:
         found, root = download_newest(Path(folder)) if options.newest else (version("sglang"), installed_root())
-        differences = list(drift(root, digests.get(found, digests[noted])))
+        noted = found if found in digests else newest
+        differences = list(drift(root, digests[noted]))
         gone = list(missing_imports(root))
-    print(f"SGLang {found}, compared with {found if found in digests else noted}: ", end="")
+    print(f"SGLang {found}, compared with {noted}: ", end="")
     print(f"{len(differences)} of {len(digests[noted])} changed functions differ, {len(gone)} imported names are gone")
     print("\n".join(f"  {line}" for line in differences + gone))
     return int(bool(differences + gone))
