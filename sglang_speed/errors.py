@@ -1,6 +1,6 @@
 """The errors that this package raises on purpose.
 
-Owns a user's mistake (`ConfigError`), a host that is not the tested one (`HostMismatch`), a broken promise inside
+Owns a user's mistake (`ConfigError`), a host that is not supported (`HostMismatch`), a broken promise inside
 the pools (`IntegrityError`), and nothing else.
 """
 
@@ -12,7 +12,7 @@ class ConfigError(ValueError):
 
 
 class HostMismatch(RuntimeError):
-    """The installed SGLang is not the one this package was tested with, or a change to it is not in place."""
+    """The installed SGLang is not supported, or a change to it is not in place."""
 
 
 class IntegrityError(AssertionError):

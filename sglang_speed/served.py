@@ -1,7 +1,7 @@
 """Which SPEED model this process serves: the one place that knows.
 
-`speed_of` tells it from a configuration, in every process; `served` and `active_pool` from the pools that a scheduler
-process has built, for code to which no path of SGLang leads.
+`speed_of` reads it from a configuration, in any process. `served` and `active_pool` know the pools of a scheduler
+process, for hooks that SGLang gives no way to the model.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class ServedModel:
     """A SPEED model and its memory.
 
-    kv_pool: the shallow band's pool, `prompt_tokens` large, on this rank; `num_ranks` ranks hold the like.
+    kv_pool: the shallow band's pool, `prompt_tokens` large, on this rank; each of `num_ranks` ranks has one.
     request_pool: the request table with the deep bands; None where the checkpoint is the stock model.
     """
 

@@ -1,6 +1,6 @@
 """Checkpoint directories: making them, describing them, and the default model.
 
-convert          a Llama checkpoint becomes a SPEED checkpoint
+convert          a stock checkpoint becomes a SPEED checkpoint
 card             the README.md of a SPEED checkpoint
 hub              where a checkpoint lies that is named by a hub id
 servable         what of a checkpoint a server would refuse, its weights aside

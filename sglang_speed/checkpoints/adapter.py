@@ -1,7 +1,7 @@
-"""What training for a cutoff leaves: a note in the checkpoint, and a difference in the weights, small enough to ship.
+"""What training for a cutoff leaves: a record in the checkpoint, and a LoRA adapter that is small enough to ship.
 
-Owns whether a checkpoint counts as trained, and the form of the file of LoRA's factors: they are named as in peft; the
-metadata has `scale` and `provenance`, JSON both. recipes/speed_llama/pack.py writes it.
+Owns whether a checkpoint counts as trained, and the format of the adapter file: tensors are named as in peft, the
+metadata has `scale` and `provenance`, both JSON. recipes/speed_llama/pack.py writes it.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ class Training(StrEnum):
 
 
 def training_of(directory: Path) -> Training:
-    """Of a checkpoint directory: TRAINED where `sglang-speed train` made it for the bands that its config.json has.
+    """Training state of a checkpoint directory: TRAINED if `sglang-speed train` made it for the bands in its config.json.
 
-    FULL_DEPTH is a SPEED checkpoint whose prompts pass all layers, and any other model.
+    FULL_DEPTH if prompts pass all layers, and for any model without bands.
     """
     speed = SpeedConfig.from_checkpoint(directory)
     if speed is None or speed.is_stock:
@@ -62,7 +62,7 @@ def training_of(directory: Path) -> Training:
 
 
 def require_untrained(checkpoint: Path, role: str) -> None:
-    """ConfigError for a checkpoint that was trained for a cutoff, in a role that wants it at full depth."""
+    """ConfigError if a checkpoint that must run at full depth was trained for a cutoff."""
     if (checkpoint / PROVENANCE_NAME).is_file():
         raise ConfigError(
             f"{checkpoint} was trained for its cutoff ({PROVENANCE_NAME} is in it): at full depth its weights are "

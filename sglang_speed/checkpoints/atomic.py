@@ -43,7 +43,7 @@ def require_free(destination: Path) -> None:
 
 
 def absolute(path: Path) -> Path:
-    """The path from the root, links followed; ConfigError where it names no place."""
+    """Absolute path with links resolved; ConfigError if it cannot exist."""
     try:
         return path.resolve()
     except RuntimeError as error:  # of pathlib before Python 3.13, where links lead in a circle
@@ -51,7 +51,7 @@ def absolute(path: Path) -> Path:
 
 
 def require_writable(destination: Path) -> None:
-    """ConfigError unless `new_directory(destination)` will find a place, asked before anything long begins."""
+    """ConfigError unless `new_directory(destination)` can write there; call it before long work."""
     with writing_to(destination):
         partial = _make_partial(destination)
         partial.rmdir()

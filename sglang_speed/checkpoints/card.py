@@ -27,7 +27,7 @@ _AT_FULL_DEPTH = "none: prompts pass all layers, as in the base model"
 def write_card(directory: Path, base: str) -> None:
     """Replace the card that came from the base model in a finished SPEED checkpoint; the base's own is kept beside it.
 
-    base: what the base model is called. Where the card there is one of ours already, only ours is replaced.
+    base: name of the base model. A card that this package wrote is replaced without a copy.
     """
     card = directory / CARD_NAME
     if card.is_file() and not _is_ours(front_matter(card)):
@@ -40,7 +40,7 @@ def write_card(directory: Path, base: str) -> None:
 
 
 def model_name(source: Path) -> str:
-    """What a checkpoint's base model is called: as its card says, by its name on the Hub, or its directory's name."""
+    """Name of a checkpoint's base model: from its card, else its name on the Hub, else its directory."""
     metadata = front_matter(source / CARD_NAME)
     if _is_ours(metadata):
         return str(metadata["base_model"])
@@ -52,7 +52,7 @@ def model_name(source: Path) -> str:
 
 
 def front_matter(card: Path) -> dict[str, Any]:
-    """The metadata at the head of a card; empty where there is none, or none that can be read."""
+    """The metadata at the head of a card; empty if there is none or it cannot be read."""
     from huggingface_hub import metadata_load
     from yaml import YAMLError  # type: ignore[import-untyped]
 

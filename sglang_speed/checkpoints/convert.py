@@ -78,7 +78,7 @@ def convert(
 
 
 def _require_trained_bands(source: Path, speed: SpeedConfig) -> None:
-    """ConfigError where a checkpoint that was trained for its bands would get others. A tail may change: it is deep."""
+    """ConfigError if a trained checkpoint would get other bands. Its tail may change: those tokens are deep."""
     trained = SpeedConfig.from_checkpoint(source) if (source / PROVENANCE_NAME).is_file() else None
     for key in ("prefill_layers", "anchor_tokens"):
         if trained is not None and getattr(speed, key) != getattr(trained, key):
@@ -122,7 +122,7 @@ def fill_trained(source: Path, directory: Path, speed: SpeedConfig, save_weights
 
 
 def read_source_config(source: Path) -> dict[str, Any]:
-    """config.json of a stock or SPEED checkpoint; ConfigError for anything else, and for what no server would take."""
+    """config.json of a stock or SPEED checkpoint; ConfigError if no server would serve it."""
     config = read_model_config(source)
     if config is None:
         problem = "has no config.json" if source.is_dir() else "is not a directory"

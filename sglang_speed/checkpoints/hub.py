@@ -1,4 +1,4 @@
-"""Checkpoints that are named by their id on a hub: which directory of the local cache they lie in."""
+"""The local directory of a checkpoint that is named by its hub id."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from huggingface_hub.errors import HFValidationError
 
 
 def checkpoint_directory(model_path: str, revision: str | None) -> Path:
-    """Where a checkpoint lies: for a hub id in the local cache, where SGLang has read the configuration."""
+    """Directory of a checkpoint; for a hub id, the one in the local cache that SGLang reads the configuration from."""
     path = Path(model_path)
     if path.exists():
         return path

@@ -1,7 +1,7 @@
-"""Whether SGLang serves a checkpoint in depth bands: what config.json, and files that stand for parts of it, may say.
+"""Whether SGLang serves a checkpoint in depth bands: what config.json, and files beside it, may say.
 
-Owns the rules by which a server would refuse the checkpoint, so that they hold before anything long begins. Weights are
-`weights`' business, flags of a server its own. Must not import torch or sglang.
+Owns the rules by which a server refuses a checkpoint, so that tools can ask before long work. `weights` checks the
+weights, a server its own flags. Must not import torch or sglang.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _UNQUANTIZED = "take the checkpoint that it was made from, in bfloat16 or float1
 
 
 def require_servable(config: Mapping[str, Any], directory: Path) -> None:
-    """ConfigError for the first thing in a stock or SPEED checkpoint, its weights aside, that is not served."""
+    """ConfigError if a stock or SPEED checkpoint asks for something that is not served. Weights are not read."""
     architecture = require_architecture(config, directory)
     _require_unquantized(config, directory)
     _require_sizes(config, directory)

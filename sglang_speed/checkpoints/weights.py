@@ -84,7 +84,7 @@ def read_weights(directory: Path) -> Weights:
 
 
 def require_layers(weights: Weights, config: Mapping[str, Any], directory: Path) -> None:
-    """ConfigError where config.json and the weights disagree: in the number of decoder layers, or in a matrix."""
+    """ConfigError if config.json and the weights disagree on the number of layers or the shape of a matrix."""
     num_layers = config.get("num_hidden_layers")
     if weights.num_layers != num_layers:
         raise ConfigError(

@@ -126,7 +126,7 @@ class DeepBand:
 
     @property
     def num_available(self) -> int:
-        """Slots that can be had now: free ones and those of anchors that nobody reads."""
+        """Slots that can be allocated now: free ones, and those of unused anchors."""
         return self.allocator.available_size() + self.anchors.num_evictable
 
     @property

@@ -41,8 +41,8 @@ MEM_FRACTION_STATIC = 0.8
 
 
 def activate() -> str | None:
-    """Entry point of the group `sglang.srt.platforms`: our class, or None where SGLang has a platform of its own, or is
-    another version than the tested one.
+    """Entry point of the group `sglang.srt.platforms`: our class, or None where SGLang has a platform of its own or its
+    version is not supported.
     """
     has_accelerator = torch.cuda.is_available() or torch.xpu.is_available()
     if has_accelerator or os.environ.get("SGLANG_USE_CPU_ENGINE") == "1":

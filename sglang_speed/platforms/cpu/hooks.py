@@ -1,4 +1,4 @@
-"""What SGLang does only on an accelerator and the CPU platform needs otherwise.
+"""Changes to SGLang that the CPU platform needs, because the original works on an accelerator only.
 
 Owns the functions and their declarations. Must not apply them: the plugin does, and only on the CPU platform.
 """
