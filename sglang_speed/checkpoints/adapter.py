@@ -47,7 +47,8 @@ class Training(StrEnum):
 def training_of(directory: Path) -> Training:
     """Training state of a checkpoint directory.
 
-    TRAINED if `sglang-speed train` made it for the bands in its config.json. FULL_DEPTH if prompts pass all layers, and for any model without bands.
+    TRAINED if `sglang-speed train` made it for the bands in its config.json. FULL_DEPTH if prompts pass all layers, and
+    for any model without bands.
     """
     speed = SpeedConfig.from_checkpoint(directory)
     if speed is None or speed.is_stock:
