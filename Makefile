@@ -10,8 +10,8 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 OLDEST := .venv-oldest
 CORE := tests/server/host tests/inprocess/attention \
-	$(addprefix tests/inprocess/parity/test_, another_architecture.py another_policy.py every_setting.py \
-	gpu_backends.py prefix_reuse.py pressure.py scores_match.py stock_depth.py)
+	$(addprefix tests/inprocess/parity/test_, another_architecture.py another_policy.py gpu_backends.py \
+	pressure.py prefix_reuse.py scores_match.py stock_depth.py triton.py)
 
 .PHONY: help install demo serve bench quick test test-oldest test-slow test-storm soak gpu-bundle gpu-rehearsal \
 	check check-newest format clean

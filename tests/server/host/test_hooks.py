@@ -78,7 +78,7 @@ def test_all_hooks_are_in_place_after_sglang_loaded_its_plugins() -> None:
 
 def test_a_target_with_other_parameters_is_a_host_mismatch() -> None:
     changed = dataclasses.replace(ALL_HOOKS[0], parameters=("self", "more"))
-    with pytest.raises(HostMismatch, match=r"takes \('self', .*\), expected \('self', 'more'\)"):
+    with pytest.raises(HostMismatch, match=r"takes \('self',.*\), expected \('self', 'more'\)"):
         host.check_target(changed)
 
 
