@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from sglang.srt import runtime_context
 
+from sglang_speed.host.adapter import HOST
 from sglang_speed.host.versions import OLDEST, installed_version
 
 IS_OLDEST = installed_version() == OLDEST
@@ -52,3 +54,19 @@ def leaves_out_prefill_graphs(scheduler: Any) -> bool:
     if IS_OLDEST:
         return scheduler.server_args.disable_prefill_cuda_graph
     return runtime_context.get_exec().graph.disable_prefill_cuda_graph
+
+
+def resolve(args: Any) -> None:
+    """What launchers do with arguments before they start a process."""
+    if IS_OLDEST:
+        args.check_server_args()
+    else:
+        args.resolve_once()
+
+
+def resolved_with(args: Any, **values: Any) -> Any:
+    """Resolved arguments with other values, past SGLang's own checks and its guard against changes."""
+    changed = copy.copy(args) if IS_OLDEST else HOST.resolved(args)
+    for name, value in values.items():
+        object.__setattr__(changed, name, value)
+    return changed

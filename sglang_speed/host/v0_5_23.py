@@ -38,7 +38,7 @@ class _Resolved:
         return getattr(self._view, name)
 
     def get_attention_backends(self) -> Any:
-        return attention_backends_of(self._view)
+        return attention_backends_of(self)
 
     def get_model_config(self) -> Any:
         return model_config_of(self._args)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import os
 import re
@@ -23,7 +22,9 @@ from sglang.srt.server_args import ServerArgs  # noqa: E402
 
 from sglang_speed.errors import ConfigError  # noqa: E402
 from sglang_speed.features import REFUSALS, Refusal  # noqa: E402
+from sglang_speed.host.versions import installed_version  # noqa: E402
 from sglang_speed.serving.refusals import refuse_unsupported  # noqa: E402
+from tests.host import IS_OLDEST, resolve, resolved_with  # noqa: E402
 from tests.tiny_models import make_tiny_llama  # noqa: E402
 
 VALUES: dict[str, Any] = {
@@ -54,6 +55,8 @@ VALUES: dict[str, Any] = {
     "--offload-group-size": 2,
     "--weight-cache-mode": "host",
     "--torchao-config": "int8wo",
+    "--attn-dp-size": 2,
+    "--startup-weight-load-mode": "other",
 }
 """What sets a refused flag; the others are switches."""
 BESIDE = {"--enable-strict-thinking": {"grammar_backend": "llguidance"}}
@@ -82,8 +85,10 @@ COMMAND_LINES: dict[str, str] = {
     "--load-format": "--load-format gguf",
 }
 """Command lines that SGLang itself has nothing against, by what the refusal names."""
+if not IS_OLDEST:  # SGLang replaces one by the other
+    COMMAND_LINES["--attn-dp-size"] = COMMAND_LINES.pop("--enable-dp-attention")
 
-USUAL = [refusal for refusal in REFUSALS if refusal.message is None]
+USUAL = [refusal for refusal in REFUSALS if refusal.message is None and installed_version() in refusal.versions]
 """The others' messages depend on values, and have tests of their own."""
 
 WRONG_SPEED: dict[str, tuple[Any, str]] = {
@@ -123,21 +128,18 @@ def check(model: Path, command_line: str = "") -> ServerArgs:
     parser = argparse.ArgumentParser()
     ServerArgs.add_cli_args(parser)
     args = ServerArgs.from_cli_args(parser.parse_args(["--model-path", str(model), *command_line.split()]))
-    args.check_server_args()
+    resolve(args)
     return args
 
 
-def with_flag(args: ServerArgs, flag: str) -> ServerArgs:
-    """The same arguments with one more flag, past SGLang's own checks and its guard against changes."""
-    changed = copy.copy(args)
+def with_flag(args: ServerArgs, flag: str) -> Any:
+    """The same arguments with one more flag."""
     name = flag.split()[0]
     if name.startswith("--"):
         own = {name.removeprefix("--").replace("-", "_"): VALUES.get(name, True)}
-        for key, value in (own | BESIDE.get(name, {})).items():
-            object.__setattr__(changed, key, value)
-    else:
-        os.environ[name] = "1"
-    return changed
+        return resolved_with(args, **own, **BESIDE.get(name, {}))
+    os.environ[name] = "1"
+    return args
 
 
 def test_a_speed_model_with_ordinary_settings_is_not_refused(tiny_speed: Path) -> None:
@@ -159,21 +161,16 @@ def test_an_attention_backend_that_is_not_proven_is_refused_by_name(tiny_speed: 
         check(tiny_speed, f"--{phase}attention-backend triton")
 
 
-def on_a_gpu(
-    args: ServerArgs, backend: str = "flashinfer", decode: str = "full", prefill: str = "disabled"
-) -> ServerArgs:
+def on_a_gpu(args: ServerArgs, backend: str = "flashinfer", decode: str = "full", prefill: str = "disabled") -> Any:
     """The same arguments as SGLang would have resolved them on CUDA."""
-    changed = copy.copy(args)
     graphs = CudaGraphConfig(decode=PhaseConfig(backend=decode), prefill=PhaseConfig(backend=prefill))
-    for name, value in {"device": "cuda", "attention_backend": backend, "cuda_graph_config": graphs}.items():
-        object.__setattr__(changed, name, value)
-    return changed
+    return resolved_with(args, device="cuda", attention_backend=backend, cuda_graph_config=graphs)
 
 
 @pytest.mark.parametrize("backend", ["flashinfer", "triton", "fa3"])
 @pytest.mark.parametrize("decode", ["full", "disabled"])
 def test_tested_backends_and_decode_graphs_are_allowed_on_a_gpu(tiny_speed: Path, backend: str, decode: str) -> None:
-    refuse_unsupported(None, on_a_gpu(check(tiny_speed), backend, decode))
+    refuse_unsupported(on_a_gpu(check(tiny_speed), backend, decode))
 
 
 @pytest.mark.parametrize(
@@ -196,7 +193,7 @@ def test_tested_backends_and_decode_graphs_are_allowed_on_a_gpu(tiny_speed: Path
 )
 def test_what_a_gpu_would_run_untested_is_refused(tiny_speed: Path, settings: dict[str, str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        refuse_unsupported(None, on_a_gpu(check(tiny_speed), **settings))
+        refuse_unsupported(on_a_gpu(check(tiny_speed), **settings))
 
 
 @pytest.mark.parametrize("backend", ["flashinfer", "triton", "fa3"])
@@ -207,31 +204,31 @@ def test_an_fp8_cache_is_refused_where_a_backends_kernels_do_not_take_it(
 ) -> None:
     args = on_a_gpu(check(tiny_speed, f"--kv-cache-dtype {kv_dtype} --dtype {dtype}"), backend)
     if backend != "fa3" or (kv_dtype, dtype) == ("fp8_e4m3", "bfloat16"):
-        refuse_unsupported(None, args)
+        refuse_unsupported(args)
         return
     with pytest.raises(
         ConfigError, match=f"--kv-cache-dtype {kv_dtype} in a .*{dtype} model .* fa3, .* choose that, or"
     ):
-        refuse_unsupported(None, args)
+        refuse_unsupported(args)
 
 
 @pytest.mark.parametrize("phase", ["prefill", "decode"])
 def test_an_fp8_cache_is_refused_for_a_backend_of_one_phase(tiny_speed: Path, phase: str) -> None:
     args = on_a_gpu(check(tiny_speed, "--kv-cache-dtype fp8_e5m2"), "triton")
-    object.__setattr__(args, f"{phase}_attention_backend", "fa3")
+    args = resolved_with(args, **{f"{phase}_attention_backend": "fa3"})
     with pytest.raises(
         ConfigError, match=r"--kv-cache-dtype fp8_e5m2 .* is not supported with --attention-backend fa3"
     ):
-        refuse_unsupported(None, args)
+        refuse_unsupported(args)
 
 
 @pytest.mark.parametrize("refusal", USUAL, ids=lambda refusal: str(refusal.flag))
 def test_every_refusal_is_set_by_its_own_flag_alone(tiny_speed: Path, plain: Path, refusal: Refusal) -> None:
     """Also flags that SGLang itself refuses here or for this architecture. Other models are left alone."""
     with pytest.raises(ConfigError, match=f"sglang_speed: {re.escape(refusal.flag)} is not supported") as error:
-        refuse_unsupported(None, with_flag(check(tiny_speed), refusal.flag))
+        refuse_unsupported(with_flag(check(tiny_speed), refusal.flag))
     assert refusal.reason in str(error.value)
-    refuse_unsupported(None, with_flag(check(plain), refusal.flag))
+    refuse_unsupported(with_flag(check(plain), refusal.flag))
 
 
 @pytest.mark.parametrize("changed", OVERRIDES, ids=str)

@@ -112,7 +112,7 @@ def test_another_version_of_sglang_is_a_host_mismatch(monkeypatch: pytest.Monkey
 PLAIN_CONFIG = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "num_hidden_layers": 2}
 MISMATCHES = {
     "another version": "versions.installed_version = lambda: '0.5.18'",
-    "a hook that does not fit": "hooks.HOOKS += (dataclasses.replace(hooks.HOOKS[0], target='os.x'),)",
+    "a hook that does not fit": "hooks.HOOKS += (dataclasses.replace(hooks.HOOKS[0], target='os.x', parameters=()),)",
     "a module that is gone": "sys.modules['sglang_speed.serving.memory'] = None",
 }
 
