@@ -6,8 +6,14 @@ from sglang.srt.plugins.hook_registry import HookType
 
 from sglang_speed.guard import dead_ends, grammars, parameters, stop_patterns
 from sglang_speed.host.hook import Hook
+from sglang_speed.host.versions import NEWEST
 
 _MANAGERS = "sglang.srt.managers"
+_BATCH_INFO = "sglang.srt.sampling.sampling_batch_info.SamplingBatchInfo"
+_DEAD_END = (
+    "a grammar with a dead end, or one that ends before min_new_tokens, forbids every token, and torch.multinomial "
+    "raises on NaN (sampler.py, sampling_from_probs_torch)"
+)
 
 HOOKS = (
     Hook(
@@ -48,12 +54,19 @@ HOOKS = (
         remove_when="SGLang takes them from the grammar",
     ),
     Hook(
-        target="sglang.srt.sampling.sampling_batch_info.SamplingBatchInfo.apply_logits_bias",
+        target=f"{_BATCH_INFO}.apply_logits_bias",
         parameters=("self", "logits"),
         kind=HookType.AFTER,
         function=dead_ends.leave_a_choice,
-        reason="a grammar with a dead end, or one that ends before min_new_tokens, forbids every token, and "
-        "torch.multinomial raises on NaN (sampler.py, sampling_from_probs_torch)",
+        reason=_DEAD_END,
+        remove_when="SGLang aborts a request that has no token left",
+    ),
+    Hook(
+        target=f"{_BATCH_INFO}.apply_logits_bias_with_observer",
+        parameters={NEWEST: ("self", "logits", "observer")},
+        kind=HookType.AFTER,
+        function=dead_ends.leave_a_choice,
+        reason=f"with an observer of samples: {_DEAD_END}",
         remove_when="SGLang aborts a request that has no token left",
     ),
 )

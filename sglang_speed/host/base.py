@@ -65,6 +65,10 @@ class Host(ABC):
         """What keeps requests with the same tokens apart in the prefix cache."""
 
     @abstractmethod
+    def take_readout(self, req: Any) -> list[int] | None:
+        """Positions of its prompt at which a request reads logits, taken from it; None where there are none."""
+
+    @abstractmethod
     def rows_in_use(self, checker: Any) -> set[int]:
         """Rows of the requests that the invariant checker knows to run."""
 

@@ -52,6 +52,9 @@ class Host0517(Host):
         namespace: Hashable = req.extra_key
         return namespace
 
+    def take_readout(self, req: Any) -> list[int] | None:
+        return None
+
     def rows_in_use(self, checker: Any) -> set[int]:
         rows: set[int] = checker.pool_stats_observer.active_pool_idxs()
         return rows

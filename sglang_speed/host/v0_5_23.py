@@ -85,6 +85,10 @@ class Host0523(Host):
     def namespace_of(self, req: Any) -> Hashable:
         return req.extra_key, req.cache_salt
 
+    def take_readout(self, req: Any) -> list[int] | None:
+        positions, req.token_indices_to_pool = req.token_indices_to_pool, None
+        return positions
+
     def rows_in_use(self, checker: Any) -> set[int]:
         return {req.kv.req_pool_idx for req in checker._requests_owning_rows()}
 

@@ -188,6 +188,12 @@ def fit_to_deep_bands(scheduler: Any, req: Req, is_retracted: bool = False) -> N
     pool = banded(scheduler.req_to_token_pool)
     if pool is None:
         return
+    if HOST.take_readout(req) is not None:
+        req.set_finish_with_abort(
+            "sglang_speed: token_indices_to_pool (score_extraction_token of /v1/score) is not supported with a SPEED "
+            "model: the tokens that it reads logits at do not pass the deep layers; leave it out, or serve the "
+            "full-depth checkpoint"
+        )
     for band in pool.deep_bands:
         if req.to_finish is None and not req.finished():
             _fit_to(band, req, pool.deep_tokens_of(req, band).num_before(len(req.origin_input_ids)))

@@ -9,6 +9,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from tests.host import IS_OLDEST
 from tests.server.conftest import DEEP_TOKENS
 
 PROMPT = [0, 74, 107, 99]
@@ -290,6 +291,24 @@ OTHERS = {
     "an abort of what does not run": Bad("/abort_request", {"rid": "nobody"}, "", 200),
 }
 
+NEWER = {
+    "beams": sampling("beam_width=2 is not supported with a SPEED model", beam_width=2),
+    "logits inside the prompt": generate(
+        "token_indices_to_pool",
+        token_indices_to_pool=[1],
+        return_logprob=True,
+        logprob_start_len=0,
+        token_ids_logprob=[5],
+        sampling_params={"max_new_tokens": 0},
+    ),
+    "a score at a token inside the prompt": Bad(
+        "/v1/score",
+        {"query": "a", "items": ["bc"], "label_token_ids": [5], "score_extraction_token": "b", "model": "default"},
+        "token_indices_to_pool",
+    ),
+}
+"""What the oldest version of SGLang does not know."""
+
 BAD_REQUESTS: dict[str, Bad] = {
     **BODIES,
     **PROMPTS,
@@ -300,4 +319,5 @@ BAD_REQUESTS: dict[str, Bad] = {
     **CHATS,
     **COMPLETIONS,
     **OTHERS,
+    **({} if IS_OLDEST else NEWER),
 }
