@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 from typing import Any
 
 from sglang.srt import runtime_context
+from sglang.srt.server_args import ServerArgs
 
 from sglang_speed.host.adapter import HOST
 from sglang_speed.host.versions import OLDEST, installed_version
@@ -54,6 +56,13 @@ def leaves_out_prefill_graphs(scheduler: Any) -> bool:
     if IS_OLDEST:
         return scheduler.server_args.disable_prefill_cuda_graph
     return runtime_context.get_exec().graph.disable_prefill_cuda_graph
+
+
+def typed_arguments(model: str) -> Any:
+    """A model's name as arguments that SGLang has not resolved yet."""
+    if IS_OLDEST:  # its own resolves as it is made
+        return SimpleNamespace(model_path=model, tokenizer_path=None, served_model_name=None)
+    return ServerArgs(model_path=model)
 
 
 def resolve(args: Any) -> None:

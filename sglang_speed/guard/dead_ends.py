@@ -10,7 +10,8 @@ from sglang_speed.served import served
 
 
 def leave_a_choice(_: Any, info: Any, logits: Tensor, observer: Any = None) -> None:
-    """Hook after SamplingBatchInfo.apply_logits_bias, and the same for an observer: where every token is forbidden, every token is allowed.
+    """Hook after SamplingBatchInfo.apply_logits_bias, and the one for an observer: where every token is forbidden,
+    every token is allowed.
 
     logits: [batch_size, vocab_size], changed in place. A grammar that led into the dead end then rejects the token,
     and SGLang aborts that request alone.

@@ -47,5 +47,5 @@ def test_with_a_wrong_speed_object_the_server_does_not_start(tiny_speed: Path, t
 def test_with_too_small_a_deep_band_the_server_does_not_start(tiny_speed: Path) -> None:
     """Found out in the scheduler's process, which takes the others with it."""
     text = failure(tiny_speed, env={"SGLANG_SPEED_DEEP_TOKENS": "4"})
-    assert "the deep band has room for 4 tokens, but one request needs 5" in text
+    assert "a deep band has room for 4 tokens, but one request needs 5" in text
     assert "the server ended with 1\n" in text, "not 137, as for a machine out of memory"
