@@ -6,7 +6,7 @@ Owns the table. Where the status is 200, SGLang legitimately serves what looks w
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tests.host import IS_OLDEST
@@ -304,10 +304,38 @@ NEWER = {
     "a score at a token inside the prompt": Bad(
         "/v1/score",
         {"query": "a", "items": ["bc"], "label_token_ids": [5], "score_extraction_token": "b", "model": "default"},
-        "token_indices_to_pool",
+        "requires --disable-radix-cache",
     ),
 }
 """What the oldest version of SGLang does not know."""
+
+ANSWERED_OTHERWISE: dict[str, tuple[str, int]] = {
+    # the tokenizer's BOS is a prompt
+    "an empty text": ("output_ids", 200),
+    # sampling parameters are decoded by their types, before anything of ours sees them; huge numbers as floats
+    "a temperature that is text": ("expected f64", 400),
+    "a count of tokens that is text": ("expected i64", 400),
+    "a count of tokens that is a fraction": ("expected i64", 400),
+    "a number of answers that is text": ("expected i64", 400),
+    "a parameter that does not exist": ("unknown field `heat`", 400),
+    "a parameter of SGLang's own": ("unknown field `is_normalized`", 400),
+    "a stop text that is a number": ("expected a value or an array", 400),
+    "a stop text that is a list of lists": ("expected a string", 400),
+    "20000 stop texts": ("at most 32 stop strings", 400),
+    "stop tokens that are text": ("expected a sequence", 400),
+    "stop tokens beyond 64 bits": ("expected i64", 400),
+    "a bias that is text": ("expected f64", 400),
+    "switches that are numbers": ("expected a boolean", 400),
+    "a switch that is text": ("expected a boolean", 400),
+    "a seed beyond 64 bits": ("expected i64", 400),
+    "a regex that is a number": ("expected a string", 400),
+    "a schema that is an object": ("expected a string", 400),
+    # a token that a grammar rejects is the server's error
+    "a grammar with a dead end": ("Grammar accept_token failed", 500),
+    "a grammar that ends too early": ("Grammar accept_token failed", 500),
+    "a schema that refers to itself": ("Grammar accept_token failed", 500),
+}
+"""By versions of SGLang after the oldest: words and status."""
 
 BAD_REQUESTS: dict[str, Bad] = {
     **BODIES,
@@ -319,5 +347,8 @@ BAD_REQUESTS: dict[str, Bad] = {
     **CHATS,
     **COMPLETIONS,
     **OTHERS,
-    **({} if IS_OLDEST else NEWER),
 }
+if not IS_OLDEST:
+    for name, (words, status) in ANSWERED_OTHERWISE.items():
+        BAD_REQUESTS[name] = replace(BAD_REQUESTS[name], words=words, status=status)
+    BAD_REQUESTS |= NEWER
