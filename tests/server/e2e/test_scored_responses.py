@@ -40,7 +40,7 @@ def test_scored_from_the_last_prompt_token_the_tail_would_be_another(asker: Aske
 
 def test_a_running_server_says_its_bands(asker: Asker) -> None:
     assert running(asker.server.url, "server").speed == SpeedConfig(8, **SPEED)
-    with pytest.raises(ConfigError, match="serves prompts in 6 of 8 layers: --full-depth is the same model in all"):
+    with pytest.raises(ConfigError, match="serves prompts in 6 of 8 layers: --full-depth must run all layers"):
         full_depth_of(asker.server.url)
 
 

@@ -38,7 +38,8 @@ def exported(asker: Asker) -> dict[str, float]:
     found = {}
     for name, labels, value in samples:
         band = re.search(r'band="(\w+)"', labels)
-        found[f"{band[1]}_{name.removesuffix('_total')}" if band else name] = float(value)
+        own = name.removesuffix("_total").removeprefix("deep_")
+        found[f"{band[1]}_{own}" if band else name] = float(value)
     return found
 
 
