@@ -15,6 +15,7 @@ import xgrammar
 from openai import OpenAI
 
 from sglang_speed.reference.generation import score
+from tests.host import IS_OLDEST
 from tests.server.conftest import SPEED
 from tests.server.e2e.asking import require_close
 from tests.server.e2e.reference_answers import Reference, within
@@ -85,7 +86,7 @@ class Witness:
         assert choice.prompt_token_ids == self.templated(messages)
         self._note(
             prompt=choice.prompt_token_ids,
-            output=choice.token_ids,
+            output=choice.token_ids if IS_OLDEST else choice.response_token_ids,
             cached=usage.prompt_tokens_details.cached_tokens if usage.prompt_tokens_details else 0,
             max_tokens=options["max_tokens"],
             sent=sent,
