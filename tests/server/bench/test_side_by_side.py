@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from sglang_speed.host.versions import installed_version
 from sglang_speed.lab.bench.profiles import REHEARSAL
 
 SCENARIOS = ("capacity", "chat")
@@ -41,7 +42,7 @@ def test_the_file_has_what_was_asked_and_where_it_was_measured(results: dict[str
     assert set(results["scenarios"]) == set(SCENARIOS)
     for scenario in results["scenarios"].values():
         assert {"stock", "speed", "ratio", "ceiling", "figures"} <= set(scenario)
-    assert results["versions"]["sglang"] == "0.5.17"
+    assert results["versions"]["sglang"] == installed_version()
     assert results["machine"]["cores"] >= 1
     assert results["configuration"]["speed"]["prefill_layers"] == REHEARSAL.prefill_layers
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from sglang_speed.config import SpeedConfig
+from sglang_speed.host.versions import installed_version
 from sglang_speed.policies import SpeedPolicy
 from sglang_speed.reference.generation import score
 from tests.server.conftest import SPEED
@@ -45,7 +46,7 @@ def read(path: Path) -> Any:
 
 def expected_logprob(reference: Reference, speed: dict[str, int], references: Sequence[dict[str, Any]]) -> float:
     """Mean over all tokens of all responses. speed: the bands to compute them with."""
-    served, reference.model.policy = reference.model.policy, SpeedPolicy(SpeedConfig(8, **speed))
+    served, reference.model.policies = reference.model.policies, (SpeedPolicy(SpeedConfig(8, **speed)),)
     try:
         logprobs = [
             logprob
@@ -55,7 +56,7 @@ def expected_logprob(reference: Reference, speed: dict[str, int], references: Se
             )[-len(one["ids"]) :]
         ]
     finally:
-        reference.model.policy = served
+        reference.model.policies = served
     return sum(logprobs) / len(logprobs)
 
 
@@ -94,7 +95,7 @@ def test_what_was_measured_and_where_is_in_the_file(evaluated: Path) -> None:
     for model in results["models"]:
         assert set(model["tasks"]) == {"responses", "recall"}
         runs = [results["runs"][task["run"]] for task in model["tasks"].values()]
-        assert {run["versions"]["sglang"] for run in runs} == {"0.5.17"}
+        assert {run["versions"]["sglang"] for run in runs} == {installed_version()}
     answers = list(evaluated.with_name("eval-logs").glob("*recall.jsonl"))
     assert len(answers) == len(results["models"])
     assert (evaluated.parent / "plots" / "quality.png").is_file()
