@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from sglang_speed.checkpoints.adapter import PROVENANCE_NAME, read_provenance
 from sglang_speed.checkpoints.default_model import ADAPTER, ADAPTER_SHA256, DEFAULT_SPEED, write_full_depth
 from sglang_speed.checkpoints.describe import describe
 from sglang_speed.checkpoints.manifest import file_sha256
+from sglang_speed.config import SpeedConfig
 from sglang_speed.lab.evaluation.subjects import full_depth_of, subjects_of
 from sglang_speed.reference.generation import generate_greedy
 from sglang_speed.reference.modeling import SpeedLlamaForCausalLM
@@ -151,7 +151,7 @@ def test_it_has_what_training_changed_and_nothing_else(built_default_model: Path
     assert before.keys() == after.keys() > trained
     assert {name for name in before if not torch.equal(before[name], after[name])} == trained
     settings = read_provenance(ADAPTER)["settings"]
-    assert settings["speed"] == asdict(DEFAULT_SPEED)
+    assert SpeedConfig(**settings["speed"]) == DEFAULT_SPEED
     assert {int(name.split(".")[2]) for name in trained} == set(range(settings["first_layer"], 30))
 
 

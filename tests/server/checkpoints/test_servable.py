@@ -18,7 +18,7 @@ from tests.server.checkpoints.helpers import edit_json
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "mistral"}, "model_type='mistral' in .* is not 'llama'.*choose a Llama checkpoint"),
+        ({"model_type": "mistral"}, "model_type='mistral' in .* has no depth bands.*of one of llama"),
         ({"model_type": None}, "model_type=None"),
         ({"architectures": ["LlamaForSequenceClassification"]}, "LlamaForSequenceClassification.*only models that gen"),
         ({"is_encoder_decoder": True}, "only models that generate text can be served"),
@@ -39,7 +39,10 @@ from tests.server.checkpoints.helpers import edit_json
         ({"vocab_size": 300}, r"embed_tokens\.weight in .* is of shape \[258, 32\]"),
         ({"hidden_act": "gelu"}, "hidden_act='gelu'"),
         ({"mlp_bias": True}, "mlp_bias=true"),
-        ({"rope_parameters": {"rope_type": "proportional"}}, "rope type 'proportional' in .* is not one of default,"),
+        (
+            {"rope_parameters": {"rope_type": "proportional"}},
+            "config.json: rope type 'proportional' is not one of default,",
+        ),
         ({"num_hidden_layers": 9}, "weights of 4 decoder layers but num_hidden_layers=9"),
     ],
 )
