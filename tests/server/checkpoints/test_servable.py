@@ -41,7 +41,7 @@ from tests.server.checkpoints.helpers import edit_json
         ({"mlp_bias": True}, "mlp_bias=true"),
         (
             {"rope_parameters": {"rope_type": "proportional"}},
-            "config.json: rope type 'proportional' is not one of default,",
+            "rope type 'proportional' is not one of default,",
         ),
         ({"num_hidden_layers": 9}, "weights of 4 decoder layers but num_hidden_layers=9"),
     ],
