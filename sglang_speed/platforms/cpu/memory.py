@@ -88,7 +88,8 @@ class CpuPagedAllocator(PagedTokenToKVPoolAllocator):
 
 
 def build_allocator(size: int, *, page_size: int, **kwargs: Any) -> BaseTokenToKVPoolAllocator:
-    """The allocator for a pool of `size` slots; `kwargs` are those of SGLang's allocators."""
+    """The allocator for a pool of `size` slots, which sorts; `kwargs` are those of SGLang's allocators."""
+    kwargs["need_sort"] = True
     if page_size == 1:
         return TokenToKVPoolAllocator(size, **kwargs)
     return CpuPagedAllocator(size, page_size=page_size, **kwargs)
