@@ -95,7 +95,7 @@ def test_a_chat_is_open_where_the_model_has_to_write(messages: list[Message], ex
 def test_after_a_refusal_only_what_is_missing_is_asked_for(tmp_path: Path, chat_format: ChatFormat) -> None:
     path = tmp_path / "answered.jsonl"
     with stub_server(lambda prompt, number: None if number == 6 else echo(prompt, number)) as server:
-        with pytest.raises(ConfigError, match=r"^line \d+: the server does not answer .*too long.*: shorten or remove"):
+        with pytest.raises(ConfigError, match=r"^line \d+: the server refused a prompt of .*too long.*: shorten or remove"):
             answer(CHATS, path, server, chat_format)
         kept = set(path.read_text(encoding="utf-8").splitlines())
         assert 0 < len(kept) < len(CHATS)
@@ -155,7 +155,7 @@ def test_a_run_that_was_killed_before_it_put_them_in_order_does_so_when_it_goes_
 
 def test_a_template_in_which_no_question_can_be_written_is_explained(chat_format: ChatFormat) -> None:
     changing = chat_format_of(TEMPLATE.replace("message['content']", "message['content'] | upper"))
-    with pytest.raises(ConfigError, match=r"^line 5: the chat template changes a message's text"):
+    with pytest.raises(ConfigError, match=r"^line 5: the chat template changes the text of messages"):
         fill(Chat([user(None)], origin="line 5"), Client("http://127.0.0.1:1"), changing, SAMPLING)
 
 

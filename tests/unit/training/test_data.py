@@ -41,7 +41,7 @@ def test_a_compressed_file_is_read_by_what_is_in_it(tmp_path: Path) -> None:
     packed.write_bytes(gzip.compress(plain.read_bytes()))
     assert [one.messages for one in read_chats(packed)] == [CHAT]
     packed.write_bytes(packed.read_bytes()[:-9])
-    with pytest.raises(ConfigError, match=r"packed cannot be read as UTF-8 text .*: give a file of JSON lines"):
+    with pytest.raises(ConfigError, match=r"packed cannot be read as UTF-8 text .*: give a JSONL file"):
         list(read_chats(packed))
 
 
