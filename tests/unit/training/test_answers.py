@@ -95,7 +95,7 @@ def test_a_chat_is_open_where_the_model_has_to_write(messages: list[Message], ex
 def test_after_a_refusal_only_what_is_missing_is_asked_for(tmp_path: Path, chat_format: ChatFormat) -> None:
     path = tmp_path / "answered.jsonl"
     with stub_server(lambda prompt, number: None if number == 6 else echo(prompt, number)) as server:
-        with pytest.raises(ConfigError, match=r"^line \d+: the server refused a prompt of .*too long.*: shorten or remove"):
+        with pytest.raises(ConfigError, match=r"^line \d+: the server refused .*too long.*: shorten or remove"):
             answer(CHATS, path, server, chat_format)
         kept = set(path.read_text(encoding="utf-8").splitlines())
         assert 0 < len(kept) < len(CHATS)
