@@ -30,7 +30,7 @@ from sglang_speed.config import (
     read_model_config,
 )
 from sglang_speed.errors import ConfigError
-from sglang_speed.models.architectures import Architecture, architecture_of
+from sglang_speed.models.architectures import known_architecture
 
 Placement = Literal["hard link", "symlink", "copy"]
 
@@ -139,7 +139,7 @@ def speed_model_config(config: Mapping[str, Any], speed: SpeedConfig) -> dict[st
 
     No `auto_map`: code that came with the source must not be run in our name.
     """
-    architecture = _architecture_of(config)
+    architecture = known_architecture(config)
     ours = {
         **_rope_in_one_object(config),
         "architectures": [architecture.speed_name],
@@ -152,16 +152,9 @@ def speed_model_config(config: Mapping[str, Any], speed: SpeedConfig) -> dict[st
 
 def plain_model_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """config.json of the same model at full depth, which SGLang serves without this package."""
-    architecture = _architecture_of(config)
+    architecture = known_architecture(config)
     rest = {key: value for key, value in config.items() if key != "speed"}
     return {**rest, "architectures": [architecture.name], "model_type": architecture.model_type}
-
-
-def _architecture_of(config: Mapping[str, Any]) -> Architecture:
-    """Of a config.json that `read_source_config` has accepted."""
-    architecture = architecture_of(config)
-    assert architecture is not None, f"model_type={config.get('model_type')!r} has no depth bands"
-    return architecture
 
 
 def _rope_in_one_object(config: Mapping[str, Any]) -> dict[str, Any]:

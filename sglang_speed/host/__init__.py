@@ -6,7 +6,6 @@ v0_5_17, v0_5_23   that interface, a file for each version
 adapter     `HOST`, the one for the installed version
 hook        a change to a function, or to a step that resolves SGLang's arguments
 field       a field that is set on an object
-digests     the source of every changed function, as it was when the change was written
 check       whether every declared change fits, is in place, and has run
 
 Owns no behaviour: `serving`, `features`, `guard` and `platforms` declare their changes and say what they

@@ -8,8 +8,7 @@ from importlib.metadata import version
 from sglang_speed import SUPPORTED_SGLANG
 from sglang_speed.errors import HostMismatch
 
-OLDEST, NEWEST = "0.5.17", "0.5.23"
-assert (OLDEST, NEWEST) == SUPPORTED_SGLANG
+OLDEST, NEWEST = SUPPORTED_SGLANG
 
 
 @cache

@@ -55,6 +55,13 @@ ARCHITECTURES = {row.model_type: row for row in (Architecture("llama", "LlamaFor
 """By the model type of the stock model."""
 
 
+def known_architecture(config: Mapping[str, Any]) -> Architecture:
+    """The row of a config.json that has been found to have one."""
+    architecture = architecture_of(config)
+    assert architecture is not None, f"model_type={config.get('model_type')!r} has no depth bands"
+    return architecture
+
+
 def architecture_of(config: Mapping[str, Any]) -> Architecture | None:
     """The row of a config.json, with or without depth bands; None where its model type has none."""
     return ARCHITECTURES.get(str(config.get("model_type")).removeprefix(SPEED_MODEL_TYPE))

@@ -13,7 +13,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
 from sglang_speed.config import SpeedConfig
 from sglang_speed.errors import ConfigError, HostMismatch
-from sglang_speed.models.architectures import ARCHITECTURES, Architecture, architecture_of
+from sglang_speed.models.architectures import ARCHITECTURES, Architecture, known_architecture
 
 
 class _WithBands:
@@ -53,9 +53,12 @@ def config_class(architecture: Architecture) -> Any:
 
 def config_of(config: Mapping[str, Any]) -> PreTrainedConfig:
     """The configuration that a SPEED checkpoint's config.json, as a mapping, describes."""
-    architecture = architecture_of(config)
-    assert architecture is not None, f"no depth bands for model_type={config.get('model_type')!r}"
-    return config_class(architecture).from_dict(dict(config))
+    return config_class(known_architecture(config)).from_dict(dict(config))
+
+
+def architecture_of_class(config: PreTrainedConfig) -> Architecture:
+    """The row of a configuration with depth bands, by its class: its names may have been overridden."""
+    return next(row for row in ARCHITECTURES.values() if isinstance(config, config_class(row)))
 
 
 def as_stock(config: PreTrainedConfig) -> PreTrainedConfig:
@@ -64,7 +67,7 @@ def as_stock(config: PreTrainedConfig) -> PreTrainedConfig:
     A host keys its behaviour on a model's type, name and configuration class, and the layers are the stock model's.
     ConfigError where `config` says another name than its checkpoint, which would be another model or depth.
     """
-    architecture = next(row for row in ARCHITECTURES.values() if isinstance(config, config_class(row)))
+    architecture = architecture_of_class(config)
     names = {"model_type": config.model_type, "architectures": config.architectures}
     if names != {"model_type": architecture.speed_model_type, "architectures": [architecture.speed_name]}:
         raise ConfigError(

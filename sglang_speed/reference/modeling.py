@@ -22,7 +22,7 @@ from transformers.utils import ModelOutput
 
 from sglang_speed.method import DeepTokens, DepthBand, depth_bands
 from sglang_speed.models.architectures import ARCHITECTURES, Architecture
-from sglang_speed.models.hf_config import config_class
+from sglang_speed.models.hf_config import architecture_of_class, config_class
 from sglang_speed.policies import DepthPolicy, policy_of
 
 IGNORED_LABEL = -100
@@ -159,7 +159,7 @@ def model_class(architecture: Architecture, ours: Any = ReferenceModel) -> Any:
 
 def class_for(config: PreTrainedConfig, ours: Any = ReferenceModel) -> Any:
     """The same for the configuration of a SPEED checkpoint."""
-    return model_class(next(row for row in ARCHITECTURES.values() if isinstance(config, config_class(row))), ours)
+    return model_class(architecture_of_class(config), ours)
 
 
 def register(architecture: Architecture) -> None:

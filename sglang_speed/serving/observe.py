@@ -62,8 +62,9 @@ def check_when_busy(_: Any, checker: Any) -> None:
     if pool is None:
         return
     pool.check_integrity()
+    in_use = HOST.rows_in_use(checker)
     for band in pool.deep_bands:
-        unknown = HOST.rows_in_use(checker) - set(band.rows)
+        unknown = in_use - set(band.rows)
         if unknown:
             raise IntegrityError(
                 f"request table: requests run in rows {sorted(unknown)}, which the {band.name} band does not know"
