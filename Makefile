@@ -13,6 +13,9 @@ CORE := tests/server/host tests/inprocess/attention \
 	$(addprefix tests/inprocess/parity/test_, another_architecture.py another_policy.py gpu_backends.py \
 	pressure.py prefix_reuse.py scores_match.py stock_depth.py triton.py)
 
+# uv compiles no module: the first process that imports one does, and must be let keep it.
+unexport PYTHONDONTWRITEBYTECODE
+
 # An environment with uv, which installs SGLang and torch in a minute where pip takes nine.
 define environment
 	$(PYTHON) -m venv $(1)

@@ -24,7 +24,7 @@ from sglang_speed.host.versions import check_version
 
 _installed: dict[str, tuple[Hook, ...]] = {}
 """By owner, in this process. SGLang applies what is registered once, when all plugins have run."""
-_resolution_hooks: set[str] = set()
+_resolution_hooks: set[ResolutionHook] = set()
 """Steps that have ours. SGLang keeps what is registered for as long as the process lives."""
 
 
@@ -67,9 +67,9 @@ def install(owners: Mapping[str, tuple[Hook, ...]]) -> None:
 def install_resolution_hooks(hooks: Iterable[ResolutionHook]) -> None:
     """Register the additions to steps in which the installed SGLang resolves its arguments; once in a process."""
     for hook in hooks:
-        if check_version() in hook.versions and hook.step not in _resolution_hooks:
+        if check_version() in hook.versions and hook not in _resolution_hooks:
             HOST.on_resolution(hook.step, hook.kind, hook.function)
-            _resolution_hooks.add(hook.step)
+            _resolution_hooks.add(hook)
 
 
 def require_ran(args: Any, field: Field) -> None:
@@ -101,8 +101,8 @@ def num_installed() -> int:
 
 
 def require_in_place(hooks: Iterable[Hook]) -> None:
-    hooks = tuple(hooks)
-    missing = [hook.target for hook in hooks if not is_in_place(hook)]
+    hooks, held = tuple(hooks), _held_by_modules()
+    missing = [hook.target for hook in hooks if not _is_in_place(hook, held)]
     if missing:
         raise HostMismatch(
             f"sglang_speed: {len(missing)} of its {len(hooks)} changes to SGLang are not in place: "
@@ -110,12 +110,14 @@ def require_in_place(hooks: Iterable[Hook]) -> None:
         )
 
 
-def is_in_place(hook: Hook) -> bool:
-    """Whether calling the target runs the hook, under every name that a module has for the target."""
-    wrapped = list(_chain(_plain(pkgutil.resolve_name(hook.target))))
-    if not any(_holds(function, hook.function) for function in wrapped):
-        return False
-    return not _is_replaced(hook) and not _stale_names(wrapped)
+def _is_in_place(hook: Hook, held: set[int]) -> bool:
+    """Whether calling the target runs the hook, under every name that a module has for the target.
+
+    held: see `_held_by_modules`. A module that imported the target before it was changed still calls it as it was.
+    """
+    outer, *inner = _unwrapped(_plain(pkgutil.resolve_name(hook.target)))
+    runs = any(_holds(function, hook.function) for function in (outer, *inner))
+    return runs and not _is_replaced(hook) and held.isdisjoint(map(id, inner))
 
 
 def _is_replaced(hook: Hook) -> bool:
@@ -124,7 +126,7 @@ def _is_replaced(hook: Hook) -> bool:
     return hook.kind is HookType.REPLACE and replacements[-1:] != [hook.function]
 
 
-def _chain(function: Any) -> Iterator[Any]:
+def _unwrapped(function: Any) -> Iterator[Any]:
     """A function and all that it wraps, outermost first."""
     while function is not None:
         yield function
@@ -136,16 +138,10 @@ def _holds(function: Any, hook_function: Any) -> bool:
     return function is hook_function or any(cell.cell_contents is hook_function for cell in cells)
 
 
-def _stale_names(chain: list[Any]) -> list[str]:
-    """Modules that imported the target by name before it was changed and still call it as it was."""
-    inner = {id(function) for function in chain[1:]}
-    return [
-        f"{name}.{key}"
-        for name, module in list(sys.modules.items())
-        if name.startswith("sglang.")
-        for key, value in list(vars(module).items())
-        if id(value) in inner
-    ]
+def _held_by_modules() -> set[int]:
+    """Identities of all that SGLang's modules have a name for."""
+    modules = [module for name, module in list(sys.modules.items()) if name.startswith("sglang.")]
+    return set(chain.from_iterable(map(id, list(vars(module).values())) for module in modules))
 
 
 def _plain(target: Any) -> Any:
