@@ -79,8 +79,10 @@ class CpuPlatform(CpuDeviceMixin, SRTPlatform):
     def init_backend(self) -> None:
         """Runs in every worker before a model runner is built."""
         from sglang.srt.layers.attention.attention_registry import register_attention_backend
+        from sglang.srt.models.deepseek_common.attention_backend_handler import AttentionBackendRegistry
 
         register_attention_backend(ATTENTION_BACKEND)(_build_attention_backend)
+        AttentionBackendRegistry.register(ATTENTION_BACKEND, _attend_to_latents)
 
     def get_default_attention_backend(self) -> str:
         return ATTENTION_BACKEND
@@ -120,6 +122,7 @@ class CpuPlatform(CpuDeviceMixin, SRTPlatform):
         _choose_attention_backend(server_args)
         server_args.sleep_on_idle = True
         server_args.disable_custom_all_reduce = True
+        server_args.disable_hybrid_swa_memory = True  # the attention reads one pool
         if server_args.dtype == "auto":
             server_args.dtype = "bfloat16"
         for name, default in (
@@ -163,6 +166,13 @@ def _choose_attention_backend(server_args: ServerArgs) -> None:
                 f"--{name.replace('_', '-')} {chosen} needs an accelerator, and none was found: on a CPU the attention "
                 f"backend is {ATTENTION_BACKEND}; leave the flag out"
             )
+
+
+def _attend_to_latents(*_: Any) -> Any:
+    """Latent attention over the cache as it is, in prefill too: what SGLang does there otherwise reads no prefix."""
+    from sglang.srt.models.deepseek_common.attention_forward_methods.forward_methods import AttnForwardMethod
+
+    return AttnForwardMethod.MLA
 
 
 def _build_attention_backend(model_runner: Any) -> Any:

@@ -1,17 +1,19 @@
 """Attention on a CPU: only new rows attend, keys are read where they lie, and heads that share keys form one product.
 
 Owns no KV: it reads the table and the pool that the runner had when the backend was built, whichever they are. What it
-does not do itself (sliding windows, cross attention, encoders, unequal head sizes) SGLang's own class does.
+does not do itself (cross attention, encoders) SGLang's own class does.
 
 A request's keys are cut into pieces. Attention over a piece gives an output and a log-sum-exp, and pieces are merged by
-softmax over the latter; so no mask is ever built, and memory does not grow with the square of a prompt.
+softmax over the latter; so no mask is built, and memory does not grow with the square of a prompt. Sliding windows and
+capped scores go block by block of rows, with a mask of the block.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from itertools import chain
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,12 +21,15 @@ from sglang.srt.layers.attention.torch_native_backend import TorchNativeAttnBack
 from sglang.srt.layers.radix_attention import AttentionType, RadixAttention
 from sglang.srt.mem_cache.memory_pool import KVWriteLoc
 from torch import Tensor
+from torch.nn.functional import pad
 
 if TYPE_CHECKING:
     from sglang.srt.model_executor.forward_batch_info import ForwardBatch
 
 MIN_RUN = 256
 """Slots in a row from which a run is read in place; shorter ones are gathered, which costs less than one more merge."""
+BLOCK_ROWS = 256
+"""Rows that share a mask."""
 
 Slots = slice | Tensor
 """Slots of a pool: a run of them, or their indices [num_slots]."""
@@ -32,7 +37,7 @@ Slots = slice | Tensor
 
 @dataclass(frozen=True)
 class RequestPlan:
-    """What one request's query rows see.
+    """What one request's query rows see in a layer whose rows see everything before them.
 
     rows: their place in the batch.
     visible: slots that every one of the rows sees, in any order.
@@ -44,16 +49,32 @@ class RequestPlan:
     causal: Slots | None
 
 
+@dataclass(frozen=True)
+class Block:
+    """A few rows of a request and what they see, for layers that need a mask.
+
+    rows: their place in the batch. slots: in position order. seen: bool, [num_rows, num_slots]; None where all rows
+    see all slots.
+    """
+
+    rows: slice
+    slots: Slots
+    seen: Tensor | None
+
+
 class CpuAttnBackend(TorchNativeAttnBackend):
-    """A drop-in for SGLang's torch_native backend with the same results."""
+    """A drop-in for SGLang's torch_native backend with the same results, which also has what that one leaves out:
+    attention sinks and capped scores."""
 
     def __init__(self, model_runner: Any) -> None:
         super().__init__(model_runner)
         self.plans: list[RequestPlan] = []
+        self._requests: list[tuple[np.ndarray, int, int]] = []
+        self._blocks: dict[int | None, list[Block]] = {}
 
     def init_forward_metadata(self, forward_batch: ForwardBatch) -> None:
         super().init_forward_metadata(forward_batch)
-        self.plans = []
+        self.plans, self._requests, self._blocks = [], [], {}
         if forward_batch.forward_mode.is_idle():
             return
         seq_lens = forward_batch.seq_lens.tolist()
@@ -65,7 +86,9 @@ class CpuAttnBackend(TorchNativeAttnBackend):
         table = self.req_to_token_pool.req_to_token.numpy()
         table_rows = forward_batch.req_pool_indices.tolist()
         for table_row, seq_len, new_len in zip(table_rows, seq_lens, new_lens, strict=True):
-            self.plans.append(plan_request(table[table_row, :seq_len], new_len, start))
+            request = table[table_row, :seq_len], new_len, start
+            self._requests.append(request)
+            self.plans.append(plan_request(*request))
             start += new_len
 
     def forward_extend(
@@ -76,11 +99,12 @@ class CpuAttnBackend(TorchNativeAttnBackend):
         layer: RadixAttention,
         forward_batch: ForwardBatch,
         save_kv_cache: bool = True,
+        **more: Any,
     ) -> Tensor:
         if not _is_causal_decoder(layer, forward_batch):
-            stock: Tensor = super().forward_extend(q, k, v, layer, forward_batch, save_kv_cache)
+            stock: Tensor = super().forward_extend(q, k, v, layer, forward_batch, save_kv_cache, **more)
             return stock
-        return self._attend(q, k, v, layer, forward_batch, save_kv_cache)
+        return self._attend(q, k, v, layer, forward_batch, save_kv_cache, **more)
 
     def forward_decode(
         self,
@@ -90,11 +114,12 @@ class CpuAttnBackend(TorchNativeAttnBackend):
         layer: RadixAttention,
         forward_batch: ForwardBatch,
         save_kv_cache: bool = True,
+        **more: Any,
     ) -> Tensor:
         if not _is_causal_decoder(layer, forward_batch):
-            stock: Tensor = super().forward_decode(q, k, v, layer, forward_batch, save_kv_cache)
+            stock: Tensor = super().forward_decode(q, k, v, layer, forward_batch, save_kv_cache, **more)
             return stock
-        return self._attend(q, k, v, layer, forward_batch, save_kv_cache)
+        return self._attend(q, k, v, layer, forward_batch, save_kv_cache, **more)
 
     def _attend(
         self,
@@ -104,17 +129,48 @@ class CpuAttnBackend(TorchNativeAttnBackend):
         layer: RadixAttention,
         forward_batch: ForwardBatch,
         save_kv_cache: bool,
+        sinks: Tensor | None = None,
     ) -> Tensor:
-        """q: [num_rows, num_heads * head_dim]; returns the same shape."""
+        """q: [num_rows, num_heads * qk_head_dim]; returns [num_rows, num_heads * v_head_dim].
+
+        sinks: [num_heads], what every row adds to its softmax's denominator, as a logit.
+        """
         if save_kv_cache and k is not None and v is not None:
             self.token_to_kv_pool.set_kv_buffer(layer, KVWriteLoc(forward_batch.out_cache_loc, None), k, v)
         keys = self.token_to_kv_pool.get_key_buffer(layer.layer_id)
         values = self.token_to_kv_pool.get_value_buffer(layer.layer_id)
         query = q.view(-1, layer.tp_k_head_num, layer.tp_q_head_num // layer.tp_k_head_num, layer.qk_head_dim)
-        output = torch.empty_like(query)
-        for plan in self.plans:
-            output[plan.rows] = attend(query[plan.rows], keys, values, plan, layer.scaling)
-        return output.view(q.shape)
+        heads = Heads(layer.scaling, layer.logit_cap, None if sinks is None else sinks.view(query.shape[1:3]))
+        output = query.new_empty((*query.shape[:3], layer.v_head_dim))
+        for rows, out in self._outputs(query, keys, values, layer, heads):
+            output[rows] = out
+        return output.view(len(q), -1)
+
+    def _outputs(
+        self, query: Tensor, keys: Tensor, values: Tensor, layer: RadixAttention, heads: Heads
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """Rows of the batch and their attention."""
+        window = layer.sliding_window_size if layer.sliding_window_size > -1 else None
+        if window is None and not heads.logit_cap:
+            for plan in self.plans:
+                yield plan.rows, attend(query[plan.rows], keys, values, plan, heads)
+            return
+        if window not in self._blocks:
+            blocks = (blocks_of(*request, window) for request in self._requests)
+            self._blocks[window] = list(chain.from_iterable(blocks))
+        for block in self._blocks[window]:
+            yield block.rows, attend_in_block(query[block.rows], keys, values, block, heads)
+
+
+class Heads(NamedTuple):
+    """What a layer's heads do beside the products.
+
+    scaling: of scores. logit_cap: scores become `cap * tanh(score / cap)`; 0 for none. sinks: [num_kv_heads, group].
+    """
+
+    scaling: float
+    logit_cap: float = 0.0
+    sinks: Tensor | None = None
 
 
 def plan_request(slots: np.ndarray, new_len: int, first_row: int) -> RequestPlan:
@@ -139,29 +195,57 @@ def split_runs(slots: np.ndarray) -> tuple[Slots, ...]:
     return (*runs, _as_run(rest)) if len(rest) else tuple(runs)
 
 
-def attend(query: Tensor, keys: Tensor, values: Tensor, plan: RequestPlan, scaling: float) -> Tensor:
+def blocks_of(slots: np.ndarray, new_len: int, first_row: int, window: int | None) -> Iterator[Block]:
+    """The new rows of a request of `len(slots)` tokens, BLOCK_ROWS at a time.
+
+    window: a row sees itself and so many tokens before it; None for all of them.
+    """
+    num_cached, num_slots = len(slots) - new_len, len(slots)
+    for first in range(num_cached, num_slots, BLOCK_ROWS):
+        end = min(first + BLOCK_ROWS, num_slots)
+        lowest = 0 if window is None else max(0, first - window)
+        ahead = np.arange(first, end)[:, None] - np.arange(lowest, end)[None]
+        seen = (ahead >= 0) & (True if window is None else ahead <= window)
+        rows = slice(first_row + first - num_cached, first_row + end - num_cached)
+        yield Block(rows, _as_run(slots[lowest:end]), None if seen.all() else torch.from_numpy(seen))
+
+
+def attend(query: Tensor, keys: Tensor, values: Tensor, plan: RequestPlan, heads: Heads) -> Tensor:
     """One request's attention.
 
-    query: [new_len, num_kv_heads, group, head_dim]. keys, values: [num_slots, num_kv_heads, head_dim].
-    Returns the shape of `query`.
+    query: [new_len, num_kv_heads, group, qk_head_dim]. keys, values: [num_slots, num_kv_heads, head_dim], of their own
+    head_dim each. Returns [new_len, num_kv_heads, group, v_head_dim].
     """
     by_head = query.permute(1, 2, 0, 3)
     as_rows = by_head.flatten(1, 2)[None]
-    parts = [_flash(as_rows, *_read(keys, values, slots, query.dtype), scaling) for slots in plan.visible]
+    parts = [_flash(as_rows, *_read(keys, values, slots, query.dtype), heads.scaling) for slots in plan.visible]
     if plan.causal is not None:
-        key, value = _read(keys, values, plan.causal, query.dtype)
-        shape = (*by_head.shape[:2], -1, -1)
-        out, lse = _flash(by_head, key[0, :, None].expand(shape), value[0, :, None].expand(shape), scaling, causal=True)
+        shared = _for_each_head(by_head, *_read(keys, values, plan.causal, query.dtype))
+        out, lse = _flash(by_head, *shared, heads.scaling, causal=True)
         parts.append((out.reshape(as_rows.shape), lse.reshape(as_rows.shape[:-1])))
-    return _merge(parts).view(by_head.shape).permute(2, 0, 1, 3)
+    out = _merge(parts).view(by_head.shape)
+    if heads.sinks is not None:
+        out = _with_sinks(out, torch.stack([lse for _, lse in parts]).logsumexp(0).view(out.shape[:-1]), heads.sinks)
+    return out[..., : values.shape[-1]].permute(2, 0, 1, 3)
+
+
+def attend_in_block(query: Tensor, keys: Tensor, values: Tensor, block: Block, heads: Heads) -> Tensor:
+    """The same for the rows of a block."""
+    by_head = query.permute(1, 2, 0, 3)
+    key, value = _for_each_head(by_head, *_read(keys, values, block.slots, query.dtype))
+    if heads.logit_cap:
+        out, lse = _capped(by_head, key, value, heads, block.seen)
+    else:
+        mask = None if block.seen is None else _hide(torch.zeros_like(block.seen, dtype=query.dtype), block.seen)
+        out, lse = _flash(by_head, key, value, heads.scaling, mask=mask)
+    out = out if heads.sinks is None else _with_sinks(out, lse, heads.sinks)
+    return out[..., : values.shape[-1]].permute(2, 0, 1, 3)
 
 
 def _is_causal_decoder(layer: RadixAttention, forward_batch: ForwardBatch) -> bool:
     return (
         not layer.is_cross_attention
         and layer.attn_type != AttentionType.ENCODER_ONLY
-        and layer.sliding_window_size <= -1
-        and layer.qk_head_dim == layer.v_head_dim
         and forward_batch.encoder_lens is None
     )
 
@@ -173,9 +257,20 @@ def _as_run(slots: np.ndarray) -> Slots:
 
 
 def _read(keys: Tensor, values: Tensor, slots: Slots, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Keys and values of a piece, [1, num_kv_heads, num_slots, head_dim]; views of the pool for a run."""
+    """Keys and values of a piece, [1, num_kv_heads, num_slots, qk_head_dim]; views of the pool for a run.
+
+    Values with fewer numbers than keys are filled up, since the kernel knows one head size.
+    """
     key, value = (_slots_of(pool, slots).to(dtype) for pool in (keys, values))
+    if value.shape[-1] < key.shape[-1]:
+        value = pad(value, (0, key.shape[-1] - value.shape[-1]))
     return key.transpose(0, 1)[None], value.transpose(0, 1)[None]
+
+
+def _for_each_head(by_head: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """A piece as every query head of a group sees it, [num_kv_heads, group, num_slots, qk_head_dim]; views."""
+    shape = (*by_head.shape[:2], -1, -1)
+    return key[0, :, None].expand(shape), value[0, :, None].expand(shape)
 
 
 def _slots_of(pool: Tensor, slots: Slots) -> Tensor:
@@ -183,15 +278,40 @@ def _slots_of(pool: Tensor, slots: Slots) -> Tensor:
     return pool[slots] if isinstance(slots, slice) else pool.index_select(0, slots)
 
 
-def _flash(query: Tensor, key: Tensor, value: Tensor, scaling: float, causal: bool = False) -> tuple[Tensor, Tensor]:
+def _flash(
+    query: Tensor, key: Tensor, value: Tensor, scaling: float, causal: bool = False, mask: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """What scaled_dot_product_attention runs on a CPU, with the log-sum-exp that it drops.
 
-    query: [batch, heads, rows, head_dim]. Returns the output of that shape, and float32 [batch, heads, rows].
+    query: [batch, heads, rows, head_dim]. mask: [rows, num_slots], added to scores. Returns the output of the query's
+    shape, and float32 [batch, heads, rows].
     """
     out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        query, key, value, is_causal=causal, scale=scaling
+        query, key, value, is_causal=causal, attn_mask=mask, scale=scaling
     )
     return out, lse
+
+
+def _capped(query: Tensor, key: Tensor, value: Tensor, heads: Heads, seen: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The same with capped scores, which no kernel has."""
+    scores = (query.float() @ key.float().transpose(-1, -2)) * heads.scaling
+    scores = heads.logit_cap * torch.tanh(scores / heads.logit_cap)
+    if seen is not None:
+        scores = _hide(scores, seen)
+    out = scores.softmax(-1) @ value.float()
+    return out.to(query.dtype), scores.logsumexp(-1)
+
+
+def _hide(scores: Tensor, seen: Tensor) -> Tensor:
+    return scores.masked_fill(~seen, float("-inf"))
+
+
+def _with_sinks(out: Tensor, lse: Tensor, sinks: Tensor) -> Tensor:
+    """Attention with one more entry in the softmax, whose value is zero.
+
+    out: [num_kv_heads, group, rows, head_dim]. lse: its log-sum-exp, without the last dimension.
+    """
+    return (out * torch.sigmoid(lse - sinks.float()[..., None])[..., None]).to(out.dtype)
 
 
 def _merge(parts: Sequence[tuple[Tensor, Tensor]]) -> Tensor:

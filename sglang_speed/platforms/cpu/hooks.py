@@ -12,13 +12,16 @@ import xgrammar
 from sglang.srt.plugins.hook_registry import HookType
 
 from sglang_speed.host.adapter import HOST
-from sglang_speed.host.hook import Hook
+from sglang_speed.host.hook import Hook, ResolutionHook
 from sglang_speed.host.versions import NEWEST, OLDEST
-from sglang_speed.platforms.cpu import MEM_FRACTION_STATIC
+from sglang_speed.platforms.cpu import ATTENTION_BACKEND, MEM_FRACTION_STATIC
 
 if TYPE_CHECKING:
     from sglang.srt.mem_cache.kv_cache_configurator import KVCacheConfigurator
 
+NAMED_BACKENDS_ONLY = {"GptOssForCausalLM", "Exaone4ForCausalLM"}
+"""Architectures that SGLang serves with attention backends of a list only."""
+ACCEPTED_BACKEND = "triton"
 KV_BUDGET_BYTES = 2 << 30
 KV_BUDGET_SHARE = 0.25
 
@@ -57,7 +60,68 @@ def leave_threads_to_the_environment(**_: Any) -> None:
     """Do nothing: `cpu.share_cores` has given each rank its number of threads."""
 
 
+def add_gated_expert(hidden: torch.Tensor, gate: torch.Tensor, shared: torch.Tensor, out: torch.Tensor) -> None:
+    """Add a shared expert to the output of the chosen ones, in place: `out += sigmoid(hidden @ gate) * shared`.
+
+    hidden, shared, out: [num_tokens, hidden_size]. gate: [hidden_size].
+    """
+    out.add_(torch.sigmoid(hidden @ gate)[:, None] * shared)
+
+
+def cap_logits(logits: torch.Tensor, cap: float) -> torch.Tensor:
+    """Bound logits to `cap * tanh(logits / cap)`, in place."""
+    return logits.div_(cap).tanh_().mul_(cap)
+
+
+def pass_for_another_backend(args: Any) -> None:
+    """Before SGLang compares the attention backend with those that it knows to have windows and sinks."""
+    resolved = HOST.resolved(args)
+    if resolved.attention_backend == ATTENTION_BACKEND and _names(resolved) & NAMED_BACKENDS_ONLY:
+        HOST.change(args, attention_backend=ACCEPTED_BACKEND)
+        if resolved.moe_runner_backend == "auto":
+            # or experts would be laid out for Triton kernels, and multiplied by PyTorch
+            HOST.change(args, moe_runner_backend="triton")
+
+
+def be_the_own_backend_again(args: Any) -> None:
+    """After that comparison."""
+    resolved = HOST.resolved(args)
+    if resolved.attention_backend == ACCEPTED_BACKEND and _names(resolved) & NAMED_BACKENDS_ONLY:
+        HOST.change(args, attention_backend=ATTENTION_BACKEND)
+
+
+def _names(resolved: Any) -> set[str]:
+    return set(resolved.get_model_config().hf_config.architectures or ())
+
+
+_CHECKED_BACKENDS = "SGLang refuses torch_native for these models, whose windows and sinks it lacks; ours has both"
+
+RESOLUTION_HOOKS = (
+    ResolutionHook(
+        "handle_model_specific_adjustments", "before", pass_for_another_backend, _CHECKED_BACKENDS, versions=(NEWEST,)
+    ),
+    ResolutionHook(
+        "handle_model_specific_adjustments", "after", be_the_own_backend_again, _CHECKED_BACKENDS, versions=(NEWEST,)
+    ),
+)
+
 HOOKS: tuple[Hook, ...] = (
+    Hook(
+        target="sglang.kernels.ops.elementwise.elementwise.fused_gate_sigmoid_mul_add",
+        parameters=("hidden_states", "gate_weight", "shared_output", "final_hidden_states"),
+        kind=HookType.REPLACE,
+        function=add_gated_expert,
+        reason="a Triton kernel",
+        remove_when="SGLang has it in PyTorch too",
+    ),
+    Hook(
+        target="sglang.kernels.ops.activation.softcap.softcap_inplace_logits",
+        parameters=("full_logits", "final_logit_softcapping"),
+        kind=HookType.REPLACE,
+        function=cap_logits,
+        reason="a Triton kernel, where SGLang does not know the platform to be a CPU",
+        remove_when="SGLang asks the platform whether Triton runs",
+    ),
     Hook(
         target="sglang.srt.constrained.xgrammar_backend._allocate_token_bitmask",
         parameters={OLDEST: ("vocab_size", "batch_size")},

@@ -15,7 +15,7 @@ from sglang.srt.mem_cache.memory_pool import KVWriteLoc
 from sglang.srt.model_executor.forward_batch_info import ForwardMode
 from torch import Tensor
 
-from sglang_speed.platforms.cpu.attention import MIN_RUN, CpuAttnBackend, split_runs
+from sglang_speed.platforms.cpu.attention import BLOCK_ROWS, MIN_RUN, CpuAttnBackend, split_runs
 
 HEAD_DIM = 16
 NUM_KV_HEADS = 2
@@ -63,10 +63,10 @@ class Case:
     layer: RadixAttention
     rows: tuple[Tensor, Tensor, Tensor]
 
-    def run(self, backend_class: type[TorchNativeAttnBackend]) -> Tensor:
+    def run(self, backend_class: type[TorchNativeAttnBackend], **more: Tensor) -> Tensor:
         backend = backend_class(self.runner)
         backend.init_forward_metadata(self.batch)
-        return backend.forward(*self.rows, self.layer, self.batch)
+        return backend.forward(*self.rows, self.layer, self.batch, **more)
 
 
 def slots_of(num_tokens: int, layout: str, first: int) -> Tensor:
@@ -188,16 +188,60 @@ def test_new_keys_are_stored_unless_told_otherwise() -> None:
     assert torch.equal(pool.keys[loc], case.rows[1])
 
 
-@pytest.mark.parametrize(
-    "options", [{"sliding_window_size": 3}, {"attn_type": AttentionType.ENCODER_ONLY}], ids=["window", "encoder"]
-)
 @pytest.mark.parametrize("mode", [ForwardMode.EXTEND, ForwardMode.DECODE])
-def test_what_is_not_causal_attention_over_everything_is_left_to_stock(
-    mode: ForwardMode, options: dict[str, object]
-) -> None:
+def test_an_encoder_is_left_to_stock(mode: ForwardMode) -> None:
     lengths = [(6, 1), (9, 1)] if mode.is_decode() else [(0, 8)]
-    case = make_case(lengths, mode=mode, **options)
+    case = make_case(lengths, mode=mode, attn_type=AttentionType.ENCODER_ONLY)
     assert torch.equal(case.run(CpuAttnBackend), case.run(TorchNativeAttnBackend))
+
+
+@pytest.mark.parametrize("layout", ["in a row", "scattered"])
+@pytest.mark.parametrize("mode", [ForwardMode.EXTEND, ForwardMode.DECODE])
+@pytest.mark.parametrize("window", [0, 3, BLOCK_ROWS, 5000])
+def test_a_window_sees_what_stock_sees(window: int, mode: ForwardMode, layout: str) -> None:
+    """Prompts of several blocks, cold and behind a prefix."""
+    lengths = [(6, 1), (700, 1)] if mode.is_decode() else [(0, 8), (0, 2 * BLOCK_ROWS + 5), (300, 40), (9, 1)]
+    case = make_case(lengths, mode=mode, layout=layout, sliding_window_size=window)
+    torch.testing.assert_close(
+        case.run(CpuAttnBackend), case.run(TorchNativeAttnBackend), atol=FLOAT32_TOLERANCE, rtol=0
+    )
+
+
+@pytest.mark.parametrize("mode", [ForwardMode.EXTEND, ForwardMode.DECODE])
+@pytest.mark.parametrize("window", [-1, 4])
+@pytest.mark.parametrize("cap", [0.0, 2.0])
+@pytest.mark.parametrize("has_sinks", [False, True])
+def test_sinks_and_capped_scores_are_those_of_the_formula(
+    has_sinks: bool, cap: float, window: int, mode: ForwardMode
+) -> None:
+    """SGLang's class for CPUs has neither."""
+    lengths = [(12, 1), (0, 1)] if mode.is_decode() else [(0, 9), (7, 5)]
+    case = make_case(lengths, mode=mode, sliding_window_size=window, logit_cap=cap)
+    sinks = torch.randn(case.layer.tp_q_head_num, generator=torch.Generator().manual_seed(3)) if has_sinks else None
+    found = case.run(CpuAttnBackend, **({"sinks": sinks} if has_sinks else {}))
+    torch.testing.assert_close(found, by_the_formula(case, sinks), atol=FLOAT32_TOLERANCE, rtol=0)
+
+
+def by_the_formula(case: Case, sinks: Tensor | None) -> Tensor:
+    """Softmax over all that a row sees, row by row and head by head, in float64."""
+    table, layer = case.runner.req_to_token_pool.req_to_token, case.layer
+    pool, outputs = case.runner.token_to_kv_pool, []
+    queries = case.rows[0].view(-1, layer.tp_q_head_num, HEAD_DIM).double()
+    row = 0
+    for request, seq_len in enumerate(case.batch.seq_lens.tolist(), start=1):
+        new_len = 1 if case.batch.forward_mode.is_decode() else int(case.batch.extend_seq_lens[request - 1])
+        for position in range(seq_len - new_len, seq_len):
+            first = 0 if layer.sliding_window_size < 0 else max(0, position - layer.sliding_window_size)
+            slots = table[request, first : position + 1].long()
+            for head in range(layer.tp_q_head_num):
+                kv_head = head // (layer.tp_q_head_num // NUM_KV_HEADS)
+                scores = pool.keys[slots, kv_head].double() @ queries[row, head] * layer.scaling
+                scores = layer.logit_cap * torch.tanh(scores / layer.logit_cap) if layer.logit_cap else scores
+                beside = scores[:0] if sinks is None else sinks[head : head + 1].double()
+                weights = torch.cat([scores, beside]).softmax(0)[: len(scores)]
+                outputs.append(weights @ pool.values[slots, kv_head].double())
+            row += 1
+    return torch.stack(outputs).view(row, -1).float()
 
 
 def test_an_idle_batch_plans_nothing() -> None:
