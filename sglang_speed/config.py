@@ -128,7 +128,7 @@ class SpeedConfig:
     @classmethod
     def from_model_config(cls, config: Mapping[str, Any]) -> SpeedConfig:
         """Read a whole config.json, given as a mapping."""
-        return cls.from_dict(config.get("speed"), config.get("num_hidden_layers", 0))
+        return cls.from_dict(config.get("speed"), decoder_config(config).get("num_hidden_layers", 0))
 
     @classmethod
     def from_checkpoint(cls, directory: Path) -> SpeedConfig | None:
@@ -153,6 +153,12 @@ def read_model_config(directory: Path) -> dict[str, Any] | None:
     if not isinstance(config, dict):
         raise ConfigError(f"{path} is not a JSON object: make the checkpoint again")
     return config
+
+
+def decoder_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a config.json says of the decoder: models that also see images keep it in `text_config`."""
+    text = config.get("text_config")
+    return text if isinstance(text, Mapping) else config
 
 
 def is_speed_model(config: Mapping[str, Any]) -> bool:

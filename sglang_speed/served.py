@@ -46,7 +46,7 @@ def speed_of(hf_config: Any) -> SpeedConfig | None:
     speed = getattr(hf_config, "speed", None)
     if not isinstance(speed, Mapping):
         return None
-    return SpeedConfig.from_dict(speed, hf_config.num_hidden_layers)
+    return SpeedConfig.from_dict(speed, hf_config.get_text_config().num_hidden_layers)
 
 
 def serve(model: ServedModel) -> None:

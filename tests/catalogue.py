@@ -29,11 +29,83 @@ POLICIES: Mapping[str, type[DepthPolicy]] = {
 NUM_LAYERS = 8
 
 
-MODELS: dict[str, dict[str, Any]] = {
-    "llama": {"num_layers": NUM_LAYERS, "hidden_size": 32, "num_heads": 4, "num_kv_heads": 2, "head_dim": 8},
+SHAPE = {"num_layers": NUM_LAYERS, "hidden_size": 32, "num_heads": 4, "num_kv_heads": 2, "head_dim": 8}
+
+_EVERY_SECOND = ["sliding_attention", "full_attention"] * (NUM_LAYERS // 2)
+_ALL_BUT_EVERY_FOURTH = (["sliding_attention"] * 3 + ["full_attention"]) * (NUM_LAYERS // 4)
+_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "norm_topk_prob": True}
+_LOCAL_EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
+_GROUPED_EXPERTS = {
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32,
+    "n_shared_experts": 1,
+    "n_group": 1,
+    "topk_group": 1,
+    "first_k_dense_replace": 1,
 }
-"""Arguments of `make_tiny_llama`. All go through `ALL_BANDS` and `CASES`; what names no model is asked of `llama`."""
-SHAPE = MODELS["llama"]
+_GEMMA = {"tie_word_embeddings": True, "query_pre_attn_scalar": 16, "sliding_window": 8}
+_GRANITE = {
+    "embedding_multiplier": 3.0,
+    "residual_multiplier": 0.5,
+    "attention_multiplier": 0.25,
+    "logits_scaling": 2.0,
+}
+_YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 512}
+_LATENT = {
+    "moe_layer_freq": 1,
+    "topk_method": "noaux_tc",
+    "scoring_func": "sigmoid",
+    "q_lora_rank": None,
+    "kv_lora_rank": 16,
+    "qk_nope_head_dim": 16,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 16,
+    "rope_parameters": {**_YARN, "mscale": 1.0, "mscale_all_dim": 1.0, "beta_fast": 32, "beta_slow": 1},
+}
+_ROPE_IN_SPACE = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]}
+_EYES = {"depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2, "out_hidden_size": 32}
+
+MODELS: dict[str, dict[str, Any]] = {
+    name: {**SHAPE, "model_type": name, **more}
+    for name, more in {
+        "qwen3": {},
+        "qwen3_moe": _EXPERTS,
+        "llama": {},
+        "mistral": {"sliding_window": None},
+        "ministral3": {},
+        "qwen2": {},
+        "qwen2_moe": {**_EXPERTS, "decoder_sparse_step": 1, "shared_expert_intermediate_size": 32},
+        "gemma3_text": {**_GEMMA, "layer_types": _ALL_BUT_EVERY_FOURTH},
+        "gemma2": {**_GEMMA, "layer_types": _EVERY_SECOND, "hidden_act": "gelu_pytorch_tanh"},
+        "gpt_oss": {**_LOCAL_EXPERTS, "swiglu_limit": 7.0, "sliding_window": 8, "layer_types": _EVERY_SECOND},
+        "glm4": {"partial_rotary_factor": 0.5},
+        "glm4_moe": {**_GROUPED_EXPERTS, "partial_rotary_factor": 0.5, "num_nextn_predict_layers": 1},
+        "deepseek_v3": {**_GROUPED_EXPERTS, **_LATENT, "num_kv_heads": 4, "num_nextn_predict_layers": 1},
+        "mixtral": _LOCAL_EXPERTS,
+        "phi3": {},
+        "olmo2": {},
+        "granite": _GRANITE,
+        "exaone4": {
+            "sliding_window": 8,
+            "sliding_window_pattern": "LLLG",
+            "layer_types": _ALL_BUT_EVERY_FOURTH,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
+        },
+        "cohere": {"tie_word_embeddings": True, "logit_scale": 1.0},
+        "starcoder2": {"use_bias": True},
+        "stablelm": {},
+        "qwen2_5_vl": {"rope_parameters": _ROPE_IN_SPACE, "vision_config": {**_EYES, "fullatt_block_indexes": [1]}},
+        "qwen3_vl": {
+            "rope_parameters": {**_ROPE_IN_SPACE, "mrope_interleaved": True},
+            "vision_config": {**_EYES, "deepstack_visual_indexes": [0, 1]},
+        },
+        "smollm3": {"no_rope_layer_interval": 4},
+        "ernie4_5": {},
+    }.items()
+}
+"""Arguments of `make_tiny_model`, by model type. All go through test_every_architecture; what names no model is asked
+of `llama`, which goes through ALL_BANDS and CASES too."""
 
 # Bands
 

@@ -79,3 +79,10 @@ def resolved_with(args: Any, **values: Any) -> Any:
     for name, value in values.items():
         object.__setattr__(changed, name, value)
     return changed
+
+
+def forget_model() -> None:
+    """What SGLang keeps in the process of a model with experts."""
+    resources = getattr(runtime_context, "get_resources", None)
+    if resources is not None:
+        resources().expert_location_metadata = None

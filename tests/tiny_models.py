@@ -19,8 +19,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    CONFIG_MAPPING,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 BOS_ID, EOS_ID = 0, 1
@@ -33,7 +40,7 @@ CHAT_TEMPLATE = (
 )
 
 
-def make_tiny_llama(
+def make_tiny_model(
     directory: Path,
     *,
     num_layers: int = 8,
@@ -46,6 +53,7 @@ def make_tiny_llama(
     seed: int = 0,
     speed: Mapping[str, Any] | None = None,
     model_type: str = "llama",
+    **more: Any,
 ) -> Path:
     """Write a float32 safetensors checkpoint with its tokenizer and return its directory.
 
@@ -53,36 +61,63 @@ def make_tiny_llama(
     model_type: of another architecture, as transformers calls it.
     head_dim: some attention kernels on GPUs accept 64 or 128 only.
     """
-    config = CONFIG_MAPPING[model_type](
-        vocab_size=VOCAB_SIZE,
-        hidden_size=hidden_size,
-        intermediate_size=2 * hidden_size,
-        num_hidden_layers=num_layers,
-        num_attention_heads=num_heads,
-        num_key_value_heads=num_kv_heads,
-        head_dim=head_dim,
-        max_position_embeddings=max_position_embeddings,
-        tie_word_embeddings=tie_word_embeddings,
-        bos_token_id=BOS_ID,
-        eos_token_id=EOS_ID,
-    )
-    model = AutoModelForCausalLM.from_config(config)
+    settings = {
+        "vocab_size": VOCAB_SIZE,
+        "hidden_size": hidden_size,
+        "intermediate_size": 2 * hidden_size,
+        "num_hidden_layers": num_layers,
+        "num_attention_heads": num_heads,
+        "num_key_value_heads": num_kv_heads,
+        "head_dim": head_dim,
+        "max_position_embeddings": max_position_embeddings,
+        "tie_word_embeddings": tie_word_embeddings,
+        "bos_token_id": BOS_ID,
+        "eos_token_id": EOS_ID,
+        "pad_token_id": EOS_ID,
+        **more,
+    }
+    vision = settings.pop("vision_config", None)
+    if vision is None:
+        model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[model_type](**settings))
+    else:
+        config = CONFIG_MAPPING[model_type](
+            text_config=settings, vision_config=vision, tie_word_embeddings=tie_word_embeddings
+        )
+        model = AutoModelForImageTextToText.from_config(config)
     draw_weights(model, seed)
     model.save_pretrained(directory)
+    if more.get("num_nextn_predict_layers"):
+        _add_layer_ahead(directory / "model.safetensors", num_layers)
     tiny_tokenizer().save_pretrained(directory)
     if speed is not None:
         _make_speed_checkpoint(directory, speed)
     return directory
 
 
+def _add_layer_ahead(path: Path, num_layers: int) -> None:
+    """Weights of a layer that predicts a token ahead, as published checkpoints have them behind the decoder's."""
+    weights = load_file(path)
+    last, ahead = f"model.layers.{num_layers - 1}.", f"model.layers.{num_layers}."
+    save_file(
+        weights | {ahead + name.removeprefix(last): weights[name].clone() for name in weights if last in name}, path
+    )
+
+
 def draw_weights(model: PreTrainedModel, seed: int) -> None:
-    """Fill the model's weights in place; norms stay at one."""
+    """Fill the model's weights in place; norms stay at one.
+
+    Tied embeddings are small, or a model would repeat what it reads. What SGLang keeps in bfloat16 fits it.
+    """
     generator = torch.Generator().manual_seed(seed)
+    of_embedding = 0.1 if model.config.get_text_config().tie_word_embeddings else 1.0
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            if weight.dim() == 2:
-                std = 1.0 if "embed_tokens" in name else GAIN / math.sqrt(weight.shape[1])
+            if weight.dim() >= 2:
+                std = of_embedding if "embed_tokens" in name else GAIN / math.sqrt(weight.shape[-1])
                 weight.normal_(0.0, std, generator=generator)
+            elif name.endswith(("bias", "sinks")):
+                weight.normal_(0.0, 0.3, generator=generator)
+                weight.copy_(weight.bfloat16())
         model.get_output_embeddings().weight[_never_generated()] *= 0.1
 
 

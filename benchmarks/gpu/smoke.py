@@ -38,9 +38,9 @@ def main() -> None:
     print(torch.__version__, torch.cuda.get_device_name(), flush=True)
     with tempfile.TemporaryDirectory() as directory:
         for name, speed in (("stock", None), ("speed", SPEED)):
-            from tests.tiny_models import make_tiny_llama
+            from tests.tiny_models import make_tiny_model
 
-            path = make_tiny_llama(Path(directory) / name, speed=speed, **SHAPE)
+            path = make_tiny_model(Path(directory) / name, speed=speed, **SHAPE)
             answers = serve(name, path)
             if speed:
                 compare(path, answers)

@@ -27,8 +27,8 @@ UNTRAINED_COST = (
     "0 to 44% of what is asked of a text, 76% at full depth"
 )
 UNTRAINED_NEXT = (
-    "next: `sglang-speed cutoff LLAMA_DIR` finds a cutoff, `sglang-speed train LLAMA_DIR TRAINED_DIR` trains for it, "
-    "`sglang-speed eval SPEED_DIR --full-depth LLAMA_DIR` measures what it costs"
+    "next: `sglang-speed cutoff MODEL_DIR` finds a cutoff, `sglang-speed train MODEL_DIR TRAINED_DIR` trains for it, "
+    "`sglang-speed eval SPEED_DIR --full-depth MODEL_DIR` measures what it costs"
 )
 """What to say of an untrained checkpoint; the figures are those of docs/quality.md."""
 

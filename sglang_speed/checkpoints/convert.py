@@ -27,6 +27,7 @@ from sglang_speed.config import (
     DEFAULT_ANCHOR_TOKENS,
     DEFAULT_TAIL_TOKENS,
     SpeedConfig,
+    decoder_config,
     read_model_config,
 )
 from sglang_speed.errors import ConfigError
@@ -66,7 +67,7 @@ def convert(
     cannot be served, a wrong setting, or a destination that cannot be written.
     """
     config = read_source_config(source)
-    speed = SpeedConfig(config["num_hidden_layers"], prefill_layers, anchor_tokens, tail_tokens)
+    speed = SpeedConfig(decoder_config(config)["num_hidden_layers"], prefill_layers, anchor_tokens, tail_tokens)
     _require_trained_bands(source, speed)
     require_layers(read_weights(source), config, source)
     destination = absolute(destination)
@@ -125,10 +126,9 @@ def read_source_config(source: Path) -> dict[str, Any]:
     """config.json of a stock or SPEED checkpoint; ConfigError if no server would serve it."""
     config = read_model_config(source)
     if config is None:
-        problem = "has no config.json" if source.is_dir() else "is not a directory"
+        problem = "has no config.json" if source.is_dir() else "is neither a directory nor a model in the hub's cache"
         raise ConfigError(
-            f"{source} {problem}: the source is a local checkpoint directory; download a model first, with "
-            "`hf download NAME --local-dir DIR`"
+            f"{source} {problem}: nothing is downloaded here; fetch a model first, with `hf download NAME`"
         )
     require_servable(config, source)
     return config
@@ -170,7 +170,11 @@ def _rope_in_one_object(config: Mapping[str, Any]) -> dict[str, Any]:
     rest = {key: value for key, value in config.items() if key not in ("rope_scaling", "rope_theta")}
     rope = {"rope_theta": config.get("rope_theta", 10000.0), **scaling}
     rope["rope_type"] = rope.get("rope_type") or rope.pop("type", "default")
-    return {**rest, "rope_parameters": rope}
+    local = rest.pop("rope_local_base_freq", None)
+    if local is None:
+        return {**rest, "rope_parameters": rope}
+    kinds = {"full_attention": rope, "sliding_attention": {"rope_type": "default", "rope_theta": local}}
+    return {**rest, "rope_parameters": kinds}
 
 
 def _place(source: Path, destination: Path, copy: bool) -> Placement:

@@ -13,16 +13,20 @@ from typing import TYPE_CHECKING, Any
 from sglang_speed.checkpoints.adapter import PROVENANCE_NAME, UNTRAINED_COST, UNTRAINED_NEXT, Training, training_of
 from sglang_speed.checkpoints.servable import require_servable
 from sglang_speed.checkpoints.weights import Weights, read_weights, require_layers
-from sglang_speed.config import SpeedConfig, is_speed_model, read_model_config
+from sglang_speed.config import SpeedConfig, decoder_config, is_speed_model, read_model_config
 from sglang_speed.errors import ConfigError
 from sglang_speed.method import DepthBand, ModelShape, depth_bands
 from sglang_speed.method.cost import (
+    Experts,
+    Latent,
+    Window,
     decode_ceiling,
     kv_bytes_per_generated_token,
     kv_bytes_per_prompt_token,
     prefill_ceiling,
     request_kv_bytes,
 )
+from sglang_speed.models.architectures import architecture_of, known_architecture
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -39,7 +43,7 @@ class Description:
 
     served_dtype: dtype of the weights and of the KV cache under SGLang's defaults; byte counts assume it.
     context_len: longest request that the model was made for, in tokens.
-    training: whether the weights were trained for the cutoff.
+    training: whether the weights were trained for the cutoff. note: what is special about the architecture.
     """
 
     path: Path
@@ -49,6 +53,7 @@ class Description:
     context_len: int
     weights: Weights
     training: Training
+    note: str
 
     @property
     def bands(self) -> tuple[DepthBand, ...]:
@@ -124,14 +129,16 @@ def describe(directory: Path) -> Description:
         config=SpeedConfig.from_model_config(config),
         shape=model_shape(config, dtype_bytes=_DTYPE_BYTES.get(served_dtype, 2)),
         served_dtype=served_dtype,
-        context_len=config.get("max_position_embeddings", 2048),
+        context_len=decoder_config(config).get("max_position_embeddings", 2048),
         weights=weights,
         training=training_of(directory),
+        note=known_architecture(config).note,
     )
 
 
 def model_shape(config: Mapping[str, Any], dtype_bytes: int = 2) -> ModelShape:
-    """The sizes in a Llama or SPEED config.json, with transformers' defaults for what may be left out."""
+    """The sizes in a stock or SPEED config.json, with transformers' defaults for what may be left out."""
+    architecture, config = architecture_of(config), decoder_config(config)
     missing = [key for key in ("hidden_size", "intermediate_size", "num_attention_heads") if key not in config]
     if missing:
         raise ConfigError(f"{missing[0]} is missing in config.json: make or download the checkpoint again")
@@ -145,7 +152,46 @@ def model_shape(config: Mapping[str, Any], dtype_bytes: int = 2) -> ModelShape:
         vocab_size=config.get("vocab_size", 32000),
         kv_dtype_bytes=dtype_bytes,
         weight_dtype_bytes=dtype_bytes,
+        experts=_experts_of(config),
+        latent=_latent_of(config),
+        window=_window_of(config),
+        is_gated=architecture is None or architecture.is_gated,
     )
+
+
+def _experts_of(config: Mapping[str, Any]) -> Experts | None:
+    """Names of the same number differ from model to model."""
+    count = next(
+        (config[key] for key in ("num_experts", "num_local_experts", "n_routed_experts") if config.get(key)), 0
+    )
+    if not count:
+        return None
+    size = config.get("moe_intermediate_size") or config["intermediate_size"]
+    shared = config.get("shared_expert_intermediate_size") or (config.get("n_shared_experts") or 0) * size
+    return Experts(count, config.get("num_experts_per_tok", 2), size, shared)
+
+
+def _latent_of(config: Mapping[str, Any]) -> Latent | None:
+    if not config.get("kv_lora_rank"):
+        return None
+    return Latent(
+        config["kv_lora_rank"],
+        config["qk_rope_head_dim"],
+        config.get("q_lora_rank") or 0,
+        config["qk_nope_head_dim"],
+        config["v_head_dim"],
+    )
+
+
+def _window_of(config: Mapping[str, Any]) -> Window | None:
+    """In newer configurations every layer is named, in older ones every so many is without a window."""
+    kinds, every = config.get("layer_types") or (), config.get("sliding_window_pattern")
+    if not config.get("sliding_window"):
+        return None
+    share = 1 - 1 / every if isinstance(every, int) else 0
+    if kinds:
+        share = sum(kind == "sliding_attention" for kind in kinds) / len(kinds)
+    return Window(config["sliding_window"], share) if share else None
 
 
 def description_table(description: Description) -> Table:
@@ -175,6 +221,8 @@ def _method_rows(description: Description) -> Iterator[tuple[str, str]]:
         yield "", UNTRAINED_NEXT
     else:
         yield "training", f"{description.training} ({PROVENANCE_NAME})"
+    if description.note:
+        yield "note", description.note
     yield "anchors", f"{config.anchor_tokens} at the start of a prompt"
     yield "tail", f"{config.tail_tokens} at the end of a prompt"
 

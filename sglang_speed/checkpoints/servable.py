@@ -10,8 +10,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sglang_speed.config import decoder_config
 from sglang_speed.errors import ConfigError
-from sglang_speed.models.architectures import ARCHITECTURES, Architecture, architecture_of
+from sglang_speed.models.architectures import (
+    ARCHITECTURES,
+    Architecture,
+    architecture_of,
+    stock_model_type,
+    why_refused,
+)
 
 CONFIG_NAME = "config.json"
 DTYPES = ("float16", "bfloat16", "float32")
@@ -46,9 +53,12 @@ def require_architecture(config: Mapping[str, Any], directory: Path) -> Architec
     """The row of a checkpoint's architecture; ConfigError where none has its names."""
     architecture = architecture_of(config)
     if architecture is None:
+        reason = why_refused(config)
+        if reason is not None:
+            raise ConfigError(f"model_type={stock_model_type(config)!r} in {directory} is not served: {reason}")
         raise ConfigError(
             f"model_type={config.get('model_type')!r} in {directory} has no depth bands here: choose a checkpoint of "
-            f"one of {', '.join(ARCHITECTURES)}"
+            f"one of {', '.join(ARCHITECTURES)}; docs/models.md says how to ask for another"
         )
     names = config.get("architectures") or [architecture.name]
     if names not in ([architecture.name], [architecture.speed_name]) or config.get("is_encoder_decoder"):
@@ -75,7 +85,7 @@ def _require_unquantized(config: Mapping[str, Any], directory: Path) -> None:
 
 
 def _require_sizes(config: Mapping[str, Any], directory: Path) -> None:
-    path = directory / CONFIG_NAME
+    path, config = directory / CONFIG_NAME, decoder_config(config)
     for key in _NEEDED:
         if config.get(key) is None:
             raise ConfigError(f"{key} is missing in {path}: download the checkpoint again")
@@ -88,7 +98,8 @@ def _require_sizes(config: Mapping[str, Any], directory: Path) -> None:
         ("hidden_size", config["hidden_size"], num_heads),
         ("num_attention_heads", num_heads, config.get("num_key_value_heads") or num_heads),
     ):
-        if whole % part:
+        # a model that names the size of its heads may have any hidden size
+        if whole % part and not (key == "hidden_size" and config.get("head_dim")):
             raise ConfigError(
                 f"{key}={whole} in {path} is not a multiple of {part}, the number of "
                 f"{'attention' if key == 'hidden_size' else 'key-value'} heads: no decoder has such heads; download "

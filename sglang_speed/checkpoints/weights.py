@@ -14,14 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sglang_speed.config import decoder_config
 from sglang_speed.errors import ConfigError
+from sglang_speed.models.architectures import known_architecture
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
 
 # the dtypes of the format that are served in depth bands: bytes and torch's name
 _DTYPES = {"F32": (4, "float32"), "F16": (2, "float16"), "BF16": (2, "bfloat16")}
-_LAYER = re.compile(r"^model\.layers\.(\d+)\.")
+_LAYER = re.compile(r"^(?:model\.|language_model\.)*layers\.(\d+)\.")
+_EMBEDDING = re.compile(r"^(?:model\.|language_model\.)*embed_tokens\.weight$")
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class Weights:
     num_parameters: elements of all tensors.
     num_bytes: bytes of all tensors, headers left out.
     dtype: torch's name of the dtype that most elements have.
-    num_layers: decoder layers that have tensors.
+    layers: numbers of the decoder layers that have tensors.
     shapes: of every tensor, by its name.
     """
 
@@ -39,7 +42,7 @@ class Weights:
     num_parameters: int
     num_bytes: int
     dtype: str
-    num_layers: int
+    layers: frozenset[int]
     shapes: Mapping[str, tuple[int, ...]]
 
 
@@ -78,20 +81,24 @@ def read_weights(directory: Path) -> Weights:
         num_parameters=elements.total(),
         num_bytes=sum(count * _DTYPES[dtype][0] for dtype, count in elements.items()),
         dtype=_DTYPES[elements.most_common(1)[0][0]][1],
-        num_layers=len({match[1] for name in shapes if (match := _LAYER.match(name))}),
+        layers=frozenset(int(match[1]) for name in shapes if (match := _LAYER.match(name))),
         shapes=shapes,
     )
 
 
 def require_layers(weights: Weights, config: Mapping[str, Any], directory: Path) -> None:
-    """ConfigError if config.json and the weights disagree on the number of layers or the shape of a matrix."""
-    num_layers = config.get("num_hidden_layers")
-    if weights.num_layers != num_layers:
+    """ConfigError if config.json and the weights disagree on the layers or the shape of a matrix.
+
+    Layers that only predict tokens ahead (`num_nextn_predict_layers`) follow the decoder's and may be missing.
+    """
+    decoder = decoder_config(config)
+    num_layers, num_ahead = decoder["num_hidden_layers"], decoder.get("num_nextn_predict_layers") or 0
+    if not set(range(num_layers)) <= weights.layers <= set(range(num_layers + num_ahead)):
         raise ConfigError(
-            f"{directory} has weights of {weights.num_layers} decoder layers but num_hidden_layers={num_layers} in "
+            f"{directory} has weights of {len(weights.layers)} decoder layers but num_hidden_layers={num_layers} in "
             "config.json: the two belong to different models; make or download the checkpoint again"
         )
-    for name, shape in _matrices(config):
+    for name, shape in _matrices(config, weights):
         if weights.shapes.get(name) != shape:
             found = f"of shape {list(weights.shapes[name])}" if name in weights.shapes else "missing"
             raise ConfigError(
@@ -100,24 +107,31 @@ def require_layers(weights: Weights, config: Mapping[str, Any], directory: Path)
             )
 
 
-def _matrices(config: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, int]]]:
-    """Name and shape, [out, in], of every matrix of a Llama."""
-    hidden, inner, num_heads = (config[key] for key in ("hidden_size", "intermediate_size", "num_attention_heads"))
-    head_dim = config.get("head_dim") or hidden // num_heads
-    heads, kv_heads = num_heads * head_dim, (config.get("num_key_value_heads") or num_heads) * head_dim
-    of_a_layer = {
+def _matrices(config: Mapping[str, Any], weights: Weights) -> Iterator[tuple[str, tuple[int, int]]]:
+    """Name and shape, [out, in], of the matrices that a checkpoint must have: all of a Llama-like one, otherwise the
+    embedding; SGLang compares the others as it loads them."""
+    decoder = decoder_config(config)
+    vocab, hidden = decoder.get("vocab_size", 32000), decoder["hidden_size"]
+    yield next(filter(_EMBEDDING.match, weights.shapes), "model.embed_tokens.weight"), (vocab, hidden)
+    if not known_architecture(config).is_like_llama:
+        return
+    for layer in range(decoder["num_hidden_layers"]):
+        for part, shape in _llama_layer(decoder).items():
+            yield f"model.layers.{layer}.{part}.weight", shape
+    if not decoder.get("tie_word_embeddings", False):
+        yield "lm_head.weight", (vocab, hidden)
+
+
+def _llama_layer(decoder: Mapping[str, Any]) -> Mapping[str, tuple[int, int]]:
+    hidden, inner, num_heads = (decoder[key] for key in ("hidden_size", "intermediate_size", "num_attention_heads"))
+    head_dim = decoder.get("head_dim") or hidden // num_heads
+    heads, kv_heads = num_heads * head_dim, (decoder.get("num_key_value_heads") or num_heads) * head_dim
+    return {
         **{f"self_attn.{part}_proj": (size, hidden) for part, size in (("q", heads), ("k", kv_heads), ("v", kv_heads))},
         "self_attn.o_proj": (hidden, heads),
         **{f"mlp.{part}_proj": (inner, hidden) for part in ("gate", "up")},
         "mlp.down_proj": (hidden, inner),
     }
-    vocab = config.get("vocab_size", 32000)
-    yield "model.embed_tokens.weight", (vocab, hidden)
-    for layer in range(config["num_hidden_layers"]):
-        for part, shape in of_a_layer.items():
-            yield f"model.layers.{layer}.{part}.weight", shape
-    if not config.get("tie_word_embeddings", False):
-        yield "lm_head.weight", (vocab, hidden)
 
 
 def _names_in(index: Path) -> list[str]:

@@ -14,6 +14,10 @@ def _others(args: Any) -> list[str]:
     return [backend for backend in args.get_attention_backends() if backend not in ATTENTION_BACKENDS]
 
 
+def _is_latent_on_gpu(args: Any) -> bool:
+    return args.device != "cpu" and args.get_model_config().attention_arch.name == "MLA"
+
+
 def _message(args: Any) -> str:
     return (
         f"--attention-backend {_others(args)[0]} is not tested with depth bands; choose one of "
@@ -36,6 +40,12 @@ FEATURE = Feature(
             lambda args: bool(_others(args)),
             "others are not tested with depth bands",
             message=_message,
+            at_full_depth=False,
+        ),
+        Refusal(
+            "latent attention (DeepSeek) on a GPU",
+            _is_latent_on_gpu,
+            "its kernels have not been watched in two bands yet; CPUs serve it",
             at_full_depth=False,
         ),
     ),

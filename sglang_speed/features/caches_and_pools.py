@@ -16,6 +16,10 @@ def _has_cpp_tree(_: Any) -> bool:
     return bool(envs.SGLANG_EXPERIMENTAL_CPP_RADIX_TREE.get())
 
 
+def _has_pool_of_windows(args: Any) -> bool:
+    return bool(args.get_model_config().is_hybrid_swa)
+
+
 def _has_pages_by_head(_: Any) -> bool:
     return bool(envs.SGLANG_USE_HND_KVCACHE.get())
 
@@ -45,6 +49,11 @@ FEATURE = Feature(
         Refusal("--enable-hisparse", on("enable_hisparse"), "it replaces the request table"),
         Refusal("--enable-unified-memory", on("enable_unified_memory"), "it replaces the pools"),
         Refusal("--enable-page-major-kv-layout", on("enable_page_major_kv_layout"), "not proven with the deep band"),
+        Refusal(
+            "a pool of its own for layers with a sliding window",
+            _has_pool_of_windows,
+            "bands are cut out of one pool; give --disable-hybrid-swa-memory",
+        ),
         Refusal("--kv-canary", is_not("kv_canary", "none"), "it expects one table and one pool"),
     ),
 )

@@ -21,6 +21,13 @@ FEATURE = Feature(
         Refusal("--moe-dense-tp-size", on("moe_dense_tp_size"), _PADDED),
         Refusal("--moe-a2a-backend", is_not("moe_a2a_backend", None, "none"), _PADDED),
         Refusal("--enable-attn-tp-input-scattered", on("enable_attn_tp_input_scattered"), "rows are split over ranks"),
+        Refusal("--enable-eplb", on("enable_eplb"), "it counts the rows of each layer"),
+        Refusal("--enable-return-routed-experts", on("enable_return_routed_experts"), "deep layers route fewer rows"),
+        Refusal(
+            "--expert-distribution-recorder-mode",
+            on("expert_distribution_recorder_mode"),
+            "deep layers route fewer rows",
+        ),
         Refusal("--elastic-ep-backend", on("elastic_ep_backend"), "it renames the radix tree's keys as it grows"),
     ),
 )

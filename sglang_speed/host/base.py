@@ -13,12 +13,35 @@ Step = Callable[[Any], None]
 """Something that happens to SGLang's arguments while they are resolved."""
 
 
+Beside = tuple[Tensor | None, ...] | None
+"""What a layer returns beside hidden states; None for a layer that returns these alone."""
+
+
 class Stream(NamedTuple):
-    """What a decoder's last norm is given: hidden states of some rows, [num_rows, hidden_size], and what is to be
-    added to them, of the same shape; None where the architecture keeps no residual apart."""
+    """What a decoder hands from one band to the next, for some rows.
+
+    hidden: [num_rows, hidden_size]. residual: what its norm adds to them, of the same shape; None where the
+    architecture keeps no residual apart. beside: what the last layer returned with the hidden states.
+    """
 
     hidden: Tensor
     residual: Tensor | None
+    beside: Beside = None
+
+    def of_rows(self, rows: Tensor) -> Stream:
+        def select(part: Tensor | None) -> Tensor | None:
+            return None if part is None else part[rows]
+
+        beside = None if self.beside is None else tuple(map(select, self.beside))
+        return Stream(self.hidden[rows], select(self.residual), beside)
+
+    def as_returned(self, residual_is_beside: bool) -> Any:
+        """What a layer with this output would return."""
+        if self.beside is None:
+            return self.hidden
+        if residual_is_beside and self.residual is not None:
+            return self.hidden, self.residual, *self.beside[1:]
+        return self.hidden, *self.beside
 
 
 class Host(ABC):

@@ -81,7 +81,7 @@ class Host0517(Host):
         raise AssertionError("this version does not ask")
 
     def hand_on(self, stream: Stream, batch: Any) -> Any:
-        return stream.hidden if stream.residual is None else tuple(stream)
+        return stream.as_returned(residual_is_beside=True)
 
     def finish_layer(self, layer: Any) -> None:
         communicator = getattr(layer, "layer_communicator", None)

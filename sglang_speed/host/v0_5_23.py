@@ -121,10 +121,10 @@ class Host0523(Host):
     def hand_on(self, stream: Stream, batch: Any) -> Any:
         """Stages keep the residual on the batch, as at the beginning of a pipeline's later stage; other layers return
         it."""
-        if getattr(batch, "residual_stream", None) is None:
-            return stream.hidden if stream.residual is None else tuple(stream)
-        hidden, batch.residual_stream = ResidualStream.from_handoff(*stream, PLAIN_ADD)
-        return hidden
+        if getattr(batch, "residual_stream", None) is None or stream.residual is None:
+            return stream.as_returned(residual_is_beside=True)
+        hidden, batch.residual_stream = ResidualStream.from_handoff(stream.hidden, stream.residual, PLAIN_ADD)
+        return stream._replace(hidden=hidden).as_returned(residual_is_beside=False)
 
     def finish_layer(self, layer: Any) -> None:
         """The last norm completes what a layer owes."""

@@ -59,7 +59,7 @@ def options(
 
 @app.command()
 def convert(
-    source: Annotated[str, typer.Argument(help="Llama or SPEED checkpoint directory, or `speed-llama`.")],
+    source: Annotated[str, typer.Argument(help="Directory, hub id in the local cache, or `speed-llama`.")],
     destination: Annotated[Path, typer.Argument(help="Directory to make; must be absent or empty.")],
     prefill_layers: PrefillLayers,
     anchor_tokens: AnchorTokens = DEFAULT_ANCHOR_TOKENS,
@@ -69,10 +69,10 @@ def convert(
     """Make a checkpoint that SGLang can serve with depth bands."""
     from sglang_speed.checkpoints.adapter import UNTRAINED_COST, UNTRAINED_NEXT, Training
     from sglang_speed.checkpoints.convert import convert as make_checkpoint
-    from sglang_speed.checkpoints.default_model import resolve_model
+    from sglang_speed.checkpoints.hub import local_checkpoint
 
     made = make_checkpoint(
-        Path(resolve_model(source)),
+        local_checkpoint(source),
         destination,
         prefill_layers=prefill_layers,
         anchor_tokens=anchor_tokens,
@@ -91,10 +91,10 @@ def inspect(
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Show a checkpoint's bands, what a token costs, and what can be gained at most."""
-    from sglang_speed.checkpoints.default_model import resolve_model
     from sglang_speed.checkpoints.describe import describe, description_table
+    from sglang_speed.checkpoints.hub import local_checkpoint
 
-    description = describe(Path(resolve_model(checkpoint)))
+    description = describe(local_checkpoint(checkpoint))
     if json:
         from json import dumps
 

@@ -12,10 +12,48 @@ from sglang_speed.config import SpeedConfig
 
 
 @dataclass(frozen=True)
+class Experts:
+    """The MLP of a layer with experts: `per_token` of `count` run for a token, and `shared` ones for every token.
+
+    Of `intermediate_size` each; shared_size: of the shared ones together.
+    """
+
+    count: int
+    per_token: int
+    intermediate_size: int
+    shared_size: int = 0
+
+
+@dataclass(frozen=True)
+class Latent:
+    """Multi-head latent attention: what is cached of a token, and the ranks and head sizes around it.
+
+    query_rank: of the queries' own compression, 0 where they have none.
+    """
+
+    kv_rank: int
+    rope_dim: int
+    query_rank: int
+    nope_dim: int
+    value_dim: int
+
+
+@dataclass(frozen=True)
+class Window:
+    """size: tokens that a row sees in layers with a sliding window. share: of all layers, those that have one."""
+
+    size: int
+    share: float
+
+
+@dataclass(frozen=True)
 class ModelShape:
-    """Sizes of a Llama-architecture model.
+    """Sizes of a decoder whose layers are alike.
+
+    They are taken to be so where a few are not: the first layers of some models with experts are dense.
 
     kv_dtype_bytes, weight_dtype_bytes: bytes per element of the KV cache and of the weights.
+    is_gated: whether the MLP has three matrices instead of two.
     """
 
     hidden_size: int
@@ -26,23 +64,70 @@ class ModelShape:
     vocab_size: int
     kv_dtype_bytes: int = 2
     weight_dtype_bytes: int = 2
+    experts: Experts | None = None
+    latent: Latent | None = None
+    window: Window | None = None
+    is_gated: bool = True
 
     @property
     def kv_bytes_per_layer(self) -> int:
-        """Bytes of keys and values of one token in one layer, `c`."""
+        """Bytes of keys and values, or of the latent, of one token in one layer, `c`."""
+        if self.latent is not None:
+            return (self.latent.kv_rank + self.latent.rope_dim) * self.kv_dtype_bytes
         return 2 * self.num_kv_heads * self.head_dim * self.kv_dtype_bytes
 
     @property
     def weights_per_layer(self) -> int:
-        """Elements of one decoder layer's matrices (attention projections and the gated MLP)."""
-        q_and_o = 2 * self.hidden_size * self.num_heads * self.head_dim
-        k_and_v = 2 * self.hidden_size * self.num_kv_heads * self.head_dim
-        return q_and_o + k_and_v + 3 * self.hidden_size * self.intermediate_size
+        """Elements of one decoder layer's matrices that a token is multiplied with."""
+        return self.weights_read_per_layer(1)
+
+    @property
+    def stored_weights_per_layer(self) -> int:
+        """Elements of one decoder layer's matrices, all experts included."""
+        return self._attention_weights + self._mlp_weights(self.experts.count if self.experts else 0)
+
+    def weights_read_per_layer(self, num_tokens: int) -> int:
+        """Elements that a step of so many tokens reads: of the experts those that are chosen, each token on its own."""
+        if self.experts is None:
+            return self.stored_weights_per_layer
+        count, per_token = self.experts.count, self.experts.per_token
+        return self._attention_weights + self._mlp_weights(count * (1 - (1 - per_token / count) ** num_tokens))
+
+    @property
+    def _attention_weights(self) -> int:
+        if self.latent is None:
+            q_and_o = 2 * self.hidden_size * self.num_heads * self.head_dim
+            return q_and_o + 2 * self.hidden_size * self.num_kv_heads * self.head_dim
+        latent = self.latent
+        query_from = latent.query_rank or self.hidden_size
+        query = self.hidden_size * latent.query_rank + query_from * self.num_heads * (latent.nope_dim + latent.rope_dim)
+        keys_and_values = self.hidden_size * (latent.kv_rank + latent.rope_dim)
+        keys_and_values += latent.kv_rank * self.num_heads * (latent.nope_dim + latent.value_dim)
+        return query + keys_and_values + self.num_heads * latent.value_dim * self.hidden_size
+
+    def _mlp_weights(self, num_experts: float) -> int:
+        per_channel = (3 if self.is_gated else 2) * self.hidden_size
+        if self.experts is None:
+            return per_channel * self.intermediate_size
+        router = self.hidden_size * self.experts.count
+        return router + round(per_channel * (num_experts * self.experts.intermediate_size + self.experts.shared_size))
+
+    def pair_flops(self, num_pairs: float, num_pairs_in_window: float) -> int:
+        """Operations of attention in one layer: two products of a head for every pair of a row and what it sees."""
+        per_pair = 4 * self.num_heads * self.head_dim
+        if self.latent is not None:
+            per_pair = 2 * self.num_heads * (self.latent.nope_dim + self.latent.rope_dim + self.latent.value_dim)
+        if self.window is not None:
+            num_pairs = self.window.share * num_pairs_in_window + (1 - self.window.share) * num_pairs
+        return round(per_pair * num_pairs)
+
+    def seen(self, context_len: int) -> int:
+        """Of `context_len` tokens those that a row sees in a layer with a window."""
+        return context_len if self.window is None else min(context_len, self.window.size)
 
     def layer_flops(self, context_len: int) -> int:
-        """Operations of one token in one layer when it attends to `context_len` tokens: two per weight, and
-        two products of `num_heads * head_dim` per visible token."""
-        return 2 * self.weights_per_layer + 4 * self.num_heads * self.head_dim * context_len
+        """Operations of one token in one layer behind `context_len - 1` others: two per weight, and attention."""
+        return 2 * self.weights_per_layer + self.pair_flops(context_len, self.seen(context_len))
 
 
 def kv_bytes_per_prompt_token(shape: ModelShape, config: SpeedConfig) -> int:
@@ -69,11 +154,18 @@ def prefill_flops(
 
     def layer(length: int, prefix: int) -> int:
         # the sum over the tokens of layer_flops(prefix + 1 .. prefix + length)
-        pairs = length * prefix + length * (length + 1) // 2
-        return 2 * shape.weights_per_layer * length + 4 * shape.num_heads * shape.head_dim * pairs
+        pairs = _sum_of_min(prefix, length, prefix + length)
+        in_window = pairs if shape.window is None else _sum_of_min(prefix, length, shape.window.size)
+        return 2 * shape.weights_per_layer * length + shape.pair_flops(pairs, in_window)
 
     deep = config.num_deep_layers * layer(num_deep_tokens, 0)
     return config.prefill_layers * layer(num_tokens, prefix_len) + deep
+
+
+def _sum_of_min(prefix: int, length: int, most: int) -> int:
+    """min(n, most) summed over n from prefix + 1 to prefix + length."""
+    grows = max(0, min(length, most - prefix))
+    return grows * prefix + grows * (grows + 1) // 2 + (length - grows) * most
 
 
 def decode_flops(shape: ModelShape, config: SpeedConfig, context_len: int, batch_size: int) -> int:
@@ -89,15 +181,20 @@ def head_flops(shape: ModelShape) -> int:
 
 
 def decode_bytes(shape: ModelShape, config: SpeedConfig, context_len: int, batch_size: int) -> int:
-    """Bytes that one decode step reads: all weights once, and the KV of each request (deep rows neglected)."""
-    kv = batch_size * context_len * kv_bytes_per_prompt_token(shape, config)
-    return weight_bytes(shape, config) + kv
+    """Bytes that one decode step reads: weights once, and the KV that each request sees (deep rows neglected)."""
+    share = 0.0 if shape.window is None else shape.window.share
+    seen = share * shape.seen(context_len) + (1 - share) * context_len
+    kv = round(batch_size * seen * kv_bytes_per_prompt_token(shape, config))
+    return _bytes_of(shape, config, shape.weights_read_per_layer(batch_size)) + kv
 
 
 def weight_bytes(shape: ModelShape, config: SpeedConfig) -> int:
     """All layers and the output head; of the embedding only one row per token is read."""
-    elements = config.num_layers * shape.weights_per_layer + shape.vocab_size * shape.hidden_size
-    return shape.weight_dtype_bytes * elements
+    return _bytes_of(shape, config, shape.stored_weights_per_layer)
+
+
+def _bytes_of(shape: ModelShape, config: SpeedConfig, weights_per_layer: int) -> int:
+    return shape.weight_dtype_bytes * (config.num_layers * weights_per_layer + shape.vocab_size * shape.hidden_size)
 
 
 def prefill_ceiling(config: SpeedConfig) -> float:

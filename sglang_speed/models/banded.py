@@ -24,17 +24,24 @@ from sglang_speed.attention.banded import BandedAttnBackend
 from sglang_speed.config import SpeedConfig
 from sglang_speed.errors import ConfigError
 from sglang_speed.host.adapter import HOST
-from sglang_speed.host.base import Stream
+from sglang_speed.host.base import Beside, Stream
 from sglang_speed.method.bands import DepthBand, depth_bands
+from sglang_speed.models.hf_banded import HfBands
 
 
-def run_in_bands(model: nn.Module, config: SpeedConfig) -> None:
-    """Make a stock model run in depth bands, in place; its parameters and their names stay as they are."""
-    _require_own_layers(model, config)
+def run_in_bands(model: nn.Module, config: SpeedConfig, num_ahead: int = 0) -> None:
+    """Make a stock model run in depth bands, in place; its parameters and their names stay as they are.
+
+    num_ahead: layers that only predict tokens ahead, of which checkpoints have weights too; SGLang leaves them out.
+    """
+    _require_own_layers(model, config.num_layers + num_ahead)
     if config.is_stock:
         return
-    decoder = _decoder_of(model, config.num_layers)
-    decoder.forward = BandedForward(decoder, depth_bands(config))
+    decoder, bands = _decoder_of(model, config.num_layers), depth_bands(config)
+    if type(decoder).__module__.startswith("transformers."):
+        HfBands(decoder, bands[1:])
+    else:
+        decoder.forward = BandedForward(decoder, bands)
 
 
 class BandedForward:
@@ -48,15 +55,17 @@ class BandedForward:
         """Hidden states after the last norm, [num_tokens, hidden_size]; zero in rows that are not deep."""
         given = {**dict(zip(self._parameters, args, strict=False)), **kwargs}
         positions, forward_batch = given["positions"], given["forward_batch"]
-        stream = self._shallow.run(**given)
-        backend, all_rows, rows = get_attn_backend(), stream.hidden, None
+        backend = get_attn_backend()
         assert isinstance(backend, BandedAttnBackend), f"{type(backend).__name__} has no deep band"
+        with HOST.attention_context(backend.shallow, forward_batch):
+            stream = self._shallow.run(**given)
+        all_rows, rows = stream.hidden, None
         for view, (own_backend, batch) in zip(self._deep, backend.deep_parts_of(forward_batch), strict=True):
             if batch.forward_batch is None:
                 return torch.zeros_like(all_rows)
             if batch.rows is not None and batch.rows_below is not None:
                 rows, positions = batch.rows, positions[..., batch.rows_below]
-                stream = _select(stream, batch.rows_below)
+                stream = stream.of_rows(batch.rows_below)
             with HOST.attention_context(own_backend, batch.forward_batch):
                 stream = view.go_on(stream, positions, batch.forward_batch)
         return stream.hidden if rows is None else torch.zeros_like(all_rows).index_copy_(0, rows, stream.hidden)
@@ -74,7 +83,7 @@ class _View:
             changed["embed_tokens"] = _NoEmbedding(self._entry)
         if self._end is not None:
             changed["norm"] = self._end
-            HOST.finish_layer(decoder.layers[band.end_layer - 1])
+            self._end.follow(decoder.layers[band.end_layer - 1])
         self._decoder = _copy_with(decoder, changed, band)
 
     def run(self, **given: Any) -> Stream:
@@ -102,7 +111,10 @@ class _Entry(nn.Module):
 
 
 class _NoEmbedding(nn.Module):
-    """In place of the embedding of a band that begins with hidden states."""
+    """In place of the embedding of a band that begins with hidden states.
+
+    What it gives is of their shape only: decoders scale it in place, and no layer reads it.
+    """
 
     def __init__(self, entry: _Entry) -> None:
         super().__init__()
@@ -110,7 +122,7 @@ class _NoEmbedding(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         assert self._entry.given is not None, "a deep band begins with what the band below gives"
-        return self._entry.given[0].hidden
+        return torch.empty_like(self._entry.given[0].hidden)
 
 
 class _End(nn.Module):
@@ -119,15 +131,24 @@ class _End(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self._given: Stream | None = None
+        self._beside: Beside = None
+
+    def follow(self, layer: nn.Module) -> None:
+        """`layer` is the last one before this norm."""
+        HOST.finish_layer(layer)
+        layer.register_forward_hook(self._keep_beside)
 
     def forward(self, hidden: Tensor, residual: Tensor | None = None, **kwargs: Any) -> Any:
-        self._given = Stream(hidden, residual)
+        self._given = Stream(hidden, residual, self._beside)
         return hidden if residual is None else (hidden, residual)
 
     def taken(self) -> Stream:
-        given, self._given = self._given, None
+        given, self._given, self._beside = self._given, None, None
         assert given is not None, "the decoder ended without its norm"
         return given
+
+    def _keep_beside(self, layer: nn.Module, args: Any, out: Any) -> None:
+        self._beside = tuple(out[1:]) if isinstance(out, tuple) else None
 
 
 def _copy_with(decoder: Any, modules: dict[str, nn.Module], band: DepthBand) -> Any:
@@ -157,11 +178,7 @@ def _is_decoder(module: nn.Module, num_layers: int) -> bool:
     return has_ends and isinstance(layers, nn.ModuleList) and len(layers) == num_layers
 
 
-def _select(stream: Stream, rows: Tensor) -> Stream:
-    return Stream(stream.hidden[rows], None if stream.residual is None else stream.residual[rows])
-
-
-def _require_own_layers(model: Any, config: SpeedConfig) -> None:
+def _require_own_layers(model: Any, num_layers: int) -> None:
     """Let the model raise ConfigError for weights of a layer that it has not; SGLang leaves them out silently."""
     load: Callable[..., Any] = model.load_weights
 
@@ -173,9 +190,9 @@ def _require_own_layers(model: Any, config: SpeedConfig) -> None:
     def own(weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
         for name, weight in weights:
             layer = get_layer_id(name)
-            if layer is not None and layer >= config.num_layers:
+            if layer is not None and layer >= num_layers:
                 raise ConfigError(
-                    f"sglang_speed: {name} is not one of the {config.num_layers} layers of the running model: send the "
+                    f"sglang_speed: {name} is not one of the {num_layers} layers of the running model: send the "
                     "weights of the model that is served"
                 )
             yield name, weight

@@ -1,26 +1,28 @@
 """The models of the table: the shallow band runs over all tokens, each deep band over its deep tokens only.
 
-Owns the order of those two steps. Layers, rotary embedding, norms and weights' names are transformers' own.
+Owns which rows a layer is given. All else is transformers' own.
 Importing it registers the models with AutoModelForCausalLM.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import zip_longest
+from functools import lru_cache, partial
 from typing import Any, NoReturn
 
 import torch
 import transformers
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
 from transformers.utils import ModelOutput
 
-from sglang_speed.method import DeepTokens, DepthBand, depth_bands
+from sglang_speed.errors import ConfigError
+from sglang_speed.method import DeepTokens, depth_bands
 from sglang_speed.models.architectures import ARCHITECTURES, Architecture
 from sglang_speed.models.hf_config import architecture_of_class, config_class
 from sglang_speed.policies import DepthPolicy, policy_of
@@ -42,17 +44,75 @@ class SpeedOutput(ModelOutput):
     positions: Tensor | None = None
 
 
-class ReferenceModel(PreTrainedModel):
-    """What is ours in a causal model of transformers whose prompt tokens stop at the cutoff; see `model_class`."""
+class _NoRows(Exception):
+    """A band that has none in a forward ends it, since the bands above have none either."""
 
-    # the causal mask of `run_band` is a matrix, which these kernels do not take
+
+@dataclass
+class _DeepRows:
+    """The rows of one forward that are deep. rows: for each deep band, those of `input_ids`, ascending."""
+
+    rows: Sequence[Tensor]
+    cache: Cache | None
+
+    def in_band_below(self, band: int) -> Tensor:
+        """The same among the rows that the band below has."""
+        return self.rows[band] if band == 0 else torch.isin(self.rows[band - 1], self.rows[band])
+
+    def num_seen(self, band: int, layer: int) -> int:
+        """Tokens that the last row of a band sees in a layer."""
+        return len(self.rows[band]) + (0 if self.cache is None else self.cache.get_seq_length(layer))
+
+
+def of_rows(name: str, value: Any, rows: Tensor, num_seen: int) -> Any:
+    """What some rows of a forward are given of a keyword argument of a layer, when they run as a sequence of their own.
+
+    num_seen: tokens that the last of the rows sees, those in a cache included.
+    """
+    if value is None:
+        return None
+    if name == "attention_mask":
+        # windows count places in that sequence: a mask depends on the distance of two places only
+        return value[..., value.shape[-2] - len(rows) :, value.shape[-1] - num_seen :]
+    if name == "position_embeddings":
+        return tuple(part.index_select(-2, rows) for part in value)
+    return value[..., rows] if name == "position_ids" else value
+
+
+class ReferenceModel(PreTrainedModel):
+    """What is ours in a causal model of transformers whose prompt tokens stop at the cutoff; see `model_class`.
+
+    The forward is the stock model's. Its layers above a cutoff are given the deep rows only: of the hidden states where
+    a band begins, and in each layer of positions and mask.
+    """
+
+    # layers above a cutoff are given a part of the mask, so it must be a matrix
     _supports_flash_attn = False
     _supports_flex_attn = False
 
     def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__(config)
-        self.bands = depth_bands(config.speed_config)
-        self.policies = tuple(policy_of(config.speed_config, band) for band in self.bands[1:] or self.bands)
+        speed = config.speed_config
+        self.bands = depth_bands(speed)
+        self.policies = tuple(policy_of(speed, band) for band in self.bands[1:] or self.bands)
+        self._rows: _DeepRows | None = None
+        layers = self.get_decoder().layers
+        for number, band in enumerate(self.bands[1:]):
+            for layer in range(band.first_layer, band.end_layer):
+                select = partial(self._select, number, layer == band.first_layer, layer)
+                layers[layer].register_forward_pre_hook(select, with_kwargs=True)
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
+        """As in transformers. ConfigError where a weight is missing, which would be drawn at random, or left over."""
+        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        num_layers = model.config.speed_config.num_layers
+        ahead = re.compile(rf"layers\.({num_layers}|{num_layers + 1})\.|rotary_emb\.inv_freq$")
+        left_over = {name for name in info["unexpected_keys"] if not ahead.search(name)}
+        for problem, names in (("lacks", info["missing_keys"]), ("has, and the model does not,", left_over)):
+            if names:
+                raise ConfigError(f"{args[0]} {problem} {min(names)}: make or download the checkpoint again")
+        return (model, info) if output_loading_info else model
 
     @property
     def policy(self) -> DepthPolicy:
@@ -85,61 +145,59 @@ class ReferenceModel(PreTrainedModel):
         end = start + input_ids.shape[1]
         if deep_tokens is None or isinstance(deep_tokens, DeepTokens):
             deep_tokens = [deep_tokens] * len(self.policies) if deep_tokens else self.deep_tokens(end)
-        positions = torch.arange(start, end, device=input_ids.device)
+        rows = [_rows_of(deep, start, end).to(input_ids.device) for deep in deep_tokens]
 
-        shallow_band, *deep_bands = self.bands
-        hidden = self.model.embed_tokens(input_ids)
-        hidden = self.run_band(shallow_band, hidden, positions, past_key_values)
-        for band, deep in zip_longest(deep_bands, deep_tokens):
-            is_deep = torch.isin(positions, _positions_of(deep, start, end).to(positions.device))
-            hidden, positions = hidden[:, is_deep], positions[is_deep]
-            if band is not None:
-                hidden = self.run_band(band, hidden, positions, past_key_values)
-        logits = self.lm_head(self.model.norm(hidden))
+        self._rows = _DeepRows(rows, past_key_values)
+        try:
+            use_cache = past_key_values is not None
+            logits = super().forward(input_ids=input_ids, past_key_values=past_key_values, use_cache=use_cache).logits
+        except _NoRows:
+            logits = self.lm_head.weight.new_empty(len(input_ids), 0, len(self.lm_head.weight))
+        finally:
+            self._rows = None
+        if len(self.bands) == 1:
+            logits = logits[:, rows[-1]]
+        loss = None if labels is None else _next_token_loss(logits, labels, rows[-1])
+        return SpeedOutput(loss=loss, logits=logits, positions=rows[-1] + start)
 
-        loss = None if labels is None else _next_token_loss(logits, labels, positions - start)
-        return SpeedOutput(loss=loss, logits=logits, positions=positions)
+    def _select(self, band: int, is_first: bool, layer: int, _: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        """What a layer above a cutoff is given; everything where no forward of `ReferenceModel` runs."""
+        if self._rows is None:
+            return None
+        hidden, *rest = args
+        if is_first:
+            hidden = hidden[:, self._rows.in_band_below(band)]
+        rows, num_seen = self._rows.rows[band], self._rows.num_seen(band, layer)
+        if not len(rows):
+            raise _NoRows
+        return (hidden, *rest), {name: of_rows(name, value, rows, num_seen) for name, value in kwargs.items()}
 
-    def run_band(self, band: DepthBand, hidden: Tensor, positions: Tensor, cache: Cache | None) -> Tensor:
-        """Run a band's layers over rows that see each other causally, after the rows in the cache.
+    def full_depth_logits(self, input_ids: Tensor, num_rows: int) -> Tensor:
+        """Logits of the last rows, [batch, num_rows, vocab], when every token passes every layer."""
+        logits: Tensor = super().forward(input_ids=input_ids, use_cache=False, logits_to_keep=num_rows).logits
+        return logits
 
-        hidden: [batch, num_rows, hidden_size], in position order. positions: [num_rows].
-        """
-        if not len(positions):
-            return hidden
-        num_cached = 0 if cache is None else cache.get_seq_length(band.first_layer)
-        return self.run_layers(band, hidden, positions, _causal_mask(num_cached, hidden), cache)
-
-    def run_layers(
-        self, band: DepthBand, hidden: Tensor, positions: Tensor, mask: Any, cache: Cache | None = None
-    ) -> Tensor:
-        """Run a band's layers over rows that see what `mask` shows, in the form that the attention takes."""
-        position_embeddings = self.model.rotary_emb(hidden, positions[None])
-        for layer in self.model.layers[band.first_layer : band.end_layer]:
-            hidden = layer(
-                hidden,
-                attention_mask=mask,
-                position_embeddings=position_embeddings,
-                past_key_values=cache,
-            )
-        return hidden
+    def head(self, hidden: Tensor) -> Tensor:
+        """Logits, [..., num_rows, vocab], of what the last layer gives: [batch, num_rows, hidden_size]."""
+        decoder = self.get_decoder()
+        layers, decoder.layers = decoder.layers, nn.ModuleList()
+        replace = decoder.norm.register_forward_pre_hook(lambda *_: (hidden,))
+        try:
+            logits: Tensor = super().forward(inputs_embeds=hidden, use_cache=False).logits
+        finally:
+            decoder.layers = layers
+            replace.remove()
+        return logits
 
     def generate(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Refused: transformers' generation does not tell prompt tokens from generated ones."""
         raise NotImplementedError("generate with sglang_speed.reference.generation.generate_greedy")
 
 
-def _positions_of(deep_tokens: DeepTokens, start: int, end: int) -> Tensor:
-    """Positions of the deep tokens in a forward over `[start, end)`."""
+def _rows_of(deep_tokens: DeepTokens, start: int, end: int) -> Tensor:
+    """The deep tokens in a forward over `[start, end)`, counted from `start`."""
     anchors, decode_phase = deep_tokens.computed_in(start, end)
-    return torch.tensor([*anchors, *decode_phase], dtype=torch.long)
-
-
-def _causal_mask(num_cached: int, hidden: Tensor) -> Tensor:
-    """[1, 1, num_rows, num_cached + num_rows]: row i sees the cached rows and rows 0 .. i; 0 visible, -inf not."""
-    num_rows = hidden.shape[1]
-    mask = hidden.new_full((num_rows, num_cached + num_rows), float("-inf"))
-    return mask.triu(num_cached + 1)[None, None]
+    return torch.tensor([*anchors, *decode_phase], dtype=torch.long) - start
 
 
 def _next_token_loss(logits: Tensor, labels: Tensor, rows: Tensor) -> Tensor:
@@ -154,7 +212,8 @@ def _next_token_loss(logits: Tensor, labels: Tensor, rows: Tensor) -> Tensor:
 def model_class(architecture: Architecture, ours: Any = ReferenceModel) -> Any:
     """The class of an architecture's causal model in transformers, with depth bands."""
     bases = ours, getattr(transformers, architecture.name)
-    return type(architecture.speed_name, bases, {"config_class": config_class(architecture)})
+    own = {"config_class": config_class(architecture), "_supports_sdpa": not architecture.needs_matrices}
+    return type(architecture.speed_name, bases, own)
 
 
 def class_for(config: PreTrainedConfig, ours: Any = ReferenceModel) -> Any:
@@ -162,9 +221,22 @@ def class_for(config: PreTrainedConfig, ours: Any = ReferenceModel) -> Any:
     return model_class(architecture_of_class(config), ours)
 
 
+def stock_class(config: PreTrainedConfig) -> Any:
+    """The class of the same model in transformers, without bands."""
+    return getattr(transformers, architecture_of_class(config).name)
+
+
 def register(architecture: Architecture) -> None:
     """Let AutoModelForCausalLM load SPEED checkpoints of an architecture."""
     AutoModelForCausalLM.register(config_class(architecture), model_class(architecture), exist_ok=True)
+    for stock, ours in (
+        (architecture.model_type, architecture.speed_model_type),
+        (architecture.name, architecture.speed_name),
+    ):
+        # how the tensors of a checkpoint become those of the modules: experts lie apart in it
+        mapping = get_checkpoint_conversion_mapping(stock)
+        if mapping is not None:
+            register_checkpoint_conversion_mapping(ours, mapping, overwrite=True)
 
 
 for each in ARCHITECTURES.values():

@@ -136,6 +136,13 @@ class TrainingModel(ReferenceModel):
         states: Tensor = self.model.norm(hidden)[0]
         return states
 
+    def run_layers(self, band: DepthBand, hidden: Tensor, positions: Tensor, mask: Any) -> Tensor:
+        """Run a band's layers over rows that see what `mask` shows, in the form that the attention takes."""
+        position_embeddings = self.model.rotary_emb(hidden, positions[None])
+        for layer in self.model.layers[band.first_layer : band.end_layer]:
+            hidden = layer(hidden, attention_mask=mask, position_embeddings=position_embeddings)
+        return hidden
+
     def _turn_mask(self, hidden: Tensor, turns: Tensor) -> Any:
         """A row sees the rows before it in its own turn; in the form that the attention takes."""
         if self.config._attn_implementation == TURN_ATTENTION:

@@ -194,6 +194,11 @@ def fit_to_deep_bands(scheduler: Any, req: Req, is_retracted: bool = False) -> N
             "model: the tokens that it reads logits at do not pass the deep layers; leave it out, or serve the "
             "full-depth checkpoint"
         )
+    if req.multimodal_inputs is not None:
+        req.set_finish_with_abort(
+            "sglang_speed: images, video and audio are not supported with a SPEED model: their tokens are not proven "
+            "in a deep band; leave them out, or serve the full-depth checkpoint"
+        )
     for band in pool.deep_bands:
         if req.to_finish is None and not req.finished():
             _fit_to(band, req, pool.deep_tokens_of(req, band).num_before(len(req.origin_input_ids)))

@@ -6,6 +6,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from sglang_speed.checkpoints.hub import checkpoint_directory
+from sglang_speed.config import is_speed_model, read_model_config
 from sglang_speed.host.adapter import HOST
 from sglang_speed.serving.fields import SETTINGS
 from sglang_speed.serving.refusals import refuse_unsupported
@@ -16,6 +18,15 @@ def complete(args: Any) -> None:
     """Before SGLang resolves anything."""
     SETTINGS.set(args, Settings.from_environment())
     _resolve_model_path(args)
+    _take_one_pool(args)
+
+
+def _take_one_pool(args: Any) -> None:
+    """One KV pool for layers with and without a sliding window, where stock SGLang has two of different lengths."""
+    typed = HOST.resolved(args)
+    config = read_model_config(checkpoint_directory(typed.model_path, typed.revision)) or {}
+    if is_speed_model(config) and not typed.disable_hybrid_swa_memory:
+        HOST.change(args, disable_hybrid_swa_memory=True)
 
 
 def _resolve_model_path(args: Any) -> None:

@@ -91,8 +91,8 @@ MODEL_HOOKS = (
     Hook(
         target="sglang.srt.utils.hf_transformers.config.get_config",
         parameters=("model", "trust_remote_code", "revision", "model_override_args", "model_config_parser", "kwargs"),
-        kind=HookType.AFTER,
-        function=model.read_as_stock,
+        kind=HookType.AROUND,
+        function=model.read_config,
         reason="SGLang keys what it does on the stock model's type, architecture and configuration class",
         remove_when="SGLang lets a plugin read a configuration",
     ),

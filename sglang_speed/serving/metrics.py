@@ -60,7 +60,8 @@ def facts_of(model: ServedModel) -> dict[str, int]:
     """The values of GAUGES."""
     config, kv_pool = model.config, model.kv_pool
     pools = [kv_pool, *(band.allocator.get_kvcache() for band in model.deep_bands)]
-    bytes_per_layer = model.num_ranks * kv_pool.head_num * 2 * kv_pool.head_dim * kv_pool.store_dtype.itemsize
+    num_slots = kv_pool.size + kv_pool.page_size  # the first page is padding
+    bytes_per_layer = model.num_ranks * _bytes_of(kv_pool) // (num_slots * kv_pool.layer_num)
     return {
         "prefill_layers": config.prefill_layers,
         "num_layers": config.num_layers,
@@ -68,9 +69,15 @@ def facts_of(model: ServedModel) -> dict[str, int]:
         "tail_tokens": config.tail_tokens,
         "kv_bytes_per_prompt_token": config.prefill_layers * bytes_per_layer,
         "kv_bytes_per_prompt_token_full_depth": config.num_layers * bytes_per_layer,
-        "kv_bytes_total": int(model.num_ranks * sum(sum(some.get_kv_size_bytes()) for some in pools)),
+        "kv_bytes_total": model.num_ranks * sum(map(_bytes_of, pools)),
         "prompt_tokens_capacity": model.prompt_tokens,
     }
+
+
+def _bytes_of(kv_pool: Any) -> int:
+    """Of keys and values, or of the latents that stand for both."""
+    sizes = kv_pool.get_kv_size_bytes()
+    return int(sum(sizes)) if isinstance(sizes, tuple) else int(sizes)
 
 
 def deep_gauges(model: ServedModel) -> ByBand:

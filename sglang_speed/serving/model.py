@@ -2,26 +2,59 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from sglang.srt.model_executor.model_runner_components.layer_setup import ModelLayerInfo
 from torch import nn
 from transformers import PreTrainedConfig
 
+from sglang_speed.errors import ConfigError
 from sglang_speed.host.check import require_host
-from sglang_speed.models.hf_config import as_stock
+from sglang_speed.host.versions import NEWEST, OLDEST, installed_version
+from sglang_speed.models.architectures import Architecture
+from sglang_speed.models.hf_config import read_as_stock, require_names
 from sglang_speed.served import speed_of
 
+NAMES = ("model_type", "architectures")
+CORE_MODEL_TYPES = ("llama", "qwen3")
+"""What is proven with the oldest SGLang."""
 
-def read_as_stock(config: PreTrainedConfig, *args: Any, **kwargs: Any) -> PreTrainedConfig | None:
-    """Hook after get_config: the stock configuration, which still has the `speed` object.
+
+def read_config(
+    original: Callable[..., PreTrainedConfig],
+    model: str,
+    trust_remote_code: bool,
+    revision: str | None = None,
+    model_override_args: dict[str, Any] | None = None,
+    *args: Any,
+    **kwargs: Any,
+) -> PreTrainedConfig:
+    """Hook around get_config: for a SPEED checkpoint the stock configuration, which still has the `speed` object.
 
     Without it SGLang does not know the architecture. HostMismatch unless all other changes are in place as well.
+    ConfigError where the user overrides the names, which would be another model or another depth.
     """
-    if not hasattr(config, "speed_config"):
-        return None
-    require_host("serving")
-    return as_stock(config)
+    with read_as_stock() as read:
+        config = original(model, trust_remote_code, revision, model_override_args, *args, **kwargs)
+    for architecture in read:
+        require_host("serving")
+        require_names(architecture, {key: value for key, value in (model_override_args or {}).items() if key in NAMES})
+        _require_served_here(architecture, config)
+    return config
+
+
+def _require_served_here(architecture: Architecture, config: PreTrainedConfig) -> None:
+    if not isinstance(getattr(config, "speed", None), Mapping):
+        raise ConfigError(
+            "sglang_speed: --json-model-override-args takes the bands from the checkpoint, which would be served at "
+            "another depth; leave `speed` out"
+        )
+    if installed_version() == OLDEST and architecture.model_type not in CORE_MODEL_TYPES:
+        raise ConfigError(
+            f"sglang_speed: with SGLang {OLDEST} only {' and '.join(CORE_MODEL_TYPES)} are served in depth bands, not "
+            f"{architecture.model_type}; use SGLang {NEWEST}"
+        )
 
 
 def run_model_in_bands(model: nn.Module, model_config: Any, *args: Any, **kwargs: Any) -> None:
@@ -30,13 +63,14 @@ def run_model_in_bands(model: nn.Module, model_config: Any, *args: Any, **kwargs
     if speed is not None:
         from sglang_speed.models.banded import run_in_bands
 
-        run_in_bands(model, speed)
+        decoder = model_config.hf_config.get_text_config()
+        run_in_bands(model, speed, getattr(decoder, "num_nextn_predict_layers", None) or 0)
 
 
 def keep_shallow_layers(_: Any, *, model_config: Any, **__: Any) -> ModelLayerInfo | None:
     """Hook after resolve_layer_indices: the main KV pool has the layers of the shallow band."""
     speed = speed_of(model_config.hf_config)
-    if speed is None:
+    if speed is None or speed.is_stock:
         return None
     num_layers = speed.prefill_layers
     return ModelLayerInfo(start_layer=0, end_layer=num_layers, num_effective_layers=num_layers)

@@ -22,25 +22,28 @@ from sglang_speed.features.loading import LOAD_FORMATS
 from sglang_speed.models.hf_config import as_stock, config_of
 from sglang_speed.served import speed_of
 
-COMPUTED_WITH = (
-    "model_type",
-    "speed",
-    "num_hidden_layers",
-    "hidden_size",
-    "intermediate_size",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "head_dim",
-    "vocab_size",
-    "hidden_act",
-    "rms_norm_eps",
-    "rope_parameters",
-    "attention_bias",
-    "mlp_bias",
-    "tie_word_embeddings",
-    "quantization_config",
-)
-"""What of a configuration decides what the weights compute."""
+NOT_COMPUTED_WITH = {
+    "_name_or_path",
+    "architectures",
+    "attention_dropout",
+    "bos_token_id",
+    "chunk_size_feed_forward",
+    "dtype",
+    "eos_token_id",
+    "id2label",
+    "initializer_range",
+    "label2id",
+    "output_attentions",
+    "output_hidden_states",
+    "pad_token_id",
+    "pretraining_tp",
+    "return_dict",
+    "transformers_version",
+    "use_cache",
+}
+"""What of a configuration does not decide what the weights compute; all else must be the running model's."""
+READ_IF_THERE = {"bias", "dual_chunk_attention_config", "logit_scale", "qkv_bias", "rope_is_neox_style", "use_qk_norm"}
+"""What SGLang takes from any configuration that has it."""
 FIX = "start a server with that checkpoint instead"
 
 
@@ -81,16 +84,19 @@ def require_same_model(directory: Path, running: PreTrainedConfig) -> None:
             f"`sglang-speed convert {directory} DESTINATION --prefill-layers {speed.prefill_layers}`"
         )
     require_servable(config, directory)
-    new = as_stock(config_of(config))
-    for key in COMPUTED_WITH:
-        theirs, ours = (_plain(getattr(each, key, None)) for each in (new, running))
-        if theirs != ours:
-            raise ConfigError(f"{directory} has {key}={theirs!r}, and the running model has {ours!r}: {FIX}")
+    new, ours = as_stock(config_of(config)).to_dict(), running.to_dict()
+    for key in sorted(new.keys() - NOT_COMPUTED_WITH | READ_IF_THERE):
+        theirs, running_value = new.get(key), ours.get(key)
+        if _plain(theirs) != _plain(running_value):
+            raise ConfigError(f"{directory} has {key}={theirs!r}, and the running model has {running_value!r}: {FIX}")
 
 
 def _plain(value: Any) -> Any:
-    """SGLang adds the old name of a key to a configuration that it has read: `type` beside `rope_type`."""
-    return {key: value[key] for key in value if key != "type"} if isinstance(value, dict) else value
+    """Without what does not count, and without what SGLang adds to a configuration that it has read: the old name of a
+    key, `type` beside `rope_type`."""
+    if not isinstance(value, dict):
+        return value
+    return {key: _plain(each) for key, each in value.items() if key not in (*NOT_COMPUTED_WITH, "type")}
 
 
 def _require_load_format(load_format: str | None) -> None:

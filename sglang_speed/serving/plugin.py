@@ -53,14 +53,15 @@ def _install_platform() -> None:
     """SGLang swallows the exceptions of plugins; SystemExit is none of those it catches."""
     from sglang.srt.platforms import current_platform
 
-    from sglang_speed.host.check import install
+    from sglang_speed.host.check import install, install_resolution_hooks
     from sglang_speed.platforms.cpu import CpuPlatform
-    from sglang_speed.platforms.cpu.hooks import HOOKS
+    from sglang_speed.platforms.cpu.hooks import HOOKS, RESOLUTION_HOOKS
 
     if not isinstance(current_platform, CpuPlatform):
         return
     try:
         install({"platform": HOOKS})
+        install_resolution_hooks(RESOLUTION_HOOKS)
     except HostMismatch as error:
         message = f"sglang_speed: its CPU platform does not fit this SGLang: {error}"
         logger.critical(message)

@@ -18,7 +18,7 @@ import torch
 
 from sglang_speed.reference.modeling import SpeedLlamaForCausalLM
 from tests.scheduler_harness import Answer
-from tests.tiny_models import make_tiny_llama
+from tests.tiny_models import make_tiny_model
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 TIE = {"bfloat16": 0.3, "float16": 0.05}
@@ -52,7 +52,7 @@ class Rounded:
 
     def __init__(self, directory: Path, dtype: str, speed: dict[str, Any] | None = None, **shape: int) -> None:
         self.dtype = dtype
-        self.path = make_tiny_llama(directory, speed=SPEED | (speed or {}), **SHAPE | shape)
+        self.path = make_tiny_model(directory, speed=SPEED | (speed or {}), **SHAPE | shape)
         self.model = SpeedLlamaForCausalLM.from_pretrained(self.path).eval()
         with torch.no_grad():
             for parameter in self.model.parameters():

@@ -14,7 +14,7 @@ from tests.gpu.closeness import SHAPE
 from tests.gpu.conftest import Checkpoints
 from tests.inprocess.parity.expected import prompt
 from tests.scheduler_harness import SchedulerHarness, running_scheduler
-from tests.tiny_models import make_tiny_llama
+from tests.tiny_models import make_tiny_model
 
 BATCH_SIZE = 4
 FEW, MANY = 16, 80
@@ -54,6 +54,6 @@ def waits_of_decode_steps(path: Path, settings: dict[str, Any]) -> tuple[int, se
 def test_decode_steps_wait_no_more_often_than_stock(
     settings: dict[str, Any], checkpoints: Checkpoints, tmp_path: Path
 ) -> None:
-    stock, _ = waits_of_decode_steps(make_tiny_llama(tmp_path, **SHAPE), settings)
+    stock, _ = waits_of_decode_steps(make_tiny_model(tmp_path, **SHAPE), settings)
     ours, places = waits_of_decode_steps(checkpoints().path, settings)
     assert ours <= stock, f"{ours} waits in {MANY - FEW} steps instead of {stock}, among {sorted(places)}"

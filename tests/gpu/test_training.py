@@ -10,7 +10,7 @@ import torch
 
 from sglang_speed.reference.training import SpeedLlamaForTraining, deep_rows
 from sglang_speed.reference.turn_attention import TURN_ATTENTION
-from tests.tiny_models import ids_of, make_tiny_llama
+from tests.tiny_models import ids_of, make_tiny_model
 
 SPEED = {"prefill_layers": 6, "anchor_tokens": 1, "tail_tokens": 3}
 IDS = ids_of("a system prompt, a question? an answer. another question? ok! the third one? a longer answer, at last.")
@@ -27,7 +27,7 @@ Build = Callable[[str, str], SpeedLlamaForTraining]
 
 @pytest.fixture(scope="module")
 def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
-    directory: Path = make_tiny_llama(tmp_path_factory.mktemp("tiny"), speed=SPEED)
+    directory: Path = make_tiny_model(tmp_path_factory.mktemp("tiny"), speed=SPEED)
 
     def model_on(device: str, attention: str) -> SpeedLlamaForTraining:
         model = SpeedLlamaForTraining.from_pretrained(directory, attn_implementation=attention)

@@ -30,9 +30,9 @@ GRAMMAR_FLAGS = ("--constrained-json-disable-any-whitespace",)
 @pytest.fixture(scope="session")
 def tiny_speed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random checkpoint whose prompts pass six of eight layers."""
-    from tests.tiny_models import make_tiny_llama  # torch and transformers: seconds that other tests need not spend
+    from tests.tiny_models import make_tiny_model  # torch and transformers: seconds that other tests need not spend
 
-    return make_tiny_llama(tmp_path_factory.mktemp("tiny-speed"), speed=SPEED)
+    return make_tiny_model(tmp_path_factory.mktemp("tiny-speed"), speed=SPEED)
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from sglang_speed.checkpoints.convert import read_source_config
-from sglang_speed.checkpoints.default_model import resolve_model
+from sglang_speed.checkpoints.hub import local_checkpoint
 from sglang_speed.errors import ConfigError
 from sglang_speed.lab.bench.facts import REHEARSAL, described_rates
 from sglang_speed.lab.bench.models import Model, model_of, random_model
@@ -36,7 +36,7 @@ def bench(options: BenchOptions) -> None:
 
     Raises ConfigError for a wrong name or a model that does not fit, before a server is started.
     """
-    model = None if options.model is None else Path(resolve_model(options.model))
+    model = None if options.model is None else local_checkpoint(options.model)
     flags, scenarios = options.flags or (), check_names(options.scenario or ())
     name = options.profile or ("gpu" if torch.cuda.is_available() else "cpu")
     sizes = with_lengths(PROFILES[name], options.length) if options.length else PROFILES[name]

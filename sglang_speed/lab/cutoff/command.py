@@ -11,7 +11,7 @@ import torch
 from rich.progress import Progress, TimeRemainingColumn
 
 from sglang_speed.checkpoints.adapter import require_untrained
-from sglang_speed.checkpoints.default_model import resolve_model
+from sglang_speed.checkpoints.hub import local_checkpoint
 from sglang_speed.config import SpeedConfig
 from sglang_speed.lab.common.chat import ChatFormat
 from sglang_speed.lab.common.data import chats_file
@@ -27,6 +27,7 @@ from sglang_speed.lab.cutoff.report import BUILT_IN, cutoffs_table, kinds_table,
 from sglang_speed.lab.cutoff.request import Request
 from sglang_speed.lab.cutoff.results import Measurements, results_of
 from sglang_speed.lab.cutoff.texts import Limits, built_in_prompts, generate_responses, requests_in_chats
+from sglang_speed.models.hf_config import num_layers_of
 from sglang_speed.reference.modeling import ReferenceModel
 
 RESPONSE_LEN = 64
@@ -36,7 +37,7 @@ console = wide_console(110)
 
 def measure_cutoffs(options: CutoffOptions) -> None:
     """Measure, print and write the results. Raises ConfigError before anything long begins."""
-    checkpoint = Path(resolve_model(options.checkpoint))
+    checkpoint = local_checkpoint(options.checkpoint)
     data = None if options.data is None else chats_file(options.data)
     limits = Limits(options.samples, options.max_tokens, options.seed)
     for path in (options.json, options.plot):
@@ -44,7 +45,7 @@ def measure_cutoffs(options: CutoffOptions) -> None:
             require_folder(path.parent, path)
     require_untrained(checkpoint, "measured")
     model = load_model(checkpoint, options.anchor_tokens, options.tail_tokens)
-    cutoffs = check_cutoffs(options.cutoff or (), model.config.num_hidden_layers)
+    cutoffs = check_cutoffs(options.cutoff or (), num_layers_of(model.config))
     with progress_bars(console, TimeRemainingColumn()) as progress:
         requests = find_requests(model, ChatFormat.of_checkpoint(checkpoint), data, limits, progress)
         measured = measure(model, requests, cutoffs, limits.seed, progress)

@@ -32,9 +32,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sglang_speed.lab.cutoff.model import final_logits
 from sglang_speed.lab.cutoff.request import Request
-from sglang_speed.method import DeepTokens, DepthBand
+from sglang_speed.method import DeepTokens
+from sglang_speed.models.hf_config import architecture_of_class, num_layers_of
 from sglang_speed.reference.modeling import ReferenceModel
 
 KINDS = ("prompt", "response")
@@ -56,7 +56,7 @@ def importance_sums(model: ReferenceModel, request: Request, generator: torch.Ge
 
 def open_gates(model: ReferenceModel, request: Request) -> tuple[Tensor, Tensor]:
     """A gate of 1 for each layer and row, [num_layers, num_rows], and the response's logits as a function of them."""
-    shape = (model.config.num_hidden_layers, request.num_rows)
+    shape = (num_layers_of(model.config), request.num_rows)
     gates = torch.ones(shape, dtype=model.dtype, device=model.device, requires_grad=True)
     with gated(model, gates):
         return gates, response_logits(model, request)
@@ -83,20 +83,18 @@ def rows_by_kind(deep_tokens: DeepTokens) -> tuple[slice, slice]:
 
 def response_logits(model: ReferenceModel, request: Request) -> Tensor:
     """Full-depth logits of the rows that predict the response: [response_len, vocab]."""
-    input_ids = request.input_ids(model.device)
-    positions = torch.arange(request.num_rows, device=model.device)
-    every_layer = DepthBand("all", 0, model.config.num_hidden_layers)
-    hidden = model.run_band(every_layer, model.model.embed_tokens(input_ids), positions, None)
-    return final_logits(model, hidden[0, -request.response_len :])
+    logits = model.full_depth_logits(request.input_ids(model.device), request.response_len)[0]
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 @contextmanager
 def gated(model: ReferenceModel, gates: Tensor) -> Iterator[None]:
     """Multiply both residual branches of every layer. gates: [num_layers, num_rows]."""
+    names = architecture_of_class(model.config).branches
     handles = [
-        branch.register_forward_hook(partial(_multiply, gate[:, None]))
-        for layer, gate in zip(model.model.layers, gates, strict=True)
-        for branch in (layer.self_attn, layer.mlp)
+        getattr(layer, name).register_forward_hook(partial(_multiply, gate[:, None]))
+        for layer, gate in zip(model.get_decoder().layers, gates, strict=True)
+        for name in names
     ]
     try:
         yield

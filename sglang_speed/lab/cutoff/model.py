@@ -12,14 +12,14 @@ from torch import Tensor
 
 from sglang_speed.checkpoints.convert import read_source_config, speed_model_config
 from sglang_speed.checkpoints.weights import read_weights, require_layers
-from sglang_speed.config import SpeedConfig
+from sglang_speed.config import SpeedConfig, decoder_config
 from sglang_speed.lab.common.progress import silence_libraries
 from sglang_speed.models.hf_config import config_of
 from sglang_speed.reference.modeling import ReferenceModel, class_for
 
 
 def load_model(checkpoint: Path, anchor_tokens: int | None = None, tail_tokens: int | None = None) -> ReferenceModel:
-    """Load a Llama or SPEED checkpoint with all layers in the shallow band; `policy` has the anchors and the tail.
+    """Load a stock or SPEED checkpoint with all layers in the shallow band; `policy` has the anchors and the tail.
 
     anchor_tokens, tail_tokens: None for those of a SPEED checkpoint, or the defaults. bfloat16 on a GPU, otherwise
     float32. Raises ConfigError for a checkpoint that cannot be served.
@@ -27,7 +27,7 @@ def load_model(checkpoint: Path, anchor_tokens: int | None = None, tail_tokens: 
     silence_libraries()
     config = read_source_config(checkpoint)
     require_layers(read_weights(checkpoint), config, checkpoint)
-    speed = visibility_of(checkpoint, config["num_hidden_layers"], anchor_tokens, tail_tokens)
+    speed = visibility_of(checkpoint, decoder_config(config)["num_hidden_layers"], anchor_tokens, tail_tokens)
     device, dtype = ("cuda", torch.bfloat16) if torch.cuda.is_available() else ("cpu", torch.float32)
     in_bands = config_of(speed_model_config(config, speed))
     model: ReferenceModel = class_for(in_bands).from_pretrained(checkpoint, config=in_bands, dtype=dtype)
@@ -46,6 +46,6 @@ def visibility_of(checkpoint: Path, num_layers: int, anchor_tokens: int | None, 
 
 
 def final_logits(model: ReferenceModel, hidden: Tensor) -> Tensor:
-    """Logits of the last layer's output, at least in float32: [..., vocab]. hidden: [..., hidden_size]."""
-    logits: Tensor = model.lm_head(model.model.norm(hidden))
+    """Logits of the last layer's output, at least in float32: [num_rows, vocab]. hidden: [num_rows, hidden_size]."""
+    logits = model.head(hidden[None])[0]
     return logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -13,7 +13,9 @@ from sglang_speed.errors import ConfigError
 
 @dataclass(frozen=True)
 class CutoffOptions:
-    checkpoint: Annotated[str, typer.Argument(help="Llama checkpoint directory, or an untrained SPEED one.")]
+    checkpoint: Annotated[
+        str, typer.Argument(help="Directory, or hub id in the local cache; not trained for a cutoff.")
+    ]
     data: Annotated[
         str | None,
         typer.Option(

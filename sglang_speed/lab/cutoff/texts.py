@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from transformers import GenerationConfig, LlamaForCausalLM
+from transformers import GenerationConfig, PreTrainedModel
 
 from sglang_speed.errors import ConfigError
 from sglang_speed.lab.common.chat import (
@@ -30,7 +30,7 @@ from sglang_speed.lab.common.chat import (
 from sglang_speed.lab.cutoff.evidence import KINDS, LONG, LONG_GAP, LOOKUPS, NEEDED_OF_KIND, TOOLS, kinds_of
 from sglang_speed.lab.cutoff.request import Request
 from sglang_speed.policies import DepthPolicy
-from sglang_speed.reference.modeling import ReferenceModel
+from sglang_speed.reference.modeling import ReferenceModel, stock_class
 
 BATCH_SIZE = 8
 FEWEST = 2
@@ -207,12 +207,13 @@ def generate_responses(
     return requests
 
 
-def full_depth(model: ReferenceModel) -> LlamaForCausalLM:
-    """transformers' own Llama with the same weights, since the reference does not generate in batches."""
+def full_depth(model: ReferenceModel) -> PreTrainedModel:
+    """transformers' own model with the same weights, since the reference does not generate in batches."""
     with torch.device("meta"):
-        plain = LlamaForCausalLM(model.config)
+        plain: Any = stock_class(model.config)(model.config)
     plain.model, plain.lm_head = model.model, model.lm_head
-    return plain.eval()
+    stock: PreTrainedModel = plain.eval()
+    return stock
 
 
 def batches_of_similar_length(prompts: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
@@ -223,7 +224,7 @@ def batches_of_similar_length(prompts: Sequence[Sequence[int]]) -> Iterator[list
 
 
 def _generate(
-    model: LlamaForCausalLM,
+    model: PreTrainedModel,
     prompts: Sequence[Sequence[int]],
     stop_ids: Sequence[int],
     response_len: int,

@@ -16,7 +16,7 @@ from typing import Any
 
 from sglang_speed.checkpoints.adapter import require_untrained
 from sglang_speed.checkpoints.convert import convert, fill_full_depth, plain_model_config, read_source_config
-from sglang_speed.checkpoints.default_model import resolve_model
+from sglang_speed.checkpoints.hub import local_checkpoint
 from sglang_speed.checkpoints.manifest import file_sha256
 from sglang_speed.checkpoints.weights import find_weight_files
 from sglang_speed.config import SpeedConfig
@@ -82,7 +82,7 @@ def full_depth_of(source: str) -> Subject:
     """The full-depth model: a running server, a plain Llama, or the weights of an untrained SPEED checkpoint."""
     if is_url(source):
         return running(source, FULL_DEPTH, must_be_full_depth=True)
-    path = Path(resolve_model(source))
+    path = local_checkpoint(source)
     require_untrained(path, "compared with")
     return Subject(FULL_DEPTH, str(path), None, _read(path)[0])
 
@@ -106,7 +106,7 @@ def split_name(model: str) -> tuple[str, Path]:
         name, path = Path(model).name, model
     if not name or not path:
         raise ConfigError(f"{model} is neither a directory nor NAME=DIRECTORY: write e.g. trained=build/trained")
-    return name, Path(resolve_model(path))
+    return name, local_checkpoint(path)
 
 
 def served_speed(info: dict[str, Any]) -> SpeedConfig | None:

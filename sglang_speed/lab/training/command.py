@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from sglang_speed.checkpoints.atomic import (
 )
 from sglang_speed.checkpoints.card import write_card
 from sglang_speed.checkpoints.convert import fill_full_depth, fill_trained, read_source_config, speed_model_config
-from sglang_speed.checkpoints.default_model import resolve_model
+from sglang_speed.checkpoints.hub import local_checkpoint
 from sglang_speed.checkpoints.weights import read_weights, require_layers
 from sglang_speed.config import DEFAULT_TAIL_TOKENS, SpeedConfig
 from sglang_speed.errors import ConfigError
@@ -45,6 +45,7 @@ from sglang_speed.lab.training.run import train
 from sglang_speed.lab.training.settings import Objective, Settings, TrainingRun
 from sglang_speed.lab.training.spans import with_spans
 from sglang_speed.lab.training.states import StateFolder
+from sglang_speed.models.architectures import ARCHITECTURES, known_architecture
 from sglang_speed.models.hf_config import config_of
 from sglang_speed.policies import SpeedPolicy
 from sglang_speed.reference.modeling import class_for
@@ -55,9 +56,11 @@ from sglang_speed.reference.turn_attention import TURN_ATTENTION
 def run_of(options: TrainOptions) -> TrainingRun:
     """Resolve the options. Raises ConfigError for invalid settings, or several processes."""
     refuse_several_processes()
-    source, destination = Path(resolve_model(options.source)), absolute(options.destination)
+    source, destination = local_checkpoint(options.source), absolute(options.destination)
     tails = tuple(dict.fromkeys(options.tail_tokens or (DEFAULT_TAIL_TOKENS,)))
-    num_layers = read_source_config(source)["num_hidden_layers"]
+    config = read_source_config(source)
+    _require_trainable(config)
+    num_layers = config["num_hidden_layers"]
     return TrainingRun(
         source=source,
         destination=destination,
@@ -72,6 +75,15 @@ def run_of(options: TrainOptions) -> TrainingRun:
         url=options.url,
         server_flags=options.flags or (),
     )
+
+
+def _require_trainable(config: Mapping[str, Any]) -> None:
+    if not known_architecture(config).is_like_llama:
+        known = [row.model_type for row in ARCHITECTURES.values() if row.is_like_llama]
+        raise ConfigError(
+            f"model_type={config['model_type']!r} has other layers than Llama, and only these can be trained: choose a "
+            f"checkpoint of one of {', '.join(known)}, or serve this one untrained"
+        )
 
 
 def train_checkpoint(run: TrainingRun) -> Record:

@@ -39,7 +39,7 @@ class Hyperparameters:
 
 @dataclass(frozen=True)
 class TrainOptions:
-    source: Annotated[str, typer.Argument(help="Llama checkpoint directory, or an untrained SPEED one.")]
+    source: Annotated[str, typer.Argument(help="Directory, or hub id in the local cache; not trained for a cutoff.")]
     destination: Annotated[Path, typer.Argument(help="Directory to make; must be absent or empty.")]
     data: Annotated[
         str, typer.Option(help="Chats (to distil: prompts): a JSONL file, a Parquet file, or OWNER/NAME on the Hub.")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from sglang.srt.managers.io_struct import GenerateReqInput, SessionParams, TokenizedGenerateReqInput
 from sglang.srt.sampling.sampling_params import SamplingParams
+from transformers import PreTrainedConfig
 
 from sglang_speed.config import SpeedConfig
 from sglang_speed.guard import parameters
@@ -21,7 +22,7 @@ SPEED = SpeedConfig(num_layers=8, prefill_layers=6)
 
 
 def manager(speed: SpeedConfig | None = SPEED, dtype: str = "torch.bfloat16") -> Any:
-    hf_config = SimpleNamespace(speed=speed and speed.to_dict(), num_hidden_layers=8)
+    hf_config = PreTrainedConfig(speed=speed and speed.to_dict(), num_hidden_layers=8)
     model_config = SimpleNamespace(hf_config=hf_config, vocab_size=100, hidden_size=8, dtype=dtype)
     server_args = SimpleNamespace(tokenizer_metrics_allowed_custom_labels=["team"])
     return SimpleNamespace(model_config=model_config, server_args=server_args, enable_metrics=True)

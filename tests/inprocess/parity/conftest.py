@@ -18,7 +18,7 @@ from sglang_speed.platforms.cpu import CpuPlatform
 from tests.catalogue import SHAPE, Bands
 from tests.inprocess.parity.expected import Expected
 from tests.one_thread import one_thread  # noqa: F401
-from tests.tiny_models import make_tiny_llama
+from tests.tiny_models import make_tiny_model
 
 
 class Checkpoints(Protocol):
@@ -80,4 +80,4 @@ def expected(checkpoints: Checkpoints) -> Expected:
 @pytest.fixture(scope="session")
 def plain_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same weights as a plain Llama, which SGLang serves with its own model."""
-    return make_tiny_llama(tmp_path_factory.mktemp("plain"), **SHAPE)
+    return make_tiny_model(tmp_path_factory.mktemp("plain"), **SHAPE)

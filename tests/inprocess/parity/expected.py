@@ -18,7 +18,7 @@ from sglang_speed.host.adapter import HOST
 from sglang_speed.reference.generation import GreedyStep, greedy_steps, score
 from tests.catalogue import MODELS, Bands
 from tests.scheduler_harness import Answer, SchedulerHarness, When
-from tests.tiny_models import BOS_ID, FIRST_BYTE_ID, make_tiny_llama
+from tests.tiny_models import BOS_ID, FIRST_BYTE_ID, make_tiny_model
 
 LOGPROB_ATOL = 1e-4
 """float32 through eight layers; the largest difference seen between two orders of summation is 2e-5."""
@@ -47,7 +47,7 @@ class Expected:
     def __init__(self, directory: Path, bands: Bands, seed: int = 0, *, model: str = "llama", **shape: int) -> None:
         row = MODELS[model]
         self.bands = bands
-        self.path = make_tiny_llama(directory, speed=vars(bands), seed=seed, **{**row, **shape})
+        self.path = make_tiny_model(directory, speed=vars(bands), seed=seed, **{**row, **shape})
         self.model = AutoModelForCausalLM.from_pretrained(self.path).eval()
         self._steps: dict[Any, list[GreedyStep]] = {}
         self._scores: dict[Any, list[float]] = {}

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
+from transformers.masking_utils import AttentionMaskInterface, eager_mask
 from transformers.modeling_utils import AttentionInterface
 
 from sglang_speed.method import DeepTokens
@@ -116,6 +117,7 @@ class RoundedExpected(Expected):
         self.attention, self.chunk = RoundedAttention(rounding), chunk
         name = f"rounded {id(self)}"
         AttentionInterface.register(name, self.attention)
+        AttentionMaskInterface.register(name, eager_mask)
         self.model.config._attn_implementation = name
         self.num_seen = self.num_exact = 0
         self.worst = 0.0

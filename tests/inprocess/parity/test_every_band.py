@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.catalogue import ALL_BANDS, DEEP_BANDS, FOUR_ANCHORS, LONG_TAIL, MODELS, STOCK_BANDS, Bands
+from tests.catalogue import ALL_BANDS, DEEP_BANDS, FOUR_ANCHORS, LONG_TAIL, STOCK_BANDS, Bands
 from tests.inprocess.parity.conftest import Checkpoints
 from tests.inprocess.parity.expected import Ask, prompt, tokens
 from tests.scheduler_harness import running_scheduler
@@ -13,11 +13,10 @@ LENGTHS = (1, 2, 3, 4, 5, 6, 15, 16, 17, 18, 41, 90)
 """Shorter than a tail of 16 and longer, shorter than four anchors and longer."""
 
 
-@pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("bands", ALL_BANDS, ids=str)
-def test_cold_and_warm_answers_are_the_references(checkpoints: Checkpoints, bands: Bands, model: str) -> None:
+def test_cold_and_warm_answers_are_the_references(checkpoints: Checkpoints, bands: Bands) -> None:
     """Warm: the same prompts again, then what follows them, with part of the answer in the prefix."""
-    expected = checkpoints(bands, model)
+    expected = checkpoints(bands)
     prompts = [prompt(length, seed=length) for length in LENGTHS]
     with running_scheduler(expected.path) as engine:
         cold = expected.answered(engine, [Ask(one, 6) for one in prompts])

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.catalogue import CASES, FOUR_ANCHORS, LONG_TAIL, MODELS, NO_CACHE, SETTINGS, Bands
+from tests.catalogue import CASES, FOUR_ANCHORS, LONG_TAIL, NO_CACHE, SETTINGS, Bands
 from tests.inprocess.parity.conftest import Checkpoints
 from tests.inprocess.parity.expected import Ask, prompt, tokens
 from tests.scheduler_harness import running_scheduler
@@ -24,11 +24,10 @@ def workload(seed: int) -> list[Ask]:
     return asks
 
 
-@pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize(("name", "bands"), CASES, ids=str)
-def test_a_workload_of_all_kinds_is_exact(checkpoints: Checkpoints, name: str, bands: Bands, model: str) -> None:
+def test_a_workload_of_all_kinds_is_exact(checkpoints: Checkpoints, name: str, bands: Bands) -> None:
     """Cold, then warm, then on an empty cache again."""
-    expected = checkpoints(bands, model)
+    expected = checkpoints(bands)
     with running_scheduler(expected.path, **SETTINGS[name]) as engine:
         expected.answered(engine, workload(seed=0))
         expected.answered(engine, workload(seed=0)[:12])

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from huggingface_hub import constants
 
+from sglang_speed.checkpoints.hub import local_checkpoint
 from sglang_speed.errors import ConfigError
 from tests.catalogue import STOCK_BANDS
 from tests.host import leaves_out_prefill_graphs
@@ -38,6 +39,12 @@ def test_a_hub_id_is_served_without_prefill_graphs(expected: Expected) -> None:
     with running_scheduler(HUB_ID) as engine:
         assert leaves_out_prefill_graphs(engine.scheduler)
         expected.answered(engine, [Ask(prompt(40), 8)])
+
+
+@pytest.mark.usefixtures("cached")
+def test_tools_find_it_too(expected: Expected) -> None:
+    assert local_checkpoint(str(HUB_ID)).samefile(expected.path)
+    assert local_checkpoint("somebody/another") == Path("somebody/another")
 
 
 def test_models_whose_prompts_pass_all_layers_keep_their_prefill_graphs(

@@ -11,12 +11,12 @@ from sglang_speed.checkpoints.default_model import default_model
 from sglang_speed.checkpoints.smollm2 import INSTALL_COMMAND, locate_gguf
 from sglang_speed.errors import ConfigError
 from tests.server.checkpoints.helpers import NUM_LAYERS
-from tests.tiny_models import make_tiny_llama
+from tests.tiny_models import make_tiny_model
 
 
 @pytest.fixture(scope="session")
 def _tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_llama(
+    return make_tiny_model(
         tmp_path_factory.mktemp("tiny"), num_layers=NUM_LAYERS, hidden_size=32, num_heads=4, num_kv_heads=2, head_dim=8
     )
 

@@ -13,7 +13,7 @@ from transformers import LlamaForCausalLM
 from recipes.speed_llama.pack import pack_adapter
 from sglang_speed.checkpoints.adapter import merge_adapter, read_provenance
 from sglang_speed.errors import ConfigError
-from tests.tiny_models import make_tiny_llama
+from tests.tiny_models import make_tiny_model
 
 SHAPE = {"num_layers": 3, "hidden_size": 32, "num_heads": 4, "num_kv_heads": 2, "head_dim": 8}
 TRAINED = ("model.layers.2.self_attn.q_proj.weight", "model.layers.2.mlp.down_proj.weight")
@@ -21,7 +21,7 @@ TRAINED = ("model.layers.2.self_attn.q_proj.weight", "model.layers.2.mlp.down_pr
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    return make_tiny_llama(tmp_path / "source", **SHAPE)
+    return make_tiny_model(tmp_path / "source", **SHAPE)
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from sglang_speed.checkpoints.manifest import file_sha256
 from sglang_speed.config import SpeedConfig
 from sglang_speed.errors import ConfigError
 from tests.server.checkpoints.helpers import kill_when, run_python, start_python
-from tests.tiny_models import make_tiny_llama
+from tests.tiny_models import make_tiny_model
 
 # A process that builds the default model from a tiny one: argv = tiny model, log, what to do after writing it
 BUILDER = """
@@ -57,7 +57,7 @@ class Cache(NamedTuple):
 @pytest.fixture(scope="session")
 def tiny_30(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shape = {"hidden_size": 16, "num_heads": 2, "num_kv_heads": 1, "head_dim": 8}
-    return make_tiny_llama(tmp_path_factory.mktemp("tiny30"), num_layers=smollm2.NUM_LAYERS, **shape)
+    return make_tiny_model(tmp_path_factory.mktemp("tiny30"), num_layers=smollm2.NUM_LAYERS, **shape)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 
 from sglang_speed.checkpoints import smollm2
 from tests.server.checkpoints.helpers import run_python
-from tests.tiny_models import make_tiny_llama
+from tests.tiny_models import make_tiny_model
 
 # Forks once per moment. argv = what to do, a Llama checkpoint, a directory for the results
 PROGRAM = """
@@ -87,7 +87,7 @@ print(json.dumps({"moments": moment, **seen}))
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shape = {"hidden_size": 16, "num_heads": 2, "num_kv_heads": 1, "head_dim": 8}
-    return make_tiny_llama(tmp_path_factory.mktemp("tiny"), num_layers=smollm2.NUM_LAYERS, **shape)
+    return make_tiny_model(tmp_path_factory.mktemp("tiny"), num_layers=smollm2.NUM_LAYERS, **shape)
 
 
 def killed(task: str, source: Path, root: Path) -> dict[str, Any]:

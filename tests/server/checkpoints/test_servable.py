@@ -18,7 +18,7 @@ from tests.server.checkpoints.helpers import edit_json
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "mistral"}, "model_type='mistral' in .* has no depth bands.*of one of llama"),
+        ({"model_type": "unheard_of"}, "model_type='unheard_of' in .* has no depth bands.*of one of qwen3"),
         ({"model_type": None}, "model_type=None"),
         ({"architectures": ["LlamaForSequenceClassification"]}, "LlamaForSequenceClassification.*only models that gen"),
         ({"is_encoder_decoder": True}, "only models that generate text can be served"),
@@ -30,7 +30,10 @@ from tests.server.checkpoints.helpers import edit_json
         ({"hidden_size": None}, "hidden_size is missing"),
         ({"num_hidden_layers": "4"}, "num_hidden_layers='4' in .* is not a whole number above 0"),
         ({"max_position_embeddings": 0}, "max_position_embeddings=0 in .* is not a whole number above 0"),
-        ({"num_attention_heads": 5}, "hidden_size=32 in .* is not a multiple of 5, the number of attention heads"),
+        (
+            {"num_attention_heads": 5, "head_dim": None},
+            "hidden_size=32 in .* is not a multiple of 5, the number of attention heads",
+        ),
         ({"num_key_value_heads": 3}, "num_attention_heads=4 in .* is not a multiple of 3, the number of key-value"),
         (
             {"num_key_value_heads": 4},
@@ -38,7 +41,7 @@ from tests.server.checkpoints.helpers import edit_json
         ),
         ({"vocab_size": 300}, r"embed_tokens\.weight in .* is of shape \[258, 32\]"),
         ({"hidden_act": "gelu"}, "hidden_act='gelu'"),
-        ({"mlp_bias": True}, "mlp_bias=true"),
+        ({"mlp_bias": True}, "mlp_bias=True"),
         (
             {"rope_parameters": {"rope_type": "proportional"}},
             "rope type 'proportional' is not one of default,",
@@ -86,7 +89,7 @@ def test_a_source_without_config_is_refused(llama: Path, tmp_path: Path) -> None
     (llama / "config.json").unlink()
     with pytest.raises(ConfigError, match=r"llama has no config\.json: .*hf download"):
         convert(llama, tmp_path / "speed", prefill_layers=3)
-    with pytest.raises(ConfigError, match="nowhere is not a directory"):
+    with pytest.raises(ConfigError, match="nowhere is neither a directory nor a model in the hub's cache"):
         convert(tmp_path / "nowhere", tmp_path / "speed", prefill_layers=3)
 
 

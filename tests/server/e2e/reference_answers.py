@@ -12,11 +12,11 @@ from typing import Any
 import torch
 import xgrammar
 from torch import Tensor
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.cache_utils import DynamicCache
 
+import sglang_speed.reference.modeling  # noqa: F401 (registers the models)
 from sglang_speed.reference.generation import GreedyStep, greedy_steps
-from sglang_speed.reference.modeling import SpeedLlamaForCausalLM
 from tests.tiny_models import EOS_ID, VOCAB_SIZE
 
 LOGPROB_ATOL = 1e-3
@@ -31,7 +31,7 @@ class Reference:
 
     def __init__(self, directory: Path) -> None:
         self.path = directory
-        self.model = SpeedLlamaForCausalLM.from_pretrained(directory).eval()
+        self.model = AutoModelForCausalLM.from_pretrained(directory).eval()
         self.tokenizer: Any = AutoTokenizer.from_pretrained(directory)
 
     def steps(self, prompt: Sequence[int], num_tokens: int, scored_from: int | None = None) -> list[GreedyStep]:

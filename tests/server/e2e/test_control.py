@@ -14,7 +14,7 @@ import requests
 from tests.server.conftest import SPEED
 from tests.server.e2e.asking import NUM_NEW, Asker, long_prompt, wait_until
 from tests.server.e2e.reference_answers import Reference
-from tests.tiny_models import ids_of, make_tiny_llama
+from tests.tiny_models import ids_of, make_tiny_model
 
 PROMPT = long_prompt(100)
 LONG = 400
@@ -58,7 +58,7 @@ def test_a_request_paused_in_place_keeps_its_deep_tokens_and_goes_on_exactly(ask
 @pytest.fixture
 def other(tmp_path: Path) -> Reference:
     """A checkpoint of the same shape with other weights."""
-    return Reference(make_tiny_llama(tmp_path / "other", seed=1, speed=SPEED))
+    return Reference(make_tiny_model(tmp_path / "other", seed=1, speed=SPEED))
 
 
 def test_new_weights_forget_the_anchors_of_the_old(asker: Asker, other: Reference, tiny_speed: Path) -> None:

@@ -22,10 +22,12 @@ from sglang.srt.server_args import ServerArgs  # noqa: E402
 
 from sglang_speed.errors import ConfigError  # noqa: E402
 from sglang_speed.features import REFUSALS, Refusal  # noqa: E402
+from sglang_speed.host.adapter import HOST  # noqa: E402
 from sglang_speed.host.versions import installed_version  # noqa: E402
 from sglang_speed.serving.refusals import refuse_unsupported  # noqa: E402
+from tests.catalogue import MODELS  # noqa: E402
 from tests.host import IS_OLDEST, resolve, resolved_with  # noqa: E402
-from tests.tiny_models import make_tiny_llama  # noqa: E402
+from tests.tiny_models import make_tiny_model  # noqa: E402
 
 VALUES: dict[str, Any] = {
     "--speculative-algorithm": "NGRAM",
@@ -88,8 +90,12 @@ COMMAND_LINES: dict[str, str] = {
 if not IS_OLDEST:  # SGLang replaces one by the other
     COMMAND_LINES["--attn-dp-size"] = COMMAND_LINES.pop("--enable-dp-attention")
 
-USUAL = [refusal for refusal in REFUSALS if refusal.message is None and installed_version() in refusal.versions]
-"""The others' messages depend on values, and have tests of their own."""
+USUAL = [
+    refusal
+    for refusal in REFUSALS
+    if refusal.message is None and installed_version() in refusal.versions and re.match("--|[A-Z]", refusal.flag)
+]
+"""The others depend on values or on the model, and have tests of their own."""
 
 WRONG_SPEED: dict[str, tuple[Any, str]] = {
     "absent": (None, "speed=None is not an object"),
@@ -120,7 +126,7 @@ def _same_environment() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_llama(tmp_path_factory.mktemp("plain"), num_layers=1)
+    return make_tiny_model(tmp_path_factory.mktemp("plain"), num_layers=1)
 
 
 def check(model: Path, command_line: str = "") -> ServerArgs:
@@ -229,6 +235,23 @@ def test_every_refusal_is_set_by_its_own_flag_alone(tiny_speed: Path, plain: Pat
         refuse_unsupported(with_flag(check(tiny_speed), refusal.flag))
     assert refusal.reason in str(error.value)
     refuse_unsupported(with_flag(check(plain), refusal.flag))
+
+
+@pytest.mark.skipif(IS_OLDEST, reason="these models are refused by their type there")
+def test_what_is_refused_of_a_model_is_refused_of_it_alone(tmp_path: Path) -> None:
+    latent, windowed = (
+        make_tiny_model(tmp_path / model, **MODELS[model], speed={"prefill_layers": 6})
+        for model in ("deepseek_v3", "gpt_oss")
+    )
+    refuse_unsupported(check(latent))
+    with pytest.raises(ConfigError, match=r"latent attention \(DeepSeek\) on a GPU is not supported"):
+        refuse_unsupported(on_a_gpu(check(latent)))
+    args = check(windowed)
+    refuse_unsupported(args)
+    assert HOST.resolved(args).disable_hybrid_swa_memory
+    HOST.resolved(args).get_model_config().is_hybrid_swa = True
+    with pytest.raises(ConfigError, match="a pool of its own for layers with a sliding window is not supported"):
+        refuse_unsupported(args)
 
 
 @pytest.mark.parametrize("changed", OVERRIDES, ids=str)

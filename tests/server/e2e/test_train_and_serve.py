@@ -14,7 +14,7 @@ from tests.server.conftest import DEEP_TOKENS, SERVER_FLAGS
 from tests.server.e2e.asking import Asker
 from tests.server.e2e.reference_answers import Reference
 from tests.server.servers import running_server
-from tests.tiny_models import ids_of, make_tiny_llama
+from tests.tiny_models import ids_of, make_tiny_model
 from tests.unit.training.chats import TEMPLATE
 
 pytestmark = pytest.mark.slow  # two servers and a training run, minutes on two cores
@@ -39,7 +39,7 @@ PROMPT = ids_of("<user>A question that is longer than its anchor and its tail?\n
 
 
 def test_what_train_makes_of_prompts_is_served_as_the_reference_says(tmp_path: Path) -> None:
-    source = make_tiny_llama(tmp_path / "source")
+    source = make_tiny_model(tmp_path / "source")
     (source / "chat_template.jinja").write_text(TEMPLATE, encoding="utf-8")
     questions = [f"Question {number}?" for number in range(NUM_CHATS)]
     chats = [{"messages": [{"role": "user", "content": question}]} for question in questions]

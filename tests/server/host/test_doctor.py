@@ -11,7 +11,7 @@ import pytest
 
 from sglang_speed.host import versions
 from sglang_speed.lab.doctor import Finding, findings
-from tests.tiny_models import make_tiny_llama
+from tests.tiny_models import make_tiny_model
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +25,7 @@ def verdicts(found: list[Finding]) -> dict[str, bool | None]:
 
 
 def test_a_speed_model_fits(tmp_path: Path) -> None:
-    path = make_tiny_llama(tmp_path, speed={"prefill_layers": 6})
+    path = make_tiny_model(tmp_path, speed={"prefill_layers": 6})
     found = list(findings(str(path)))
     assert {"SGLang", "changes to SGLang", str(path)} <= {name for name, fits in verdicts(found).items() if fits}
     assert "LlamaForCausalLM, prompts in 6 of 8 layers" in [each.found for each in found]
@@ -33,12 +33,12 @@ def test_a_speed_model_fits(tmp_path: Path) -> None:
 
 
 def test_another_model_is_none_of_ours(tmp_path: Path) -> None:
-    path = make_tiny_llama(tmp_path)
+    path = make_tiny_model(tmp_path)
     assert verdicts(list(findings(str(path))))[str(path)] is None
 
 
 def test_a_model_that_is_refused_does_not_fit(tmp_path: Path) -> None:
-    path = make_tiny_llama(tmp_path, speed={"prefill_layers": 6})
+    path = make_tiny_model(tmp_path, speed={"prefill_layers": 6})
     config = json.loads((path / "config.json").read_text())
     (path / "config.json").write_text(json.dumps({**config, "mlp_bias": True}))
     last = list(findings(str(path)))[-1]

@@ -33,7 +33,7 @@ from tests.server.kits.mixins import (
     case_of,
 )
 from tests.server.servers import RunningServer, running_server
-from tests.tiny_models import make_tiny_llama
+from tests.tiny_models import make_tiny_model
 
 pytestmark = [
     pytest.mark.slow,  # eight servers, two at a time
@@ -146,8 +146,8 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tup
         plain, speed = (tmp_path_factory.mktemp(f"{model}-{kind}") for kind in ("plain", "speed"))
         if model == "default":
             return full_depth_of_default(plain), default_model()
-        make_tiny_llama(plain, num_layers=4, max_position_embeddings=CONTEXT)
-        return plain, make_tiny_llama(speed, num_layers=4, max_position_embeddings=CONTEXT, speed=SPEED)
+        make_tiny_model(plain, num_layers=4, max_position_embeddings=CONTEXT)
+        return plain, make_tiny_model(speed, num_layers=4, max_position_embeddings=CONTEXT, speed=SPEED)
 
     return make
 

@@ -11,7 +11,7 @@ import torch
 from transformers import LlamaForCausalLM
 
 from tests.server.servers import RunningServer, running_server
-from tests.tiny_models import ids_of, make_tiny_llama
+from tests.tiny_models import ids_of, make_tiny_model
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="SGLang has a platform of its own for GPUs")
 
@@ -23,7 +23,7 @@ LOGPROB_TOLERANCE = 1e-3
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_llama(tmp_path_factory.mktemp("models") / "llama", num_layers=4)
+    return make_tiny_model(tmp_path_factory.mktemp("models") / "llama", num_layers=4)
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from sglang_speed.platforms.cpu import CpuPlatform
 from tests.one_thread import one_thread  # noqa: F401
 from tests.scheduler_harness import Answer, SchedulerHarness, running_scheduler
 from tests.server.conftest import SPEED
-from tests.tiny_models import EOS_ID, ids_of, make_tiny_llama, tiny_tokenizer
+from tests.tiny_models import EOS_ID, ids_of, make_tiny_model, tiny_tokenizer
 
 pytestmark = pytest.mark.skipif(
     not isinstance(current_platform, CpuPlatform), reason="the CPU platform stands down where there is an accelerator"
@@ -52,7 +52,7 @@ GRAMMARS: dict[str, tuple[dict[str, Any], Callable[[str], Any]]] = {
 
 @pytest.fixture(scope="module", params=["speed", "plain"])
 def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_llama(tmp_path_factory.mktemp(request.param), speed=SPEED if request.param == "speed" else None)
+    return make_tiny_model(tmp_path_factory.mktemp(request.param), speed=SPEED if request.param == "speed" else None)
 
 
 @pytest.fixture

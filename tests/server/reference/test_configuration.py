@@ -15,7 +15,7 @@ from sglang_speed import ConfigError, SpeedConfig
 from sglang_speed.reference import SpeedLlamaConfig, register
 from sglang_speed.reference.modeling import SpeedLlamaForCausalLM
 from tests.one_thread import one_thread  # noqa: F401
-from tests.tiny_models import ids_of, make_tiny_llama
+from tests.tiny_models import ids_of, make_tiny_model
 
 SPEED = {"prefill_layers": 3, "anchor_tokens": 1, "tail_tokens": 2}
 LLAMA_3_ROPE = {
@@ -32,7 +32,7 @@ LLAMA_3_ROPE = {
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    return make_tiny_llama(tmp_path, num_layers=4, speed=SPEED)
+    return make_tiny_model(tmp_path, num_layers=4, speed=SPEED)
 
 
 def edit_config(checkpoint: Path, **changes: Any) -> Path:
@@ -82,7 +82,7 @@ def test_a_saved_model_loads_again_with_its_generation_settings(checkpoint: Path
 
 @pytest.mark.parametrize("tie_word_embeddings", [False, True])
 def test_no_weight_is_missing_or_left_over(tmp_path: Path, tie_word_embeddings: bool) -> None:
-    make_tiny_llama(tmp_path, num_layers=4, speed=SPEED, tie_word_embeddings=tie_word_embeddings)
+    make_tiny_model(tmp_path, num_layers=4, speed=SPEED, tie_word_embeddings=tie_word_embeddings)
     _, info = SpeedLlamaForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
     assert not any(info.values())
 

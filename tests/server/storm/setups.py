@@ -11,7 +11,7 @@ from sglang_speed.kv_pool.capacity import DEEP_TOKENS_VARIABLE
 from tests.server.conftest import STRICT_MEMORY_CHECKS
 from tests.server.servers import RunningServer, running_server
 from tests.server.storm.kinds import Sizes
-from tests.tiny_models import make_tiny_llama
+from tests.tiny_models import make_tiny_model
 
 SHAPE = {"num_layers": 8, "hidden_size": 32, "num_heads": 4, "num_kv_heads": 2, "head_dim": 8}
 CHECKS = {**STRICT_MEMORY_CHECKS, "SGLANG_CHECK_KV_PAGE_INVARIANTS": "1"}
@@ -38,7 +38,7 @@ class Setup:
     sizes: Sizes = field(default_factory=Sizes)
 
     def checkpoint(self, directory: Path) -> Path:
-        return make_tiny_llama(directory, speed=self.bands, **SHAPE)
+        return make_tiny_model(directory, speed=self.bands, **SHAPE)
 
     @contextmanager
     def served(self, checkpoint: Path) -> Iterator[RunningServer]:

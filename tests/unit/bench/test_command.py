@@ -21,9 +21,9 @@ from sglang_speed.lab.common.outputs import Outputs
 
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from tests.tiny_models import make_tiny_llama
+    from tests.tiny_models import make_tiny_model
 
-    return make_tiny_llama(tmp_path_factory.mktemp("llama"))
+    return make_tiny_model(tmp_path_factory.mktemp("llama"))
 
 
 @pytest.fixture(scope="module")
@@ -69,9 +69,9 @@ def test_a_plain_llama_cannot_be_compared_with_itself(llama: Path, tmp_path: Pat
 
 
 def test_a_full_depth_model_of_another_shape_is_refused(speed: Path, tmp_path: Path) -> None:
-    from tests.tiny_models import make_tiny_llama
+    from tests.tiny_models import make_tiny_model
 
-    other = make_tiny_llama(tmp_path / "other", num_layers=4)
+    other = make_tiny_model(tmp_path / "other", num_layers=4)
     with pytest.raises(ConfigError, match=r"num_hidden_layers of .* is 8 and of .* 4"):
         model_of(speed, other, tmp_path / "made")
     with pytest.raises(ConfigError, match="is a SPEED checkpoint: --full-depth is the plain Llama"):

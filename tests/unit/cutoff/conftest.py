@@ -11,7 +11,7 @@ from sglang_speed.lab.cutoff.model import load_model
 from sglang_speed.lab.cutoff.request import Request
 from sglang_speed.reference.modeling import SpeedLlamaForCausalLM
 from tests.one_thread import one_thread  # noqa: F401
-from tests.tiny_models import CHAT_TEMPLATE, ids_of, make_tiny_llama
+from tests.tiny_models import CHAT_TEMPLATE, ids_of, make_tiny_model
 
 NUM_LAYERS = 4
 TAIL_TOKENS = 3
@@ -19,7 +19,7 @@ TAIL_TOKENS = 3
 
 @pytest.fixture(scope="session")
 def plain_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = make_tiny_llama(
+    directory = make_tiny_model(
         tmp_path_factory.mktemp("plain"), num_layers=NUM_LAYERS, hidden_size=32, num_heads=4, num_kv_heads=2, head_dim=8
     )
     template = CHAT_TEMPLATE.replace("\n", "{{ eos_token }}")  # turns that end with a token of their own

@@ -106,7 +106,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_model_is_read(chat
 
 
 def test_what_is_not_a_complete_llama_is_refused(plain_directory: Path, chats: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="is not a directory"):
+    with pytest.raises(ConfigError, match="is neither a directory"):
         run_cutoff("no/such/model", "--data", chats)
     broken = Path(shutil.copytree(plain_directory, tmp_path / "broken"))
     (broken / "model.safetensors").unlink()

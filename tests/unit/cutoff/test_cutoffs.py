@@ -7,13 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
-from transformers import LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from sglang_speed.checkpoints.convert import convert
 from sglang_speed.lab.cutoff.cutoffs import MEASURES, NO_CONTEXT, cutoff_sums
+from sglang_speed.lab.cutoff.fisher import importance_sums
 from sglang_speed.lab.cutoff.model import load_model
 from sglang_speed.lab.cutoff.request import Request
-from sglang_speed.reference.modeling import SpeedLlamaForCausalLM
+from tests.catalogue import MODELS
+from tests.tiny_models import make_tiny_model
 from tests.unit.cutoff.conftest import NUM_LAYERS
 
 CUTOFFS = [NO_CONTEXT, 1, 2, 3, NUM_LAYERS]
@@ -22,7 +24,8 @@ CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 
 
 def stock_logprobs(directory: Path, token_ids: tuple[int, ...]) -> Tensor:
-    logits: Tensor = LlamaForCausalLM.from_pretrained(directory)(torch.tensor([token_ids])).logits[0]
+    stock = AutoModelForCausalLM.from_pretrained(directory, attn_implementation="eager")
+    logits: Tensor = stock(torch.tensor([token_ids])).logits[0]
     return logits.log_softmax(-1)
 
 
@@ -39,17 +42,35 @@ def expected(full: Tensor, ours: Tensor, request: Request) -> list[float]:
 def test_each_cutoff_is_the_reference_converted_at_it(
     plain_directory: Path, request_of_text: Request, tmp_path: Path, anchor_tokens: int, tail_tokens: int
 ) -> None:
+    require_references(plain_directory, request_of_text, tmp_path, CUTOFFS, anchor_tokens, tail_tokens)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("architecture", ["qwen3_moe", "gemma2", "granite", "deepseek_v3", "cohere"])
+def test_layers_of_all_kinds_are_measured(architecture: str, request_of_text: Request, tmp_path: Path) -> None:
+    """Experts, windows, capped scores, scaled embeddings and logits, latents, parallel branches."""
+    directory = make_tiny_model(tmp_path / "plain", **MODELS[architecture])
+    require_references(directory, request_of_text, tmp_path, [NO_CONTEXT, 3, 8], 1, 3)
+    model = load_model(directory, anchor_tokens=1, tail_tokens=3)
+    with torch.enable_grad():
+        _, of_response = importance_sums(model, request_of_text, torch.Generator().manual_seed(0))
+    assert of_response.min() > 1e-3, "a gate in front of a norm changes nothing"
+
+
+def require_references(
+    directory: Path, request: Request, work: Path, cutoffs: list[int], anchor_tokens: int, tail_tokens: int
+) -> None:
     visibility = {"anchor_tokens": anchor_tokens, "tail_tokens": tail_tokens}
-    sums = cutoff_sums(load_model(plain_directory, **visibility), request_of_text, CUTOFFS)
-    token_ids, prompt_len = request_of_text.token_ids, request_of_text.prompt_len
-    full = stock_logprobs(plain_directory, token_ids)[prompt_len - 1 : -1]
-    for cutoff, ours in zip(CUTOFFS[1:], sums[1:], strict=True):
-        made = convert(plain_directory, tmp_path / str(cutoff), prefill_layers=cutoff, **visibility)
-        reference = SpeedLlamaForCausalLM.from_pretrained(made.path)
+    sums = cutoff_sums(load_model(directory, **visibility), request, cutoffs)
+    token_ids, prompt_len = request.token_ids, request.prompt_len
+    full = stock_logprobs(directory, token_ids)[prompt_len - 1 : -1]
+    for cutoff, ours in zip(cutoffs[1:], sums[1:], strict=True):
+        made = convert(directory, work / str(cutoff), prefill_layers=cutoff, **visibility)
+        reference = AutoModelForCausalLM.from_pretrained(made.path)
         deep_tokens = reference.policy.deep_tokens(prompt_len)
         logits = reference(torch.tensor([token_ids]), deep_tokens).logits[0]
         logprobs = logits[deep_tokens.index_of(prompt_len - 1) : -1].log_softmax(-1)
-        torch.testing.assert_close(ours.tolist(), expected(full, logprobs, request_of_text), **CLOSE)
+        torch.testing.assert_close(ours.tolist(), expected(full, logprobs, request), **CLOSE)
 
 
 @torch.no_grad()

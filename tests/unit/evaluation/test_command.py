@@ -20,9 +20,9 @@ from sglang_speed.lab.evaluation.tasks import LENGTHS, TASKS
 
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from tests.tiny_models import make_tiny_llama
+    from tests.tiny_models import make_tiny_model
 
-    return make_tiny_llama(tmp_path_factory.mktemp("llama"))
+    return make_tiny_model(tmp_path_factory.mktemp("llama"))
 
 
 @pytest.fixture(scope="module")
@@ -69,9 +69,9 @@ def test_a_trained_checkpoint_is_compared_with_what_it_was_made_from(speed: Path
 def test_a_conversion_has_the_weights_of_its_source_and_another_checkpoint_has_not(
     llama: Path, speed: Path, tmp_path: Path
 ) -> None:
-    from tests.tiny_models import make_tiny_llama
+    from tests.tiny_models import make_tiny_model
 
-    other = make_tiny_llama(tmp_path / "other", seed=1)
+    other = make_tiny_model(tmp_path / "other", seed=1)
     full_depth, subjects = compared(
         EvaluationOptions([f"ours={speed}", f"base={llama}", str(other)], full_depth=str(llama))
     )
@@ -95,7 +95,7 @@ def test_a_plain_llama_alone_is_full_depth(llama: Path) -> None:
             EvaluationOptions(url="http://127.0.0.1:1", full_depth="a", tail_tokens=[4]),
             "--tail-tokens needs a checkpoint",
         ),
-        (EvaluationOptions(["/nowhere"]), "/nowhere is not a directory"),
+        (EvaluationOptions(["/nowhere"]), "/nowhere is neither a directory"),
         (EvaluationOptions(["trained="]), "trained= is neither a directory nor NAME=DIRECTORY"),
     ],
 )
@@ -125,9 +125,9 @@ def test_a_directory_may_have_an_equals_sign(tmp_path: Path) -> None:
 
 
 def test_models_of_different_vocabularies_are_not_compared(llama: Path, tmp_path: Path) -> None:
-    from tests.tiny_models import make_tiny_llama
+    from tests.tiny_models import make_tiny_model
 
-    other = make_tiny_llama(tmp_path / "other")
+    other = make_tiny_model(tmp_path / "other")
     path = other / "tokenizer_config.json"
     settings = json.loads(path.read_text(encoding="utf-8"))
     for template in other.glob("*.jinja"):
@@ -138,9 +138,9 @@ def test_models_of_different_vocabularies_are_not_compared(llama: Path, tmp_path
 
 
 def test_a_checkpoint_without_a_chat_template_is_refused(tmp_path: Path) -> None:
-    from tests.tiny_models import make_tiny_llama
+    from tests.tiny_models import make_tiny_model
 
-    other = make_tiny_llama(tmp_path / "other")
+    other = make_tiny_model(tmp_path / "other")
     for template in other.glob("*.jinja"):
         template.unlink()
     path = other / "tokenizer_config.json"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,6 +11,10 @@ from hypothesis import strategies as st
 from sglang_speed.config import SpeedConfig
 from sglang_speed.method import ModelShape
 from sglang_speed.method.cost import (
+    Experts,
+    Latent,
+    Window,
+    decode_bytes,
     decode_ceiling,
     kv_bytes_per_generated_token,
     kv_bytes_per_prompt_token,
@@ -21,12 +27,20 @@ LLAMA_8B = ModelShape(
     hidden_size=4096, intermediate_size=14336, num_heads=32, num_kv_heads=8, head_dim=128, vocab_size=128256
 )
 TINY = ModelShape(hidden_size=64, intermediate_size=128, num_heads=4, num_kv_heads=2, head_dim=16, vocab_size=258)
+WITH_EXPERTS = replace(TINY, experts=Experts(count=8, per_token=2, intermediate_size=32, shared_size=16))
+WITH_LATENT = replace(TINY, latent=Latent(kv_rank=16, rope_dim=8, query_rank=0, nope_dim=16, value_dim=16))
+WITH_WINDOWS = replace(TINY, window=Window(size=9, share=0.5))
+QWEN3_30B_A3B = ModelShape(2048, 6144, 32, 4, 128, 151936, experts=Experts(128, 8, 768))
+DEEPSEEK_V3 = ModelShape(
+    7168, 18432, 128, 128, 56, 129280, experts=Experts(256, 8, 2048, 2048), latent=Latent(512, 64, 1536, 128, 128)
+)
 THREE_QUARTERS = SpeedConfig(num_layers=32, prefill_layers=24)
 
 configs = st.integers(1, 12).flatmap(
     lambda num_layers: st.builds(SpeedConfig, st.just(num_layers), st.integers(1, num_layers))
 )
 lengths = st.integers(0, 50)
+shapes = st.sampled_from([TINY, WITH_EXPERTS, WITH_LATENT, WITH_WINDOWS])
 
 
 def test_a_layer_of_llama_8b_keeps_4_kib_per_token() -> None:
@@ -35,6 +49,28 @@ def test_a_layer_of_llama_8b_keeps_4_kib_per_token() -> None:
 
 def test_llama_8b_has_7_billion_weights_in_its_layers() -> None:
     assert 32 * LLAMA_8B.weights_per_layer == pytest.approx(6.98e9, rel=1e-3)
+
+
+def test_qwen3_30b_a3b_has_30_billion_weights_and_runs_3_billion() -> None:
+    embedding_and_head = 2 * QWEN3_30B_A3B.vocab_size * QWEN3_30B_A3B.hidden_size
+    assert 48 * QWEN3_30B_A3B.stored_weights_per_layer + embedding_and_head == pytest.approx(30.5e9, rel=1e-2)
+    assert 48 * QWEN3_30B_A3B.weights_per_layer + embedding_and_head == pytest.approx(3.3e9, rel=2e-2)
+
+
+def test_deepseek_v3_keeps_its_latent_and_runs_37_billion_weights() -> None:
+    assert DEEPSEEK_V3.kv_bytes_per_layer == 1152
+    head = DEEPSEEK_V3.vocab_size * DEEPSEEK_V3.hidden_size
+    assert 61 * DEEPSEEK_V3.weights_per_layer + head == pytest.approx(37e9, rel=2e-2)
+
+
+def test_a_large_batch_reads_all_experts_and_a_single_token_its_own() -> None:
+    assert WITH_EXPERTS.weights_read_per_layer(1) == WITH_EXPERTS.weights_per_layer
+    assert WITH_EXPERTS.weights_read_per_layer(500) == WITH_EXPERTS.stored_weights_per_layer
+
+
+def test_a_step_reads_no_more_than_the_window() -> None:
+    short, long = (decode_bytes(WITH_WINDOWS, THREE_QUARTERS, context_len, 1) for context_len in (9, 1009))
+    assert long - short == 1000 * kv_bytes_per_prompt_token(TINY, THREE_QUARTERS) / 2
 
 
 def test_a_cutoff_at_three_quarters_keeps_exactly_three_quarters_of_the_prompt_kv() -> None:
@@ -52,14 +88,15 @@ def test_a_request_keeps_shallow_only_tokens_and_deep_tokens(
     assert total == prompt_bytes + deep_bytes
 
 
-@given(configs, lengths, st.data())
+@given(shapes, configs, lengths, lengths, st.data())
 def test_prefill_operations_are_the_sum_over_tokens_and_layers(
-    config: SpeedConfig, num_tokens: int, data: st.DataObject
+    shape: ModelShape, config: SpeedConfig, num_tokens: int, prefix_len: int, data: st.DataObject
 ) -> None:
     num_deep = data.draw(st.integers(0, num_tokens))
-    shallow = config.prefill_layers * sum(TINY.layer_flops(length) for length in range(1, num_tokens + 1))
-    deep = config.num_deep_layers * sum(TINY.layer_flops(length) for length in range(1, num_deep + 1))
-    assert prefill_flops(TINY, config, num_tokens, num_deep) == shallow + deep
+    first, end = prefix_len + 1, prefix_len + num_tokens + 1
+    shallow = config.prefill_layers * sum(shape.layer_flops(length) for length in range(first, end))
+    deep = config.num_deep_layers * sum(shape.layer_flops(length) for length in range(1, num_deep + 1))
+    assert prefill_flops(shape, config, num_tokens, num_deep, prefix_len) == shallow + deep
 
 
 def test_a_prefill_in_two_parts_costs_what_it_costs_in_one() -> None:

@@ -17,7 +17,7 @@ from transformers.integrations.flex_attention import WrappedFlexAttention
 from sglang_speed.reference import turn_attention
 from sglang_speed.reference.modeling import SpeedLlamaForCausalLM
 from tests.one_thread import one_thread  # noqa: F401
-from tests.tiny_models import make_tiny_llama
+from tests.tiny_models import make_tiny_model
 
 NUM_LAYERS = 4
 SHAPE = {"num_layers": NUM_LAYERS, "hidden_size": 32, "num_heads": 4, "num_kv_heads": 2, "head_dim": 8}
@@ -29,7 +29,7 @@ MOST_TRACES = 5
 
 @pytest.fixture(scope="session")
 def plain_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_llama(tmp_path_factory.mktemp("plain"), **SHAPE)
+    return make_tiny_model(tmp_path_factory.mktemp("plain"), **SHAPE)
 
 
 @pytest.fixture(scope="session")
@@ -44,7 +44,7 @@ def speed_model(tmp_path_factory: pytest.TempPathFactory) -> SpeedModels:
     @cache
     def build(prefill_layers: int, anchor_tokens: int = 1, tail_tokens: int = 2) -> SpeedLlamaForCausalLM:
         speed = {"prefill_layers": prefill_layers, "anchor_tokens": anchor_tokens, "tail_tokens": tail_tokens}
-        directory = make_tiny_llama(tmp_path_factory.mktemp("speed"), **SHAPE, speed=speed)
+        directory = make_tiny_model(tmp_path_factory.mktemp("speed"), **SHAPE, speed=speed)
         return SpeedLlamaForCausalLM.from_pretrained(directory).eval()
 
     return build

@@ -9,7 +9,7 @@ import pytest
 
 from sglang_speed.lab.common.chat import ChatFormat
 from tests.one_thread import one_thread  # noqa: F401
-from tests.tiny_models import make_tiny_llama
+from tests.tiny_models import make_tiny_model
 from tests.unit.training.chats import SHAPE, TEMPLATE, chat_format_of
 
 MakeModel = Callable[..., Path]
@@ -20,7 +20,7 @@ def make_model(tmp_path_factory: pytest.TempPathFactory) -> MakeModel:
     """A plain checkpoint of four layers whose chat template ends each message with `<eos>`."""
 
     def make(template: str = TEMPLATE, **shape: bool | int) -> Path:
-        directory = make_tiny_llama(tmp_path_factory.mktemp("llama"), **(SHAPE | shape))
+        directory = make_tiny_model(tmp_path_factory.mktemp("llama"), **(SHAPE | shape))
         (directory / "chat_template.jinja").write_text(template, encoding="utf-8")
         return directory
 
