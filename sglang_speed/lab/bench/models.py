@@ -19,7 +19,7 @@ from sglang_speed.checkpoints.convert import (
     speed_model_config,
 )
 from sglang_speed.checkpoints.describe import model_shape
-from sglang_speed.config import SpeedConfig, is_speed_model
+from sglang_speed.config import SpeedConfig, decoder_config, is_speed_model
 from sglang_speed.errors import ConfigError
 from sglang_speed.lab.bench.profiles import Profile
 from sglang_speed.method.cost import ModelShape
@@ -119,9 +119,9 @@ def make_random(shape: ModelShape, config: SpeedConfig, directory: Path, *, has_
 def _require_same_shape(speed: Path, full_depth: Path) -> None:
     ours, theirs = read_source_config(speed), read_source_config(full_depth)
     if is_speed_model(theirs):
-        raise ConfigError(f"{full_depth} is a SPEED checkpoint: --full-depth is the plain Llama; omit it")
+        raise ConfigError(f"{full_depth} is a SPEED checkpoint: --full-depth is the stock one; omit it")
     for name, one, other in (
-        ("num_hidden_layers", ours["num_hidden_layers"], theirs["num_hidden_layers"]),
+        ("num_hidden_layers", *(decoder_config(each)["num_hidden_layers"] for each in (ours, theirs))),
         ("the shape", model_shape(ours), model_shape(theirs)),
     ):
         if one != other:
