@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 OLDEST := .venv-oldest
 CORE := tests/server/host tests/inprocess/attention \
-	$(addprefix tests/inprocess/parity/test_, another_architecture.py another_policy.py gpu_backends.py \
+	$(addprefix tests/inprocess/parity/test_, every_architecture.py another_policy.py gpu_backends.py \
 	pressure.py prefix_reuse.py scores_match.py stock_depth.py triton.py)
 
 # uv compiles no module: the first process that imports one does, and must be let keep it.
