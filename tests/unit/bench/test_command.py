@@ -74,7 +74,7 @@ def test_a_full_depth_model_of_another_shape_is_refused(speed: Path, tmp_path: P
     other = make_tiny_model(tmp_path / "other", num_layers=4)
     with pytest.raises(ConfigError, match=r"num_hidden_layers of .* is 8 and of .* 4"):
         model_of(speed, other, tmp_path / "made")
-    with pytest.raises(ConfigError, match="is a SPEED checkpoint: --full-depth is the plain Llama"):
+    with pytest.raises(ConfigError, match="is a SPEED checkpoint: --full-depth is the stock one"):
         model_of(speed, speed, tmp_path / "made")
 
 
