@@ -35,7 +35,7 @@ def _kind(rope: Any) -> Any:
 def _known_rope(config: Config) -> str | None:
     for rope in _ropes(config):
         kind = _kind(rope)
-        if kind not in ROPE_TYPES:
+        if not isinstance(rope, Mapping) or kind not in ROPE_TYPES:
             return f"rope type {kind!r} is not one of {', '.join(ROPE_TYPES)}: choose another model"
         if kind == "yarn" and rope.get("attention_factor") is not None:
             return "rope attention_factor: SGLang does not read it; leave it out if it follows from factor anyway"
@@ -159,7 +159,9 @@ _MINISTRAL = (
     _no_window,
     lambda config: (
         None
-        if all(_kind(rope) == "yarn" and rope["original_max_position_embeddings"] == 16384 for rope in _ropes(config))
+        if all(
+            _kind(rope) == "yarn" and rope.get("original_max_position_embeddings") == 16384 for rope in _ropes(config)
+        )
         else "rope_parameters other than yarn from 16384 tokens: SGLang scales queries from there, whatever it says"
     ),
 )

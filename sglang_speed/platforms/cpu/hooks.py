@@ -76,7 +76,7 @@ def cap_logits(logits: torch.Tensor, cap: float) -> torch.Tensor:
 def pass_for_another_backend(args: Any) -> None:
     """Before SGLang compares the attention backend with those that it knows to have windows and sinks."""
     resolved = HOST.resolved(args)
-    if resolved.attention_backend == ATTENTION_BACKEND and _names(resolved) & NAMED_BACKENDS_ONLY:
+    if resolved.attention_backend == ATTENTION_BACKEND and _is_checked_by_name(resolved):
         HOST.change(args, attention_backend=ACCEPTED_BACKEND)
         if resolved.moe_runner_backend == "auto":
             # or experts would be laid out for Triton kernels, and multiplied by PyTorch
@@ -86,12 +86,12 @@ def pass_for_another_backend(args: Any) -> None:
 def be_the_own_backend_again(args: Any) -> None:
     """After that comparison."""
     resolved = HOST.resolved(args)
-    if resolved.attention_backend == ACCEPTED_BACKEND and _names(resolved) & NAMED_BACKENDS_ONLY:
+    if resolved.attention_backend == ACCEPTED_BACKEND and _is_checked_by_name(resolved):
         HOST.change(args, attention_backend=ATTENTION_BACKEND)
 
 
-def _names(resolved: Any) -> set[str]:
-    return set(resolved.get_model_config().hf_config.architectures or ())
+def _is_checked_by_name(resolved: Any) -> bool:
+    return not NAMED_BACKENDS_ONLY.isdisjoint(resolved.get_model_config().hf_config.architectures or ())
 
 
 _CHECKED_BACKENDS = "SGLang refuses torch_native for these models, whose windows and sinks it lacks; ours has both"

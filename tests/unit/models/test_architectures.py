@@ -31,6 +31,8 @@ def config(model_type: str, **more: Any) -> dict[str, Any]:
         (config("llama", hidden_act="gelu"), "hidden_act='gelu'"),
         (config("llama", rope_scaling={"type": "su"}), "rope type 'su'"),
         (config("mistral", sliding_window=4096, max_position_embeddings=32768), "sliding_window=4096"),
+        (config("llama", rope_scaling="linear"), "rope type 'linear'"),
+        (config("ministral3", rope_parameters={"rope_type": "yarn"}), "other than yarn from 16384"),
         (config("mistral"), "sliding_window=4096"),
         (config("qwen2", sliding_window=4096, use_sliding_window=True), "sliding_window=4096"),
         (config("qwen2", dual_chunk_attention_config={}), "dual_chunk_attention_config"),
