@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from sglang_speed.errors import ConfigError
 from sglang_speed.served import active_pool
+from sglang_speed.serving.admission import fit_to_deep_bands
 from tests.catalogue import Bands
 from tests.inprocess.parity.conftest import Checkpoints
 from tests.inprocess.parity.expected import Ask, Expected, prompt, submit, tokens
@@ -114,3 +116,18 @@ def test_the_smallest_deep_band_serves_one_request_at_a_time(expected: Expected)
     with running_scheduler(expected.path, deep_tokens=5) as engine:
         expected.answered(engine, [Ask(prompt(40, seed=seed), 1) for seed in range(4)])
         expected.answered(engine, [Ask([*prompt(40), *tokens(length)], 1) for length in range(4)])
+
+
+def test_images_are_refused_before_they_wait(expected: Expected) -> None:
+    """As SGLang hands them over: processed, in a request that was not queued yet."""
+    reasons: list[str] = []
+    req = SimpleNamespace(
+        multimodal_inputs=object(),
+        token_indices_to_pool=None,
+        set_finish_with_abort=reasons.append,
+        to_finish=object(),
+    )
+    with running_scheduler(expected.path) as engine:
+        fit_to_deep_bands(engine.scheduler, req)
+    assert len(reasons) == 1
+    assert "images, video and audio are not supported with a SPEED model" in reasons[0]
