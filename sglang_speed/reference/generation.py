@@ -73,6 +73,23 @@ def generate_greedy(
 
 
 @torch.no_grad()
+def steps_along(
+    model: ReferenceModel, prompt_ids: Sequence[int], output_ids: Sequence[int], *, scored_from: int | None = None
+) -> list[GreedyStep]:
+    """The model's greedy choice at each place of a given output, in one forward.
+
+    They are those of `greedy_steps` up to the first place where the output has another token.
+    """
+    if not output_ids:
+        return []
+    deep_tokens = model.deep_tokens(len(prompt_ids), scored_from)
+    ids = torch.tensor([[*prompt_ids, *output_ids[:-1]]], device=model.device)
+    first_row = deep_tokens[-1].index_of(len(prompt_ids) - 1)
+    logits = model(ids, deep_tokens).logits[0, first_row:].float()
+    return [GreedyStep(int(one.argmax()), one) for one in logits]
+
+
+@torch.no_grad()
 def score(model: ReferenceModel, input_ids: Sequence[int], scored_from: int) -> list[float]:
     """Log-probabilities of the tokens at positions `scored_from + 1 .. n - 1`.
 

@@ -46,6 +46,7 @@ def reference(tiny_speed: Path) -> Reference:
 @pytest.fixture(scope="session")
 def shared_server(tiny_speed: Path) -> Iterator[RunningServer]:
     """A server that every test may ask, and none may stop; SGLang's own memory checks stop it on the first leak."""
-    with running_server(tiny_speed, *SERVER_FLAGS, *REPORT_FLAGS, *GRAMMAR_FLAGS, env=SERVER_ENV) as server:
+    flags = (*SERVER_FLAGS, *REPORT_FLAGS, *GRAMMAR_FLAGS)
+    with running_server(tiny_speed, *flags, env=SERVER_ENV, in_new_interpreter=True) as server:
         yield server
         assert server.is_alive, server.log[-6000:]

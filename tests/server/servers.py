@@ -14,12 +14,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import pytest
 import requests
 
+from sglang_speed.lab.common import local_server
 from sglang_speed.lab.common.local_server import LocalServer, ServerFailed, start_server
+from tests import forked
 
 START_SECONDS = 900.0
-"""A start takes half a minute, and several times that on a busy machine."""
+"""A start in a new interpreter takes half a minute, and several times that on a busy machine."""
 ANSWER_SECONDS = 600.0
 LOG_TAIL_CHARS = 6000
 
@@ -65,14 +68,17 @@ def running_server(
     *flags: str,
     env: Mapping[str, str] | None = None,
     start_seconds: float = START_SECONDS,
+    in_new_interpreter: bool = False,
 ) -> Iterator[RunningServer]:
     """Serve `model_path` on 127.0.0.1 until the block ends; the server is ready and its cache empty when it starts.
 
     flags: further flags of sglang.launch_server. env: additions to this process's environment.
+    in_new_interpreter: as users start it, instead of `tests.forked`.
     Raises ServerFailed where the server ends, or is not ready after `start_seconds`.
     """
     with tempfile.TemporaryDirectory(prefix="sglang-server-") as directory:
-        server = _launch(model_path, flags, env or {}, Path(directory) / "server.log")
+        start = None if in_new_interpreter else forked.start
+        server = _launch(model_path, flags, env or {}, Path(directory) / "server.log", start)
         try:
             _wait_until_ready(server, time.monotonic() + start_seconds)
             yield server
@@ -80,9 +86,21 @@ def running_server(
             server.stop()
 
 
-def _launch(model_path: Path | str, flags: tuple[str, ...], env: Mapping[str, str], log_path: Path) -> RunningServer:
+@contextmanager
+def forked_servers() -> Iterator[None]:
+    """Let commands of this package, run in this process, fork the servers that they start."""
+    at_sigterm = signal.getsignal(signal.SIGTERM)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local_server, "start_python", forked.start)
+        yield
+    signal.signal(signal.SIGTERM, at_sigterm)
+
+
+def _launch(
+    model_path: Path | str, flags: tuple[str, ...], env: Mapping[str, str], log_path: Path, start: Any
+) -> RunningServer:
     offline = {"HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "1")}
-    server = start_server(model_path, log_path, flags, {**offline, **env})
+    server = start_server(model_path, log_path, flags, {**offline, **env}, start)
     return RunningServer(server.url, server.process, server.log_path)
 
 

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -75,21 +75,33 @@ def exit_on_sigterm() -> None:
 
 
 def start_server(
-    model: str | Path, log_path: Path, flags: Sequence[str] = (), environment: Mapping[str, str] | None = None
+    model: str | Path,
+    log_path: Path,
+    flags: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
+    start: Callable[[Sequence[str], Path, Mapping[str, str]], subprocess.Popen[bytes]] | None = None,
 ) -> LocalServer:
-    """Start a server without waiting for it. environment: added to this process's."""
+    """Start a server without waiting for it.
+
+    environment: added to this process's. start: in place of `start_python`.
+    """
     port, flags_of_ports = own_ports()
-    command = [sys.executable, "-m", "sglang.launch_server", "--model-path", str(model), *flags, *flags_of_ports]
-    with log_path.open("wb") as log:
-        process = subprocess.Popen(
-            command,
+    command = ["-m", "sglang.launch_server", "--model-path", str(model), *flags, *flags_of_ports]
+    process = (start or start_python)(command, log_path, environment or {})
+    return LocalServer(f"http://127.0.0.1:{port}", process, log_path)
+
+
+def start_python(command: Sequence[str], output: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """Start `python COMMAND` in a process group of its own. output: file of what it prints."""
+    with output.open("wb") as log:
+        return subprocess.Popen(
+            [sys.executable, *command],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            env={**os.environ, **(environment or {})},
+            env={**os.environ, **environment},
         )
-    return LocalServer(f"http://127.0.0.1:{port}", process, log_path)
 
 
 def own_ports() -> tuple[int, list[str]]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from sglang_speed.host.versions import installed_version
 from sglang_speed.lab.bench.profiles import REHEARSAL
+from sglang_speed.lab.cli import app
+from tests.server.servers import forked_servers
 
 SCENARIOS = ("capacity", "chat")
 
@@ -19,11 +20,12 @@ SCENARIOS = ("capacity", "chat")
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     out = tmp_path_factory.mktemp("bench")
-    command = [sys.executable, "-m", "sglang_speed.lab.cli", "bench", "--profile", "rehearsal"]
+    command = ["bench", "--profile", "rehearsal", "--arch", "qwen3_moe"]
     command += [part for name in SCENARIOS for part in ("--scenario", name)]
     command += ["--json", str(out / "bench.json"), "--plot", str(out / "plots"), "--html", str(out / "bench.html")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=1800, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    with forked_servers():
+        done = CliRunner().invoke(app, command, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
     return out, done.stdout
 
 
@@ -45,6 +47,7 @@ def test_the_file_has_what_was_asked_and_where_it_was_measured(results: dict[str
     assert results["versions"]["sglang"] == installed_version()
     assert results["machine"]["cores"] >= 1
     assert results["configuration"]["speed"]["prefill_layers"] == REHEARSAL.prefill_layers
+    assert results["configuration"]["shape"]["experts"]["per_token"] == 2
 
 
 def test_both_servers_held_what_the_arithmetic_says(results: dict[str, Any]) -> None:
@@ -80,4 +83,6 @@ def test_table_pictures_and_page_are_there(finished: tuple[Path, str]) -> None:
     assert "requests that run at once" in printed
     assert "rehearsal: sizes too small, figures mean nothing" in printed
     assert sorted(path.name for path in (out / "plots").iterdir()) == ["kv.png", "turns.png"]
-    assert (out / "bench.html").read_text(encoding="utf-8").count("data:image/png") == 2
+    page = (out / "bench.html").read_text(encoding="utf-8")
+    assert "a Qwen3-MoE of random weights" in page
+    assert page.count("data:image/png") == 2

@@ -4,23 +4,16 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 from sglang_speed.checkpoints.adapter import UNTRAINED_COST, UNTRAINED_NEXT
 from sglang_speed.config import SpeedConfig
-from tests.server.checkpoints.helpers import ROOT, run_python
+from tests import forked
+from tests.server.checkpoints.helpers import run_python
 
 
 def command(*args: str | int | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "sglang_speed.lab.cli", *map(str, args)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    return forked.run("-m", "sglang_speed.lab.cli", *map(str, args), timeout=120)
 
 
 def test_convert_then_inspect(llama: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.cache_utils import DynamicCache
 
 import sglang_speed.reference.modeling  # noqa: F401 (registers the models)
-from sglang_speed.reference.generation import GreedyStep, greedy_steps
+from sglang_speed.reference.generation import GreedyStep, greedy_steps, steps_along
 from tests.tiny_models import EOS_ID, VOCAB_SIZE
 
 LOGPROB_ATOL = 1e-3
@@ -66,7 +66,7 @@ class Reference:
 
     def require(self, prompt: Sequence[int], found: Sequence[int], scored_from: int | None = None) -> None:
         """AssertionError unless `found` is what the reference generates, with the margin where they part."""
-        steps = self.steps(prompt, len(found), scored_from)
+        steps = steps_along(self.model, prompt, found, scored_from=scored_from)
         for index, (step, token) in enumerate(zip(steps, found, strict=True)):
             assert token == step.token_id, (
                 f"output {index} of {len(found)} is {token}, not {step.token_id}, whose margin is {step.margin:.2e}"

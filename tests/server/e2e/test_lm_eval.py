@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +11,7 @@ from typing import Any
 import pytest
 
 from sglang_speed.reference.generation import score
+from tests import forked
 from tests.server.e2e.asking import Asker
 from tests.server.e2e.reference_answers import LOGPROB_ATOL
 from tests.tiny_models import ids_of
@@ -40,13 +38,11 @@ def lm_eval(asker: Asker, tasks: Path, model: str, path: str, names: Sequence[st
     """Samples of each task as lm-eval logs them."""
     out = tasks / f"out-{model}"
     settings = f"model={asker.reference.path},base_url={asker.server.url}{path},num_concurrent=4,max_length=2048"
-    command = [sys.executable, "-m", "sglang_speed.lab.evaluation.harness", "run", "--model", model]
+    command = ["-m", "sglang_speed.lab.evaluation.harness", "run", "--model", model]
     command += ["--model_args", settings, "--tasks", ",".join(names), "--include_path", str(tasks)]
     command += ["--output_path", str(out), "--log_samples", *more]
     offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_DATASETS_CACHE": str(tasks / "cache")}
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=1800, check=False, env={**os.environ, **offline}
-    )
+    done = forked.run(*command, **offline)
     assert done.returncode == 0, done.stdout + done.stderr
     files = {name: next(out.rglob(f"samples_{name}_*.jsonl")) for name in names}
     return {name: [json.loads(line) for line in file.read_text().splitlines()] for name, file in files.items()}

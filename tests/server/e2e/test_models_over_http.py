@@ -54,5 +54,5 @@ def test_a_chat_of_three_turns_is_exact(model: str, tmp_path: Path) -> None:
 def test_two_tensor_parallel_ranks_are_exact(model: str, tmp_path: Path) -> None:
     """No rank leaves a sum over ranks to a layer of the band above, which runs on other rows."""
     reference = Reference(checkpoint(tmp_path, model))
-    with running_server(tmp_path, *SERVER_FLAGS, "--tp-size", "2", env=SERVER_ENV) as server:
+    with running_server(tmp_path, *SERVER_FLAGS, "--tp-size", "2", env=SERVER_ENV, in_new_interpreter=True) as server:
         require_exact_batches(Asker(server, reference))

@@ -17,9 +17,9 @@ UNKNOWN = ("No accelerator", "model type `speed_llama`")
 """What SGLang alone says on a machine without an accelerator, and on one with it."""
 
 
-def failure(model: Path, *flags: str, env: Mapping[str, str] | None = None) -> str:
+def failure(model: Path, *flags: str, env: Mapping[str, str] | None = None, **more: bool) -> str:
     """What a server that must not start leaves behind."""
-    with pytest.raises(ServerFailed) as failed, running_server(model, *SERVER_FLAGS, *flags, env=env):
+    with pytest.raises(ServerFailed) as failed, running_server(model, *SERVER_FLAGS, *flags, env=env, **more):
         pass
     text = str(failed.value)
     assert "the server ended" in text, text
@@ -28,7 +28,7 @@ def failure(model: Path, *flags: str, env: Mapping[str, str] | None = None) -> s
 
 def test_without_the_plugin_a_speed_checkpoint_is_not_served(tiny_speed: Path) -> None:
     """Not as a plain Llama at full depth either: nobody else knows the model type."""
-    text = failure(tiny_speed, env=LEFT_OUT)
+    text = failure(tiny_speed, env=LEFT_OUT, in_new_interpreter=True)
     assert any(reason in text for reason in UNKNOWN), text
 
 

@@ -24,7 +24,7 @@ def require_exact_batches(asker: Asker) -> None:
 
 
 def test_two_data_parallel_ranks_are_exact(tiny_speed: Path, reference: Reference) -> None:
-    with running_server(tiny_speed, *SERVER_FLAGS, "--dp-size", "2", env=SERVER_ENV) as server:
+    with running_server(tiny_speed, *SERVER_FLAGS, "--dp-size", "2", env=SERVER_ENV, in_new_interpreter=True) as server:
         asker = Asker(server, reference)
         require_exact_batches(asker)
         assert asker.is_idle()
@@ -34,7 +34,7 @@ def test_two_data_parallel_ranks_are_exact(tiny_speed: Path, reference: Referenc
 
 def test_two_tensor_parallel_ranks_are_exact(tiny_speed: Path, reference: Reference) -> None:
     """The bytes of /server_info are those of all ranks together, so they are those of one rank alone."""
-    with running_server(tiny_speed, *SERVER_FLAGS, "--tp-size", "2", env=SERVER_ENV) as server:
+    with running_server(tiny_speed, *SERVER_FLAGS, "--tp-size", "2", env=SERVER_ENV, in_new_interpreter=True) as server:
         asker = Asker(server, reference)
         require_exact_batches(asker)
         assert asker.is_idle()

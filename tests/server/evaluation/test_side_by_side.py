@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from sglang_speed.config import SpeedConfig
 from sglang_speed.host.versions import installed_version
+from sglang_speed.lab.cli import app
 from sglang_speed.policies import SpeedPolicy
 from sglang_speed.reference.generation import score
 from tests.server.conftest import SPEED
 from tests.server.e2e.reference_answers import LOGPROB_ATOL, Reference
+from tests.server.servers import forked_servers
 
 SAMPLES = 6
 TAIL = 5
@@ -34,9 +35,9 @@ def evaluated(tiny_speed: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 def run_eval(*arguments: str) -> str:
-    command = [sys.executable, "-m", "sglang_speed.lab.cli", "eval", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=3600, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    with forked_servers():
+        done = CliRunner().invoke(app, ["eval", *arguments], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
     return done.stdout
 
 

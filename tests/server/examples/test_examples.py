@@ -6,13 +6,12 @@ import json
 import operator
 import re
 import runpy
-import subprocess
-import sys
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from tests import forked
 from tests.server.servers import RunningServer
 from tests.tiny_models import ids_of
 
@@ -24,8 +23,7 @@ MAX_LINES = 40
 
 def run(name: str, *args: str) -> str:
     """What an example prints."""
-    command = [sys.executable, EXAMPLES / name, *args]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=1200, check=False)
+    result = forked.run(EXAMPLES / name, *args)
     assert result.returncode == 0, result.stderr[-4000:]
     return result.stdout
 
@@ -39,6 +37,7 @@ def require_growing_reuse(printed: str, num_turns: int) -> None:
 
 
 def test_the_offline_engine_answers_every_prompt(tiny_speed: Path) -> None:
+    assert 'if __name__ == "__main__":' in (EXAMPLES / "01_offline_engine.py").read_text(), "its processes import it"
     printed = run("01_offline_engine.py", "--model", str(tiny_speed))
     assert len(re.findall(r"^'.+' -> ['\"].+['\"]$", printed, re.MULTILINE)) == 3
     assert "prompt tokens passed 6 of 8 layers" in printed

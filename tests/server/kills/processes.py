@@ -52,8 +52,10 @@ class Victim:
 
 
 @contextmanager
-def victim(model: Path, *flags: str, **env: str) -> Iterator[Victim]:
-    with running_server(model, *SERVER_FLAGS, *flags, env={**ENV, **env}) as server:
+def victim(model: Path, *flags: str, in_new_interpreter: bool = True, **env: str) -> Iterator[Victim]:
+    """Forked processes inherit each other's pipes, so that a process may not see that another is gone."""
+    env = {**ENV, **env}
+    with running_server(model, *SERVER_FLAGS, *flags, env=env, in_new_interpreter=in_new_interpreter) as server:
         yield Victim(server)
 
 

@@ -45,7 +45,7 @@ def test_a_killed_scheduler_ends_the_server_and_its_clients(tiny_speed: Path) ->
 def test_a_lost_slot_stops_the_server_with_both_sides_of_the_sum(tiny_speed: Path, tmp_path: Path) -> None:
     """The fault is armed after some requests went well: what stops the server is the sum, not the plugin."""
     env = write_plugin(tmp_path / "fault", LOSES_A_SLOT)
-    with victim(tiny_speed, **env) as doomed:
+    with victim(tiny_speed, in_new_interpreter=False, **env) as doomed:
         before = [doomed.server.generate(**PROMPT)["output_ids"] for _ in range(2)]
         assert before[0] == before[1]
         Path(env["FAULT_ARMED"]).touch()

@@ -121,15 +121,6 @@ def test_importing_the_configuration_imports_no_modeling_code_and_no_server() ->
     assert not [name for name in modules if "modeling_llama" in name or name.split(".")[0] == "sglang"]
 
 
-def test_a_process_that_registered_nothing_cannot_load_the_model(checkpoint: Path) -> None:
-    code = (
-        "import sys; from transformers import AutoModelForCausalLM\n"
-        "try: AutoModelForCausalLM.from_pretrained(sys.argv[1])\n"
-        "except ValueError as error: print(error)"
-    )
-    assert "has model type `speed_llama`" in run_python(code, str(checkpoint))
-
-
 def test_a_process_that_registered_nothing_can_load_the_tokenizer(checkpoint: Path) -> None:
     """SGLang's detokenizer process loads no plugins. Saving the configuration turns RoPE keys of older Llama
     checkpoints into `rope_parameters`; as they were, transformers could not load the tokenizer there."""

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from sglang_speed.config import SpeedConfig
-from sglang_speed.lab.bench.load import Answer, Prompts
+from sglang_speed.lab.bench.load import Answer, Prompts, QueueLengths
 from sglang_speed.lab.bench.models import Contender, Model
 from sglang_speed.lab.bench.profiles import CPU, REHEARSAL, Profile
 from sglang_speed.lab.bench.results import Point, Row, Sample, rows
-from sglang_speed.lab.bench.scenarios import SCENARIOS, Setting
+from sglang_speed.lab.bench.scenarios import SCENARIOS, Setting, capacity
 from sglang_speed.lab.bench.scenarios.base import Scenario, alternating
 from sglang_speed.lab.bench.scenarios.capacity import Capacity
 from sglang_speed.lab.bench.scenarios.conversations import num_users, turns
@@ -50,6 +50,11 @@ def setting_for(scenario: Scenario, profile: Profile = CPU) -> Setting:
         clients,
         Prompts(FakeTokenizer(all_special_ids=[0, 1], bos_token_id=0), profile.shape.vocab_size),
     )
+
+
+@pytest.fixture(autouse=True)
+def steps_are_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capacity, "SETTLED_SECONDS", 0.3)
 
 
 async def all_of(scenario: Scenario, setting: Setting) -> list[Sample | Point]:
@@ -135,6 +140,19 @@ def test_capacity_counts_what_is_still_there_and_runs_at_once() -> None:
     assert stay.figure.ceiling == 20 / 15
     running = table["requests that run at once"]
     assert (running.stock, running.rival) == ((15,), (20,))
+
+
+def test_a_request_that_arrived_between_two_steps_is_counted_when_it_runs() -> None:
+    class LastOneWaits(FakeClient):
+        polls = 0
+
+        def queue_lengths(self) -> QueueLengths:
+            queue = super().queue_lengths()
+            self.polls += queue.running + queue.waiting == 4
+            return queue if self.polls > 1 else QueueLengths(queue.running - 1, queue.waiting + 1)
+
+    client: Any = LastOneWaits(SpeedConfig(4, 4), 220)
+    assert asyncio.run(Capacity().count_running(client, [[number] * 100 for number in range(4)], 10)) == 2
 
 
 @pytest.mark.parametrize("pause", [0.0, 0.15], ids=["at once", "one by one"])

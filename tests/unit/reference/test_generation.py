@@ -10,7 +10,7 @@ import torch
 from transformers import LlamaForCausalLM
 from transformers.cache_utils import DynamicCache
 
-from sglang_speed.reference.generation import generate_greedy, greedy_steps, score
+from sglang_speed.reference.generation import generate_greedy, greedy_steps, score, steps_along
 from sglang_speed.reference.modeling import SpeedLlamaForCausalLM
 from tests.tiny_models import EOS_ID, ids_of
 
@@ -34,8 +34,10 @@ def test_a_cache_changes_no_token_and_no_logit(
         cached = list(greedy_steps(model, prompt, NUM_NEW))
         recomputed = list(greedy_steps(model, prompt, NUM_NEW, use_cache=False))
         assert [step.token_id for step in cached] == [step.token_id for step in recomputed]
-        for one, other in zip(cached, recomputed, strict=True):
-            torch.testing.assert_close(one.logits, other.logits, rtol=0.0, atol=ATOL)
+        behind = steps_along(model, prompt, [step.token_id for step in cached])
+        for one, *others in zip(cached, recomputed, behind, strict=True):
+            for other in others:
+                torch.testing.assert_close(one.logits, other.logits, rtol=0.0, atol=ATOL)
 
 
 @pytest.mark.parametrize(("prefill_layers", "tail_tokens"), [(4, 1), (2, len(PROMPT)), (2, len(PROMPT) + 5)])
@@ -50,6 +52,14 @@ def test_a_gap_changes_what_is_generated(speed_model: SpeedModels) -> None:
     """Without this the comparisons of this file could hold by accident."""
     outputs = {tuple(generate_greedy(speed_model(*bands), PROMPT, 16)) for bands in [(4, 1, 1), (3, 1, 1), (3, 0, 1)]}
     assert len(outputs) == 3
+
+
+def test_an_output_is_followed_up_to_what_differs(speed_model: SpeedModels) -> None:
+    model = speed_model(3)
+    output = generate_greedy(model, PROMPT, NUM_NEW)
+    assert steps_along(model, PROMPT, []) == []
+    wrong = [*output[:3], output[3] + 1, *output[4:]]
+    assert [step.token_id for step in steps_along(model, PROMPT, wrong)][:4] == output[:4]
 
 
 def test_the_end_of_sequence_is_the_last_token(speed_model: SpeedModels) -> None:

@@ -14,6 +14,8 @@ TARGET_SHARE = 0.975
 """1.30 of four thirds."""
 STEP_SECONDS = 1.0
 """Delay of each step while running requests are counted; they run for several steps."""
+SETTLED_SECONDS = 2 * STEP_SECONDS
+"""A request that has just arrived waits until the next step, and may run then."""
 POLL_SECONDS = 0.1
 HIT_SHARE = 0.5
 
@@ -70,16 +72,19 @@ class Capacity(Scenario):
     async def running_when_all_arrived(
         self, client: LoadClient, asking: asyncio.Future[list[Answer]], number: int
     ) -> int:
-        """Poll until every request runs or waits: all have arrived, none has ended, none is in prefill. SGLang prefills
-        whatever fits before it decodes, so waiting requests do not fit.
+        """Poll until every request runs or waits, and stays so: all have arrived, none has ended, none is in prefill.
+        SGLang prefills whatever fits before it decodes, so waiting requests do not fit.
 
         Raises RequestFailed if that never happened.
         """
-        in_thread = asyncio.get_running_loop().run_in_executor
+        loop = asyncio.get_running_loop()
+        seen, since = None, loop.time()
         while not asking.done():
             await asyncio.wait([asking], timeout=POLL_SECONDS)
-            queue = await in_thread(None, client.queue_lengths)
-            if queue.running and queue.running + queue.waiting == number:
+            queue = await loop.run_in_executor(None, client.queue_lengths)
+            if queue != seen or not queue.running or queue.running + queue.waiting != number:
+                seen, since = queue, loop.time()
+            elif loop.time() - since >= SETTLED_SECONDS:
                 return queue.running
         await asking
         raise RequestFailed(f"{number} requests were answered before the running ones could be counted")
