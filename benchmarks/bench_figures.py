@@ -98,6 +98,7 @@ def where_on_gpu(results: Mapping[str, Any]) -> str:
     machine, versions, profile = results["machine"], results["versions"], results["configuration"]["profile"]
     settings = profile["settings"]
     assert settings["disable_prefill_cuda_graph"], "the text says that there are none"
+    assert profile.get("arch", "llama") == "llama", "the text says that it is the shape of Llama 3.1 8B"
     changed = " with uncommitted changes" if results["uncommitted_changes"] else ""
     return (
         f"Measured on {machine['gpu'].split(',')[0]} by [`benchmarks/gpu`](benchmarks/gpu): the shape of Llama 3.1 8B "

@@ -4,7 +4,8 @@ python benchmarks/gpu/bench.py --out build/gpu                            # 5 mi
 python benchmarks/gpu/bench.py --out build/rehearsal --profile rehearsal  # the same code on a CPU, no figures
 
 Stock, SPEED at 24 of 32 layers and SPEED at 32 of 32 on the shape of Llama 3.1 8B with random weights, started one
-after another, and again while time lasts. Each figure has its ceiling beside it.
+after another, and again while time lasts. Each figure has its ceiling beside it. `--arch qwen3` takes the shape of
+Qwen3 8B at 27 of 36 layers, `--arch qwen3_moe` that of Qwen3 30B A3B at 36 of 48.
 """
 
 from __future__ import annotations
@@ -22,11 +23,12 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))  # this checkout is what is measured
 
 import typer  # noqa: E402
-from contenders import PROFILES, Profile, describe, fitting_stock_requests  # noqa: E402
+from contenders import Profile, describe, fitting_stock_requests, profile_of  # noqa: E402
 from figures import gpu_rows  # noqa: E402
 
 from sglang_speed.config import SpeedConfig  # noqa: E402
 from sglang_speed.kv_pool.capacity import DEEP_TOKENS_VARIABLE  # noqa: E402
+from sglang_speed.lab.bench import Arch  # noqa: E402
 from sglang_speed.lab.bench.facts import REHEARSAL, described_rates  # noqa: E402
 from sglang_speed.lab.bench.report import figures_table  # noqa: E402
 from sglang_speed.lab.bench.results import Row, by_scenario  # noqa: E402
@@ -46,6 +48,7 @@ console = wide_console(126)
 def bench(
     out: Annotated[Path, typer.Option(help="Folder for results.json, samples.jsonl and workers.log.")],
     profile: Annotated[Literal["gpu", "rehearsal"], typer.Option(help="Sizes.")] = "gpu",
+    arch: Annotated[Arch, typer.Option(help="Architecture of the model.")] = "llama",
     seconds: Annotated[
         float, typer.Option(help="Time limit; contenders that would exceed it are not started.")
     ] = 330.0,
@@ -54,7 +57,7 @@ def bench(
     """Measure, print a table, write results; exit code 1 if a contender failed or was not measured."""
     deadline = time.monotonic() + seconds
     out.mkdir(parents=True, exist_ok=True)
-    sizes = PROFILES[profile]
+    sizes = profile_of(profile, arch)
     machine = measure_machine(profile, out)
     rates = Rates(machine["flops"], machine["bandwidth"])
     print(described_rates(machine), flush=True)
@@ -64,7 +67,7 @@ def bench(
         (out / name).write_text("", encoding="utf-8")
     failed: list[str] = []
     table: list[Row] = []
-    for name, code in run_all(profile, stock_requests, out, deadline):
+    for name, code in run_all((profile, arch), stock_requests, out, deadline):
         failed += [name] * (code != 0)
         table = write_results(out, head, sizes, stock_requests, rates, failed)
     console.print(figures_table(by_scenario(table), REHEARSAL if sizes.is_rehearsal else ""))
@@ -86,17 +89,20 @@ def requests_at_full_depth(profile: Profile, memory: float) -> int:
     return fitting_stock_requests(profile, int(memory), weight_bytes(profile.shape, stock) + embedding)
 
 
-def run_all(profile: str, stock_requests: int, out: Path, deadline: float) -> Iterator[tuple[str, int]]:
-    """Run the contenders one after another; yields name and exit code. The next one imports while one measures."""
+def run_all(sizes: tuple[str, str], stock_requests: int, out: Path, deadline: float) -> Iterator[tuple[str, int]]:
+    """Run the contenders one after another; yields name and exit code. The next one imports while one measures.
+
+    sizes: names of the profile and of the architecture.
+    """
     took: dict[str, float] = {}
-    waiting = start_worker(profile, 0, stock_requests, out)
+    waiting = start_worker(sizes, 0, stock_requests, out)
     try:
         for index, name in enumerate(ORDER):
             worker, began = waiting, time.monotonic()
             if began + took.get(name, SECONDS_PER_START) > deadline:
                 return
             if index + 1 < len(ORDER):
-                waiting = start_worker(profile, index + 1, stock_requests, out)
+                waiting = start_worker(sizes, index + 1, stock_requests, out)
             release(worker, deadline - began)
             took[name] = time.monotonic() - began
             yield name, worker.returncode
@@ -104,10 +110,10 @@ def run_all(profile: str, stock_requests: int, out: Path, deadline: float) -> It
         stop(waiting)
 
 
-def start_worker(profile: str, index: int, stock_requests: int, out: Path) -> subprocess.Popen[str]:
+def start_worker(sizes: tuple[str, str], index: int, stock_requests: int, out: Path) -> subprocess.Popen[str]:
     """Start a worker, which imports and then waits for `release` before it uses the device."""
-    arguments = [profile, ORDER[index], str(index), str(stock_requests), str(out / "samples.jsonl")]
-    environment = {**os.environ, DEEP_TOKENS_VARIABLE: str(PROFILES[profile].deep_tokens)}
+    arguments = [*sizes, ORDER[index], str(index), str(stock_requests), str(out / "samples.jsonl")]
+    environment = {**os.environ, DEEP_TOKENS_VARIABLE: str(profile_of(*sizes).deep_tokens)}
     with (out / "workers.log").open("a", encoding="utf-8") as log:
         return subprocess.Popen(
             [sys.executable, str(HERE / "worker.py"), *arguments],

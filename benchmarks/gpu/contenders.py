@@ -16,7 +16,7 @@ from sglang_speed.checkpoints.convert import plain_model_config, speed_model_con
 from sglang_speed.config import SpeedConfig
 from sglang_speed.kv_pool.capacity import split_kv_bytes
 from sglang_speed.lab.bench import profiles
-from sglang_speed.lab.bench.models import Contender, llama_config
+from sglang_speed.lab.bench.models import Contender, random_config
 from sglang_speed.method.cost import ModelShape
 
 SLACK_TOKENS = 128
@@ -42,7 +42,7 @@ class Profile(profiles.Sizes):
     def of_results(cls, configuration: Mapping[str, Any]) -> Profile:
         """The profile of a results file."""
         sizes = configuration["profile"]
-        shape, prompt_lens = ModelShape(**sizes["shape"]), tuple(sizes["prompt_lens"])
+        shape, prompt_lens = ModelShape.from_dict(sizes["shape"]), tuple(sizes["prompt_lens"])
         return cls(**{**sizes, "shape": shape, "prompt_lens": prompt_lens})
 
     @property
@@ -55,7 +55,7 @@ class Profile(profiles.Sizes):
         return tokens * self.num_layers * self.shape.kv_bytes_per_layer
 
 
-# the model of `sglang-speed bench --profile gpu`: Llama 3.1 8B
+# the model of `sglang-speed bench --profile gpu`
 GPU = Profile(
     device="cuda",
     dtype="bfloat16",
@@ -100,8 +100,13 @@ REHEARSAL = Profile(
 PROFILES = {"gpu": GPU, "rehearsal": REHEARSAL}
 
 
+def profile_of(name: str, arch: str) -> Profile:
+    """Raises KeyError for a name that is not known."""
+    return profiles.of_architecture(PROFILES[name], arch)
+
+
 def contenders(profile: Profile, directory: Path = Path()) -> dict[str, Contender]:
-    """stock is a plain Llama, served by SGLang's own model. directory: of their checkpoints."""
+    """stock is a plain checkpoint, served by SGLang's own model. directory: of their checkpoints."""
     depths = {"stock": profile.num_layers, "speed": profile.prefill_layers, "equal": profile.num_layers}
     return {
         name: Contender(name, directory / name, SpeedConfig(profile.num_layers, depth))
@@ -126,7 +131,9 @@ def prompt_tokens(config: SpeedConfig, profile: Profile, stock_requests: int) ->
 
 def write_checkpoint(contender: Contender, profile: Profile) -> None:
     """Write a config.json without weights, for --load-format dummy."""
-    config = plain_model_config(llama_config(profile.shape, profile.num_layers, profile.dtype, profile.model_len))
+    config = plain_model_config(
+        random_config(profile.arch, profile.shape, profile.num_layers, profile.dtype, profile.model_len)
+    )
     if contender.name != "stock":
         config = speed_model_config(config, contender.config)
     contender.path.mkdir(parents=True, exist_ok=True)

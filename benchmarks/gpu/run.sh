@@ -1,20 +1,22 @@
 #!/usr/bin/env bash
 # The one command for an offline GPU machine: install the bundle, then smoke test, tests and benchmark.
 #
-#   bash benchmarks/gpu/run.sh [--bundle DIR] [--out DIR] [--commit SHA] [--seconds N] [--stages "kernels smoke tests bench keep"]
-#   bash benchmarks/gpu/run.sh --rehearse [--out DIR]    # the benchmark's code on a CPU, in the environment that is there
+#   bash benchmarks/gpu/run.sh [--bundle DIR] [--out DIR] [--commit SHA] [--arch llama|qwen3|qwen3_moe] [--seconds N]
+#                              [--stages "kernels smoke tests bench keep"]
+#   bash benchmarks/gpu/run.sh --rehearse [--arch ...] [--out DIR]    # the same code on a CPU, without the bundle
 #
 # Every stage has its own time limit; a stage that fails does not keep the next from running. The exit code is the number
 # of stages that failed. DIR gets a handful of files: run.log, tests.log, workers.log, samples.jsonl, results.json.
 set -uo pipefail
 cd "$(dirname "$0")/../.."
 
-bundle=.gpu-bundle out=build/gpu commit= seconds=480 stages="kernels smoke tests bench keep" rehearse=
+bundle=.gpu-bundle out=build/gpu commit= arch=llama seconds=480 stages="kernels smoke tests bench keep" rehearse=
 while [ $# -gt 0 ]; do
     case $1 in
         --bundle) bundle=$2; shift ;;
         --out) out=$2; shift ;;
         --commit) commit=$2; shift ;;
+        --arch) arch=$2; shift ;;
         --seconds) seconds=$2; shift ;;
         --stages) stages=$2; shift ;;
         --rehearse) rehearse=yes ;;
@@ -43,7 +45,7 @@ stage() {  # stage NAME LIMIT COMMAND...
 left() { local rest=$((seconds - (SECONDS - started))); echo $((rest > 30 ? rest : 30)); }
 
 if [ "$rehearse" ]; then
-    stage bench 600 "$python" benchmarks/gpu/bench.py --out "$out" --profile rehearsal --seconds 590
+    stage bench 600 "$python" benchmarks/gpu/bench.py --out "$out" --arch "$arch" --profile rehearsal --seconds 590
     exit "$failed"
 fi
 
@@ -57,9 +59,9 @@ for name in $stages; do
         # what was compiled here, for the next bundle
         keep) stage keep 60 "$python" benchmarks/gpu/compile_kernels.py --work "$site/jit" --variants 0 \
             --out "$out/kernels.tar.xz" ;;
-        smoke) stage smoke 100 "$python" benchmarks/gpu/smoke.py ;;
-        tests) stage tests 190 bash benchmarks/gpu/tests.sh "$out" ;;
-        bench) stage bench "$(($(left) + 20))" "$python" benchmarks/gpu/bench.py --out "$out" --seconds "$(left)" \
+        smoke) stage smoke 100 "$python" benchmarks/gpu/smoke.py --arch "$arch" ;;
+        tests) stage tests 190 bash benchmarks/gpu/tests.sh "$out" "$arch" ;;
+        bench) stage bench "$(($(left) + 20))" "$python" benchmarks/gpu/bench.py --out "$out" --arch "$arch" --seconds "$(left)" \
             ${commit:+--commit "$commit"} ;;
     esac
 done

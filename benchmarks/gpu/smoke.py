@@ -1,6 +1,6 @@
 """Does SGLang serve on this machine, and does the plugin load in its processes? A tiny random model, seconds.
 
-python benchmarks/gpu/smoke.py
+python benchmarks/gpu/smoke.py [--arch qwen3]
 """
 
 from __future__ import annotations
@@ -11,8 +11,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import typer
+
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
+
+from sglang_speed.lab.bench import Arch  # noqa: E402
 
 NEW_TOKENS = 16
 SHAPE = {"num_layers": 8, "hidden_size": 256, "num_heads": 4, "num_kv_heads": 1, "head_dim": 128}
@@ -31,16 +35,17 @@ SETTINGS = {
 }
 
 
-def main() -> None:
+def main(arch: Arch = "llama") -> None:
     """Serve a plain and a SPEED model, each in separate processes; compare the latter with the reference."""
     import torch
 
     print(torch.__version__, torch.cuda.get_device_name(), flush=True)
     with tempfile.TemporaryDirectory() as directory:
         for name, speed in (("stock", None), ("speed", SPEED)):
+            from tests.catalogue import MODELS
             from tests.tiny_models import make_tiny_model
 
-            path = make_tiny_model(Path(directory) / name, speed=speed, **SHAPE)
+            path = make_tiny_model(Path(directory) / name, speed=speed, **{**MODELS[arch], **SHAPE})
             answers = serve(name, path)
             if speed:
                 compare(path, answers)
@@ -69,10 +74,12 @@ def serve(name: str, path: Path) -> list[list[int]]:
 
 def compare(path: Path, answers: list[list[int]]) -> None:
     """AssertionError if too few tokens agree; in bfloat16 some may differ."""
-    from sglang_speed.reference.generation import generate_greedy
-    from sglang_speed.reference.modeling import SpeedLlamaForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    model = SpeedLlamaForCausalLM.from_pretrained(path).eval()
+    import sglang_speed.reference.modeling  # noqa: F401  registers its models
+    from sglang_speed.reference.generation import generate_greedy
+
+    model = AutoModelForCausalLM.from_pretrained(path).eval()
     agreeing = 0
     for prompt, answer in zip(prompts(), answers, strict=True):
         expected = generate_greedy(model, prompt, NEW_TOKENS)
@@ -87,4 +94,4 @@ def compare(path: Path, answers: list[list[int]]) -> None:
 
 
 if __name__ == "__main__":  # SGLang starts processes that import this file
-    main()
+    typer.run(main)

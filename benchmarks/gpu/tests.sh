@@ -2,13 +2,13 @@
 # Tests marked gpu: two workers for each attention backend, with decode graphs and without, and one for what has no
 # backend, all at once; the models are tiny, and each worker compiles or loads its own kernels.
 set -uo pipefail
-out=$1
+out=$1 arch=${2:-llama}
 logs=$(mktemp -d)
 trap 'cat "$logs"/*.log >"$out/tests.log"; rm -r "$logs"' EXIT
 declare -A running
 
 start() {  # start NAME KEYWORDS WORKERS
-    "${PYTHON:-python3}" -m pytest -m gpu tests/gpu -k "$2" -n "$3" -q -p no:cacheprovider >"$logs/$1.log" 2>&1 &
+    "${PYTHON:-python3}" -m pytest -m gpu tests/gpu --arch "$arch" -k "$2" -n "$3" -q -p no:cacheprovider >"$logs/$1.log" 2>&1 &
     running[$1]=$!
 }
 

@@ -18,9 +18,9 @@ sys.path.insert(0, str(ROOT))  # for tests.scheduler_harness
 import typer  # noqa: E402
 
 
-def work(profile_name: str, contender_name: str, start: int, stock_requests: int, samples: Path) -> None:
+def work(profile_name: str, arch: str, contender_name: str, start: int, stock_requests: int, samples: Path) -> None:
     """start: number of this start within the run, for the samples."""
-    from contenders import PROFILES, contenders, server_settings, write_checkpoint
+    from contenders import contenders, profile_of, server_settings, write_checkpoint
     from measurements import Measurements
     from sglang.srt.server_args import ServerArgs
 
@@ -28,7 +28,7 @@ def work(profile_name: str, contender_name: str, start: int, stock_requests: int
 
     sys.stdin.readline()
     began = time.perf_counter()
-    profile = PROFILES[profile_name]
+    profile = profile_of(profile_name, arch)
     with tempfile.TemporaryDirectory() as directory, samples.open("a", encoding="utf-8") as file:
 
         def write(name: str, value: float) -> None:

@@ -6,7 +6,9 @@ floors, the most that can be gained. A measurement is printed beside them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from sglang_speed.config import SpeedConfig
 
@@ -68,6 +70,14 @@ class ModelShape:
     latent: Latent | None = None
     window: Window | None = None
     is_gated: bool = True
+
+    @classmethod
+    def from_dict(cls, sizes: Mapping[str, Any]) -> ModelShape:
+        """The shape that `dataclasses.asdict` wrote into a results file."""
+        parts = {"experts": Experts, "latent": Latent, "window": Window}
+        return cls(
+            **{name: parts[name](**value) if value and name in parts else value for name, value in sizes.items()}
+        )
 
     @property
     def kv_bytes_per_layer(self) -> int:

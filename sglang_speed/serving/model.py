@@ -17,7 +17,7 @@ from sglang_speed.models.hf_config import read_as_stock, require_names
 from sglang_speed.served import speed_of
 
 NAMES = ("model_type", "architectures")
-CORE_MODEL_TYPES = ("llama", "qwen3")
+CORE_MODEL_TYPES = ("llama", "qwen3", "qwen3_moe")
 """What is proven with the oldest SGLang."""
 
 
@@ -51,8 +51,9 @@ def _require_served_here(architecture: Architecture, config: PreTrainedConfig) -
             "another depth; leave `speed` out"
         )
     if installed_version() == OLDEST and architecture.model_type not in CORE_MODEL_TYPES:
+        *most, last = CORE_MODEL_TYPES
         raise ConfigError(
-            f"sglang_speed: with SGLang {OLDEST} only {' and '.join(CORE_MODEL_TYPES)} are served in depth bands, not "
+            f"sglang_speed: with SGLang {OLDEST} only {', '.join(most)} and {last} are served in depth bands, not "
             f"{architecture.model_type}; use SGLang {NEWEST}"
         )
 

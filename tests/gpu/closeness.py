@@ -15,8 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import AutoModelForCausalLM
 
-from sglang_speed.reference.modeling import SpeedLlamaForCausalLM
+import sglang_speed.reference.modeling  # noqa: F401  registers its models
+from sglang_speed.reference.generation import steps_along
+from tests.catalogue import MODELS
 from tests.scheduler_harness import Answer
 from tests.tiny_models import make_tiny_model
 
@@ -50,21 +53,24 @@ class Checked:
 class Rounded:
     """A checkpoint, and its reference with weights rounded to a dtype."""
 
-    def __init__(self, directory: Path, dtype: str, speed: dict[str, Any] | None = None, **shape: int) -> None:
+    def __init__(
+        self, directory: Path, dtype: str, speed: dict[str, Any] | None = None, model: str = "llama", **shape: int
+    ) -> None:
         self.dtype = dtype
-        self.path = make_tiny_model(directory, speed=SPEED | (speed or {}), **SHAPE | shape)
-        self.model = SpeedLlamaForCausalLM.from_pretrained(self.path).eval()
+        sizes: dict[str, Any] = {**MODELS[model], **SHAPE, **shape}
+        if "num_experts" in sizes:  # all of them run: where a router's choice is close, rounding makes another one
+            sizes["num_experts_per_tok"] = sizes["num_experts"]
+        self.path = make_tiny_model(directory, speed=SPEED | (speed or {}), **sizes)
+        self.model = AutoModelForCausalLM.from_pretrained(self.path).eval()
         with torch.no_grad():
             for parameter in self.model.parameters():
                 parameter.copy_(parameter.to(DTYPES[dtype]))
 
-    @torch.no_grad()
     def logits(self, prompt: Sequence[int], output_ids: Sequence[int], scored_from: int | None = None) -> torch.Tensor:
         """What each output was chosen from, [num_outputs, vocab]."""
-        deep = self.model.policy.deep_tokens(len(prompt), scored_from)
-        ids = torch.tensor([[*prompt, *output_ids[:-1]]])
-        first = deep.index_of(len(prompt) - 1)
-        return self.model(ids, deep).logits[0, first:].float()
+        return torch.stack(
+            [step.logits for step in steps_along(self.model, prompt, output_ids, scored_from=scored_from)]
+        )
 
     def check(
         self, prompt: Sequence[int], answer: Answer, checked: Checked, scored_from: int | None = None

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from sglang_speed.lab.bench import ARCH_NAMES
 from tests.catalogue import ON_GPU
 from tests.gpu.closeness import Rounded
 
@@ -50,13 +51,23 @@ def settings(backend: str, graphs: str) -> dict[str, Any]:
     }
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--arch", default="llama", choices=ARCH_NAMES, help="architecture of the models in tests/gpu")
+
+
 @pytest.fixture(scope="session")
-def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
+def model(request: pytest.FixtureRequest) -> str:
+    """The model type, a row of tests/catalogue.py; `llama` where other folders are tested too."""
+    return str(request.config.getoption("--arch", "llama"))
+
+
+@pytest.fixture(scope="session")
+def checkpoints(model: str, tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
     """checkpoints(dtype, num_kv_heads=2, head_dim=128): made once for a session."""
 
     @cache
     def make(dtype: str = "bfloat16", prefill_layers: int = 6, **shape: int) -> Rounded:
         directory = tmp_path_factory.mktemp("rounded")
-        return Rounded(directory, dtype, {"prefill_layers": prefill_layers}, **shape)
+        return Rounded(directory, dtype, {"prefill_layers": prefill_layers}, model, **shape)
 
     return make

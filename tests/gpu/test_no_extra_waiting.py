@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from tests.catalogue import MODELS
 from tests.gpu.closeness import SHAPE
 from tests.gpu.conftest import Checkpoints
 from tests.inprocess.parity.expected import prompt
@@ -52,8 +53,8 @@ def waits_of_decode_steps(path: Path, settings: dict[str, Any]) -> tuple[int, se
 
 
 def test_decode_steps_wait_no_more_often_than_stock(
-    settings: dict[str, Any], checkpoints: Checkpoints, tmp_path: Path
+    settings: dict[str, Any], checkpoints: Checkpoints, model: str, tmp_path: Path
 ) -> None:
-    stock, _ = waits_of_decode_steps(make_tiny_model(tmp_path, **SHAPE), settings)
+    stock, _ = waits_of_decode_steps(make_tiny_model(tmp_path, **{**MODELS[model], **SHAPE}), settings)
     ours, places = waits_of_decode_steps(checkpoints().path, settings)
     assert ours <= stock, f"{ours} waits in {MANY - FEW} steps instead of {stock}, among {sorted(places)}"

@@ -6,11 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tests.gpu.closeness import Checked, Rounded
-from tests.inprocess.parity.expected import prompt, tokens
+from tests.inprocess.parity.expected import OF_THE_OUTPUT, prompt, tokens
 from tests.scheduler_harness import Answer, SchedulerHarness
-
-OF_THE_OUTPUT = -1
-"""`logprob_start_len` that scores no prompt token, so that it changes nobody's depth."""
 
 
 @dataclass

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 import sglang_speed.lab.cli
 from sglang_speed import SUPPORTED_SGLANG, ConfigError, __version__
-from sglang_speed.lab.bench import PROFILE_NAMES, SCENARIO_NAMES
+from sglang_speed.lab.bench import ARCH_NAMES, PROFILE_NAMES, SCENARIO_NAMES
 from sglang_speed.lab.cli import app, main
 from sglang_speed.lab.evaluation import TASK_NAMES
 
@@ -33,7 +33,9 @@ def test_the_version_is_that_of_the_package_and_of_the_tested_hosts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "names"), [("bench", (*PROFILE_NAMES, *SCENARIO_NAMES)), ("eval", TASK_NAMES)], ids=["bench", "eval"]
+    ("command", "names"),
+    [("bench", (*PROFILE_NAMES, *ARCH_NAMES, *SCENARIO_NAMES)), ("eval", TASK_NAMES)],
+    ids=["bench", "eval"],
 )
 def test_help_lists_the_names_to_choose_from(command: str, names: tuple[str, ...]) -> None:
     words = CliRunner().invoke(app, [command, "--help"]).stdout.replace(",", " ").replace(";", " ").split()
@@ -41,11 +43,12 @@ def test_help_lists_the_names_to_choose_from(command: str, names: tuple[str, ...
 
 
 def test_the_listed_names_are_those_that_exist() -> None:
-    from sglang_speed.lab.bench.profiles import PROFILES
+    from sglang_speed.lab.bench.profiles import PROFILES, PUBLISHED
     from sglang_speed.lab.bench.scenarios import SCENARIOS
     from sglang_speed.lab.evaluation.command import TASK_NAMES as TASKS
 
-    assert (tuple(PROFILES), tuple(SCENARIOS), TASKS) == (PROFILE_NAMES, SCENARIO_NAMES, TASK_NAMES)
+    assert (tuple(PROFILES), tuple(PUBLISHED)) == (PROFILE_NAMES, ARCH_NAMES)
+    assert (tuple(SCENARIOS), TASKS) == (SCENARIO_NAMES, TASK_NAMES)
 
 
 def test_an_unknown_profile_is_refused_before_anything_is_imported() -> None:

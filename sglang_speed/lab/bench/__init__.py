@@ -4,6 +4,10 @@ Each file in `scenarios/` sends the same requests to both servers and yields sam
 `results` puts them beside the measurements, `plots` and `report` show both.
 """
 
+from typing import Literal, get_args
+
+Arch = Literal["llama", "qwen3", "qwen3_moe"]
 PROFILE_NAMES = ("cpu", "gpu", "rehearsal")
+ARCH_NAMES: tuple[str, ...] = get_args(Arch)
 SCENARIO_NAMES = ("prefill", "decode", "overhead", "capacity", "chat", "tree", "step")
-"""Repeated here, so that `--help` need not import the profiles and scenarios."""
+"""Repeated here, so that `--help` need not import the profiles, models and scenarios."""

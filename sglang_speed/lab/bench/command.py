@@ -11,12 +11,13 @@ import torch
 
 from sglang_speed.checkpoints.convert import read_source_config
 from sglang_speed.checkpoints.hub import local_checkpoint
+from sglang_speed.config import decoder_config
 from sglang_speed.errors import ConfigError
 from sglang_speed.lab.bench.facts import REHEARSAL, described_rates
 from sglang_speed.lab.bench.models import Model, model_of, random_model
 from sglang_speed.lab.bench.options import BenchOptions
 from sglang_speed.lab.bench.plots import draw
-from sglang_speed.lab.bench.profiles import PROFILES, Profile
+from sglang_speed.lab.bench.profiles import PROFILES, Profile, of_architecture
 from sglang_speed.lab.bench.rates import measure_rates
 from sglang_speed.lab.bench.report import html_report, terminal_table
 from sglang_speed.lab.bench.results import Sample, missed
@@ -39,7 +40,8 @@ def bench(options: BenchOptions) -> None:
     model = None if options.model is None else local_checkpoint(options.model)
     flags, scenarios = options.flags or (), check_names(options.scenario or ())
     name = options.profile or ("gpu" if torch.cuda.is_available() else "cpu")
-    sizes = with_lengths(PROFILES[name], options.length) if options.length else PROFILES[name]
+    sizes = of_architecture(PROFILES[name], options.arch or "llama")
+    sizes = with_lengths(sizes, options.length) if options.length else sizes
     refuse_own_flags(flags)
     outputs = Outputs(options.json, options.plot, options.html)
     outputs.require_writable()
@@ -50,7 +52,8 @@ def bench(options: BenchOptions) -> None:
         print_ceilings(compared, rates)
         if sizes.is_rehearsal:
             console.print(f"[bold yellow]{REHEARSAL}[/]")
-        names = {"model": "random" if model is None else model.absolute().name, "profile": name}
+        named = {"model": "random", "arch": sizes.arch} if model is None else {"model": model.absolute().name}
+        names = {**named, "profile": name}
         comparison = Comparison(compared, sizes, rates, names, flags)
         measure(comparison, scenarios, outputs.make_logs(), outputs)
     finish(comparison, outputs)
@@ -80,7 +83,7 @@ def prepare(model: Path | None, full_depth: Path | None, profile: Profile, direc
     """The checkpoints. Raises ConfigError if the model's context is too short for the profile's prompts."""
     if model is None:
         return random_model(profile, directory)
-    context_len = read_source_config(model).get("max_position_embeddings", 2048)
+    context_len = decoder_config(read_source_config(model)).get("max_position_embeddings", 2048)
     needed = profile.longest_request
     if needed > context_len:
         raise ConfigError(

@@ -13,6 +13,7 @@ from sglang_speed.method.cost import ModelShape
 
 MIB = 2**20
 REHEARSAL = "rehearsal: sizes too small, figures mean nothing"
+TITLES = {"llama": "Llama", "qwen3": "Qwen3", "qwen3_moe": "Qwen3-MoE"}
 SIDES = {"stock": "stock SGLang", "speed": "SPEED", "equal": "SPEED, Lc = L"}
 
 
@@ -31,8 +32,9 @@ def is_rehearsal(results: Mapping[str, Any]) -> bool:
 
 
 def model_name(results: Mapping[str, Any]) -> str:
-    name = results["configuration"]["model"]
-    return "a Llama of random weights" if name == "random" else name
+    configuration = results["configuration"]
+    name, arch = configuration["model"], configuration.get("arch", "llama")
+    return f"a {TITLES[arch]} of random weights" if name == "random" else name
 
 
 def described_depth(results: Mapping[str, Any]) -> str:
@@ -43,7 +45,7 @@ def described_depth(results: Mapping[str, Any]) -> str:
 def kv_bytes(results: Mapping[str, Any], tokens: int) -> int:
     """KV bytes of this many tokens in all layers."""
     configuration = results["configuration"]
-    per_layer = ModelShape(**configuration["shape"]).kv_bytes_per_layer
+    per_layer = ModelShape.from_dict(configuration["shape"]).kv_bytes_per_layer
     return int(tokens * configuration["speed"]["num_layers"] * per_layer)
 
 
@@ -66,6 +68,7 @@ def model_facts(results: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("layers", f"{speed['num_layers']}, of which prompts pass {speed['prefill_layers']}"),
         ("prompt tokens in all layers", f"first {speed['anchor_tokens']}, last {speed['tail_tokens']}"),
         ("hidden size, intermediate size", f"{shape['hidden_size']:,}, {shape['intermediate_size']:,}"),
+        *_experts(shape),
         (
             "heads",
             f"{shape['num_heads']} of {shape['head_dim']} dimensions, {shape['num_kv_heads']} KV heads",
@@ -73,6 +76,12 @@ def model_facts(results: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("vocabulary", f"{shape['vocab_size']:,} tokens"),
         ("KV of a prompt token", f"{prompt_bytes:,} bytes, at full depth {full_bytes:,} bytes"),
     ]
+
+
+def _experts(shape: Mapping[str, Any]) -> list[tuple[str, str]]:
+    experts = shape.get("experts")
+    words = "{count}, {per_token} for each token; intermediate size {intermediate_size:,}"
+    return [("experts", words.format(**experts))] if experts else []
 
 
 _POOL = "KV memory of {%s_pool[tokens]:,} tokens at full depth"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,9 @@ from sglang_speed.checkpoints.convert import (
 from sglang_speed.checkpoints.describe import model_shape
 from sglang_speed.config import SpeedConfig, decoder_config, is_speed_model
 from sglang_speed.errors import ConfigError
-from sglang_speed.lab.bench.profiles import Profile
-from sglang_speed.method.cost import ModelShape
+from sglang_speed.lab.bench.profiles import REHEARSAL, Profile, of_architecture
+from sglang_speed.method.cost import Experts, ModelShape
+from sglang_speed.models.architectures import ARCHITECTURES
 
 BOS_ID, EOS_ID = 0, 1
 LONGEST_CONTEXT = 2**17 + 2**14
@@ -53,7 +54,7 @@ class Model:
 
 
 def model_of(speed: Path, full_depth: Path | None, directory: Path) -> Model:
-    """The user's model. full_depth: the plain Llama; None: the weights of the SPEED checkpoint.
+    """The user's model. full_depth: the stock checkpoint; None: the weights of the SPEED checkpoint.
 
     Raises ConfigError if `speed` is no SPEED checkpoint, has no deep band, or differs from `full_depth` in shape.
     """
@@ -81,17 +82,19 @@ def model_of(speed: Path, full_depth: Path | None, directory: Path) -> Model:
 
 
 def random_model(profile: Profile, directory: Path) -> Model:
-    """A random Llama of the profile's shape."""
+    """A random model of the profile's architecture and shape."""
     config = SpeedConfig(profile.num_layers, profile.prefill_layers)
-    return make_random(profile.shape, config, directory, has_weights=profile.load_format != "dummy")
+    return make_random(profile.arch, profile.shape, config, directory, has_weights=profile.load_format != "dummy")
 
 
-def tiny_model(directory: Path) -> Model:
+def tiny_model(directory: Path, arch: str = "llama") -> Model:
     """A model so small that the scheduler takes most of a decode step."""
-    return make_random(TINY, SpeedConfig(TINY_LAYERS, TINY_PREFILL_LAYERS), directory, has_weights=True)
+    sizes = of_architecture(replace(REHEARSAL, shape=TINY), arch)
+    bands = SpeedConfig(TINY_LAYERS, TINY_PREFILL_LAYERS)
+    return make_random(arch, sizes.shape, bands, directory, has_weights=True)
 
 
-def make_random(shape: ModelShape, config: SpeedConfig, directory: Path, *, has_weights: bool) -> Model:
+def make_random(arch: str, shape: ModelShape, config: SpeedConfig, directory: Path, *, has_weights: bool) -> Model:
     """Three checkpoints with the same random bfloat16 weights, or with none, for `--load-format dummy`."""
     equal = config.at_full_depth()
     contenders = {
@@ -100,7 +103,7 @@ def make_random(shape: ModelShape, config: SpeedConfig, directory: Path, *, has_
     }
     stock = contenders["stock"].path
     stock.mkdir(parents=True)
-    plain = llama_config(shape, config.num_layers)
+    plain = random_config(arch, shape, config.num_layers)
     if has_weights:
         _draw_weights(plain, stock)
     _write_tokenizer(shape.vocab_size, stock)
@@ -131,13 +134,13 @@ def _require_same_shape(speed: Path, full_depth: Path) -> None:
             )
 
 
-def llama_config(
-    shape: ModelShape, num_layers: int, dtype: str = "bfloat16", context_len: int = LONGEST_CONTEXT
+def random_config(
+    arch: str, shape: ModelShape, num_layers: int, dtype: str = "bfloat16", context_len: int = LONGEST_CONTEXT
 ) -> dict[str, Any]:
-    """config.json of a Llama of this shape."""
+    """config.json of a model of this shape, with the defaults of its architecture for the rest."""
     return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
+        "architectures": [ARCHITECTURES[arch].name],
+        "model_type": arch,
         "dtype": dtype,
         "hidden_act": "silu",
         "rms_norm_eps": 1e-5,
@@ -146,23 +149,33 @@ def llama_config(
         "max_position_embeddings": context_len,
         "tie_word_embeddings": False,
         "attention_bias": False,
-        "mlp_bias": False,
         "bos_token_id": BOS_ID,
         "eos_token_id": EOS_ID,
         "num_attention_heads": shape.num_heads,
         "num_key_value_heads": shape.num_kv_heads,
         **{name: getattr(shape, name) for name in ("hidden_size", "intermediate_size", "head_dim", "vocab_size")},
+        **(_experts(shape.experts) if shape.experts else {}),
+    }
+
+
+def _experts(experts: Experts) -> dict[str, Any]:
+    return {
+        "num_experts": experts.count,
+        "num_experts_per_tok": experts.per_token,
+        "moe_intermediate_size": experts.intermediate_size,
+        "norm_topk_prob": True,
     }
 
 
 def _draw_weights(config: Mapping[str, Any], directory: Path) -> None:
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     torch.manual_seed(0)
-    LlamaForCausalLM(LlamaConfig(**config)).to(torch.bfloat16).save_pretrained(directory)
+    model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[config["model_type"]](**config))
+    model.to(torch.bfloat16).save_pretrained(directory)
 
 
 def _write_tokenizer(vocab_size: int, directory: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from sglang_speed.errors import ConfigError
-from sglang_speed.lab.bench import PROFILE_NAMES, SCENARIO_NAMES
+from sglang_speed.lab.bench import ARCH_NAMES, PROFILE_NAMES, SCENARIO_NAMES
 
 
 @dataclass(frozen=True)
@@ -18,10 +18,13 @@ class BenchOptions:
         str | None, typer.Option(help="SPEED checkpoint, or `speed-llama`; default: a model with random weights.")
     ] = None
     full_depth: Annotated[
-        Path | None, typer.Option(help="The same model as a plain Llama; default: made from --model.")
+        Path | None, typer.Option(help="The same model at full depth; default: made from --model.")
     ] = None
     profile: Annotated[
         str | None, typer.Option(help=f"How large the run is: {', '.join(PROFILE_NAMES)}; default: gpu, or else cpu.")
+    ] = None
+    arch: Annotated[
+        str | None, typer.Option(help=f"Architecture of the random model: {', '.join(ARCH_NAMES)}; default: llama.")
     ] = None
     scenario: Annotated[
         list[str] | None, typer.Option(help=f"{', '.join(SCENARIO_NAMES)}; may be given several times; default: all.")
@@ -36,4 +39,8 @@ class BenchOptions:
         if self.profile is not None and self.profile not in PROFILE_NAMES:
             raise ConfigError(f"--profile {self.profile} is not one of {', '.join(PROFILE_NAMES)}: choose one of these")
         if self.full_depth is not None and self.model is None:
-            raise ConfigError("--full-depth needs --model: it is the plain Llama of the SPEED checkpoint named there")
+            raise ConfigError("--full-depth needs --model: it is the stock checkpoint of the model named there")
+        if self.arch is not None and self.arch not in ARCH_NAMES:
+            raise ConfigError(f"--arch {self.arch} is not one of {', '.join(ARCH_NAMES)}: choose one of these")
+        if self.arch is not None and self.model is not None:
+            raise ConfigError("--arch is for the random model, and --model has its own architecture: omit one of them")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
-from sglang_speed.method.cost import ModelShape
+from sglang_speed.method.cost import Experts, ModelShape
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class TreeSizes:
 class Sizes:
     """What the profiles of all benchmarks have.
 
-    shape, num_layers, prefill_layers: the model with random weights.
+    arch, shape, num_layers, prefill_layers: the model with random weights; arch is its model type.
     copy_bytes, matrix_size: how the machine's rates are measured.
     is_rehearsal: too small for a figure to mean anything, so nothing has a target.
     """
@@ -63,6 +64,7 @@ class Sizes:
     prompt_lens: tuple[int, ...]
     copy_bytes: int
     matrix_size: int
+    arch: str = "llama"
     is_rehearsal: bool = False
 
     @property
@@ -187,4 +189,23 @@ REHEARSAL = Profile(
     flags=("--device", "cpu"),
     is_rehearsal=True,
 )
+PUBLISHED = {
+    "llama": (GPU.shape, GPU.num_layers, GPU.prefill_layers),  # Llama 3.1 8B
+    "qwen3": (ModelShape(4096, 12288, 32, 8, 128, 151936), 36, 27),  # Qwen3 8B
+    "qwen3_moe": (ModelShape(2048, 6144, 32, 4, 128, 151936, experts=Experts(128, 8, 768)), 48, 36),  # Qwen3 30B A3B
+}
+"""Shape, layers and prefill layers of the models that a GPU gets, by architecture."""
+AnySizes = TypeVar("AnySizes", bound=Sizes)
+
+
+def of_architecture(sizes: AnySizes, arch: str) -> AnySizes:
+    """The same run with a model of another architecture. On a CPU the shape stays; a mixture has eight experts of half
+    the size, two for each token."""
+    if sizes.device == "cuda":
+        shape, num_layers, prefill_layers = PUBLISHED[arch]
+        return replace(sizes, arch=arch, shape=shape, num_layers=num_layers, prefill_layers=prefill_layers)
+    experts = Experts(8, 2, sizes.shape.intermediate_size // 2) if PUBLISHED[arch][0].experts else None
+    return replace(sizes, arch=arch, shape=replace(sizes.shape, experts=experts))
+
+
 PROFILES: dict[str, Profile] = {"cpu": CPU, "gpu": GPU, "rehearsal": REHEARSAL}

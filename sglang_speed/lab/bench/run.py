@@ -22,7 +22,7 @@ from sglang_speed.lab.bench.servers import running, server_environment, server_f
 from sglang_speed.lab.common.provenance import provenance
 from sglang_speed.method.cost import Rates
 
-OF_THE_RANDOM_MODEL = ("shape", "num_layers", "prefill_layers", "load_format")
+OF_THE_RANDOM_MODEL = ("arch", "shape", "num_layers", "prefill_layers", "load_format")
 """Sizes of a profile that do not describe a model given by the user."""
 
 
@@ -68,7 +68,7 @@ class Comparison:
         chosen = sorted((SCENARIOS[name] for name in names), key=lambda one: list(SCENARIOS).index(one.name))
         for (is_tiny, pool), group in groupby(chosen, key=lambda one: (one.is_tiny, one.pool(self.profile))):
             with tempfile.TemporaryDirectory(prefix="sglang-speed-bench-") as directory:
-                model = tiny_model(Path(directory) / "tiny") if is_tiny else self.model
+                model = tiny_model(Path(directory) / "tiny", self.profile.arch) if is_tiny else self.model
                 yield from self._run_group(list(group), model, pool, logs)
 
     def _run_group(self, group: Sequence[Scenario], model: Model, pool: Pool, logs: Path) -> Iterator[Event]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from sglang_speed.lab.bench import ARCH_NAMES
 from tests.gpu.closeness import SPEED, TIE, Checked, Rounded, require_agreement
 from tests.gpu.workload import Conversation
 from tests.scheduler_harness import running_scheduler
@@ -14,8 +15,9 @@ SETTINGS = {"chunked_prefill_size": 64, "max_running_requests": 16}
 OTHER_BANDS = [{"prefill_layers": 5}, {"prefill_layers": 8}, {"anchor_tokens": 0}]
 
 
-def test_answers_in_bfloat16_pass(tmp_path: Path) -> None:
-    rounded = Rounded(tmp_path, "bfloat16", head_dim=16)
+@pytest.mark.parametrize("model", ARCH_NAMES)
+def test_answers_in_bfloat16_pass(model: str, tmp_path: Path) -> None:
+    rounded = Rounded(tmp_path, "bfloat16", model=model, head_dim=16)
     with running_scheduler(rounded.path, dtype="bfloat16", **SETTINGS) as engine:
         talk = Conversation(rounded, engine)
         talk.mixed()

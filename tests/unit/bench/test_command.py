@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 
-from sglang_speed.checkpoints.convert import convert
+from sglang_speed.checkpoints.convert import convert, read_source_config
+from sglang_speed.checkpoints.describe import model_shape
 from sglang_speed.config import SpeedConfig
 from sglang_speed.errors import ConfigError
+from sglang_speed.lab.bench import ARCH_NAMES
 from sglang_speed.lab.bench.command import check_names, prepare, with_lengths
 from sglang_speed.lab.bench.models import model_of, random_model, tiny_model
-from sglang_speed.lab.bench.profiles import CPU, PROFILES, REHEARSAL
+from sglang_speed.lab.bench.profiles import CPU, PROFILES, REHEARSAL, of_architecture
 from sglang_speed.lab.bench.scenarios import SCENARIOS
 from sglang_speed.lab.bench.servers import prompt_tokens, refuse_own_flags, server_flags
 from sglang_speed.lab.common.outputs import Outputs
+from sglang_speed.method import ModelShape
 
 
 @pytest.fixture(scope="module")
@@ -91,12 +95,15 @@ def test_all_sides_have_the_weights_of_the_users_model(speed: Path, tmp_path: Pa
     assert model.contenders["speed"].path == speed
 
 
-def test_a_random_model_can_be_loaded_and_its_words_are_its_tokens(tmp_path: Path) -> None:
-    from transformers import AutoTokenizer, LlamaForCausalLM
+@pytest.mark.parametrize("arch", ARCH_NAMES)
+def test_a_random_model_can_be_loaded_and_its_words_are_its_tokens(arch: str, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model = random_model(REHEARSAL, tmp_path)
+    model = random_model(of_architecture(REHEARSAL, arch), tmp_path)
     stock = model.contenders["stock"].path
-    assert LlamaForCausalLM.from_pretrained(stock).config.num_hidden_layers == REHEARSAL.num_layers
+    loaded = AutoModelForCausalLM.from_pretrained(stock)
+    assert (loaded.config.model_type, loaded.config.num_hidden_layers) == (arch, REHEARSAL.num_layers)
+    assert model_shape(read_source_config(stock)) == model.shape == ModelShape.from_dict(asdict(model.shape))
     tokenizer = AutoTokenizer.from_pretrained(stock)
     ids = [0, 1, 5, 17, 511, 5]
     assert tokenizer.encode(tokenizer.decode(ids), add_special_tokens=False) == ids
@@ -133,13 +140,13 @@ def test_results_replace_the_old_ones_only_when_there_are_some(tmp_path: Path) -
     assert [path.name for path in tmp_path.iterdir()] == ["bench.json"]
 
 
+@pytest.mark.parametrize("arch", ARCH_NAMES)
 @pytest.mark.parametrize("name", PROFILES)
-def test_every_profile_fits_the_model_that_it_makes(name: str, tmp_path: Path) -> None:
-    from transformers import LlamaConfig
-
-    profile = replace(PROFILES[name], load_format="dummy")
-    made = random_model(profile, tmp_path).contenders["stock"].path
-    assert LlamaConfig.from_pretrained(made).max_position_embeddings >= profile.longest_request
+def test_every_profile_fits_the_model_that_it_makes(name: str, arch: str, tmp_path: Path) -> None:
+    profile = replace(of_architecture(PROFILES[name], arch), load_format="dummy")
+    made = config_of(random_model(profile, tmp_path).contenders["stock"].path)
+    assert model_shape(made) == profile.shape
+    assert cast(int, made["max_position_embeddings"]) >= profile.longest_request
 
 
 def test_the_cpu_profile_has_about_100_million_parameters() -> None:

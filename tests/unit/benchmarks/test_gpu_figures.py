@@ -46,6 +46,20 @@ def test_the_published_ceilings_of_llama_8b_at_128k() -> None:
     assert slow / fast == pytest.approx(4 / 3, abs=0.001)
 
 
+def test_every_architecture_fits_one_gpu_with_the_same_ceiling() -> None:
+    """141 GB: weights at full depth, all experts included, beside three prompts of 128K at least."""
+    from bench import requests_at_full_depth
+    from contenders import contenders, profile_of, prompt_tokens
+
+    for arch, requests in (("llama", 6), ("qwen3", 3), ("qwen3_moe", 3)):
+        profile = profile_of("gpu", arch)
+        assert requests_at_full_depth(profile, 139.8 * 2**30) == requests
+        stock, speed = (
+            prompt_tokens(contenders(profile)[name].config, profile, requests) for name in ("stock", "speed")
+        )
+        assert 1.3 < speed / stock < 4 / 3
+
+
 def test_a_cold_prompt_takes_its_tail_through_all_layers() -> None:
     from contenders import GPU, contenders
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch._dynamo
 from torch._dynamo.utils import counters
 from torch.nn.attention import flex_attention
-from transformers import LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaForCausalLM
 from transformers.integrations.flex_attention import WrappedFlexAttention
 
 from sglang_speed.reference import turn_attention
 from sglang_speed.reference.modeling import SpeedLlamaForCausalLM
+from tests.catalogue import MODELS
 from tests.one_thread import one_thread  # noqa: F401
 from tests.tiny_models import make_tiny_model
 
@@ -39,13 +41,14 @@ def stock_model(plain_directory: Path) -> LlamaForCausalLM:
 
 @pytest.fixture(scope="session")
 def speed_model(tmp_path_factory: pytest.TempPathFactory) -> SpeedModels:
-    """The stock model's weights under given bands: speed_model(prefill_layers, anchor_tokens, tail_tokens)."""
+    """The stock model's weights under given bands: speed_model(prefill_layers, anchor_tokens, tail_tokens, model)."""
 
     @cache
-    def build(prefill_layers: int, anchor_tokens: int = 1, tail_tokens: int = 2) -> SpeedLlamaForCausalLM:
+    def build(prefill_layers: int, anchor_tokens: int = 1, tail_tokens: int = 2, model: str = "llama") -> Any:
         speed = {"prefill_layers": prefill_layers, "anchor_tokens": anchor_tokens, "tail_tokens": tail_tokens}
-        directory = make_tiny_model(tmp_path_factory.mktemp("speed"), **SHAPE, speed=speed)
-        return SpeedLlamaForCausalLM.from_pretrained(directory).eval()
+        sizes = {**MODELS[model], **SHAPE}
+        directory = make_tiny_model(tmp_path_factory.mktemp("speed"), **sizes, speed=speed)
+        return AutoModelForCausalLM.from_pretrained(directory).eval()
 
     return build
 

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
+from sglang_speed.models.architectures import ARCHITECTURES
 from sglang_speed.reference.generation import score
-from sglang_speed.reference.modeling import IGNORED_LABEL, SpeedLlamaForCausalLM
-from sglang_speed.reference.training import DeepRows, SpeedLlamaForTraining, deep_rows
+from sglang_speed.reference.modeling import IGNORED_LABEL, SpeedLlamaForCausalLM, class_for
+from sglang_speed.reference.training import DeepRows, TrainingModel, deep_rows
 from sglang_speed.reference.turn_attention import TURN_ATTENTION
 from tests.tiny_models import ids_of
 
@@ -27,20 +28,22 @@ CLOSE = {"rtol": 1e-5, "atol": 1e-4}
 SpeedModels = Callable[..., SpeedLlamaForCausalLM]
 
 
-def for_training(model: SpeedLlamaForCausalLM, attention: str = "sdpa") -> SpeedLlamaForTraining:
+def for_training(model: SpeedLlamaForCausalLM, attention: str = "sdpa") -> TrainingModel:
     """The same weights with the forward of training."""
-    trained = SpeedLlamaForTraining._from_config(deepcopy(model.config), attn_implementation=attention)
+    trained: TrainingModel = class_for(model.config, TrainingModel)._from_config(
+        deepcopy(model.config), attn_implementation=attention
+    )
     assert trained.config._attn_implementation == attention
     trained.load_state_dict(model.state_dict())
     return trained.eval()
 
 
-def rows_of(model: SpeedLlamaForTraining, ids: Sequence[int], turns: Sequence[range]) -> dict[str, Tensor]:
+def rows_of(model: TrainingModel, ids: Sequence[int], turns: Sequence[range]) -> dict[str, Tensor]:
     rows = deep_rows(model.policy, ids, turns)
     return {name: torch.tensor(getattr(rows, name)) for name in ("positions", "turns", "labels")}
 
 
-def loss_of(model: SpeedLlamaForTraining, ids: Sequence[int], turns: Sequence[range]) -> Tensor:
+def loss_of(model: TrainingModel, ids: Sequence[int], turns: Sequence[range]) -> Tensor:
     """Summed over what the turns say."""
     rows = rows_of(model, ids, turns)
     output = model(**rows, input_ids=torch.tensor([ids]), rows=rows["positions"], num_items_in_batch=1)
@@ -67,6 +70,14 @@ def test_a_turns_loss_is_that_of_the_turn_served_alone(
     for turn, loss in zip(TURNS, expected, strict=True):
         torch.testing.assert_close(float(loss_of(model, IDS, [turn])), loss, **CLOSE)
     torch.testing.assert_close(float(loss_of(model, IDS, TURNS)), sum(expected), **CLOSE)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", [row.model_type for row in ARCHITECTURES.values() if row.is_like_llama])
+def test_every_architecture_that_is_trained_has_the_loss_of_its_turns(speed_model: SpeedModels, name: str) -> None:
+    served = speed_model(3, 1, 3, name)
+    expected = sum(served_loss(served, IDS, turn) for turn in TURNS)
+    torch.testing.assert_close(float(loss_of(for_training(served), IDS, TURNS)), expected, **CLOSE)
 
 
 @torch.no_grad()
@@ -164,7 +175,8 @@ def test_rows_of_a_turn_are_its_anchors_its_tail_and_what_it_says() -> None:
 
 def test_a_checkpoint_loads_for_training_without_missing_weights(speed_model: SpeedModels, tmp_path: Path) -> None:
     speed_model(2).save_pretrained(tmp_path)
-    model, info = SpeedLlamaForTraining.from_pretrained(tmp_path, output_loading_info=True)
+    ours = class_for(speed_model(2).config, TrainingModel)
+    model, info = ours.from_pretrained(tmp_path, output_loading_info=True)
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
     assert not model.policy.config.is_stock

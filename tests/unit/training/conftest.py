@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ MakeModel = Callable[..., Path]
 def make_model(tmp_path_factory: pytest.TempPathFactory) -> MakeModel:
     """A plain checkpoint of four layers whose chat template ends each message with `<eos>`."""
 
-    def make(template: str = TEMPLATE, **shape: bool | int) -> Path:
+    def make(template: str = TEMPLATE, **shape: Any) -> Path:
         directory = make_tiny_model(tmp_path_factory.mktemp("llama"), **(SHAPE | shape))
         (directory / "chat_template.jinja").write_text(template, encoding="utf-8")
         return directory

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from sglang_speed.checkpoints.adapter import PROVENANCE_NAME, Training, training_of
 from sglang_speed.checkpoints.weights import INDEX_NAME, read_weights
@@ -21,8 +21,11 @@ from sglang_speed.lab.training import command
 from sglang_speed.lab.training.batches import TrainingExamples, join
 from sglang_speed.lab.training.run import LengthGroupedSampler, train
 from sglang_speed.lab.training.settings import Objective
+from sglang_speed.models.architectures import ARCHITECTURES
 from sglang_speed.reference.modeling import SpeedLlamaForCausalLM
 from sglang_speed.reference.training import SpeedLlamaForTraining
+from tests.catalogue import MODELS
+from tests.unit.training.chats import SHAPE
 from tests.unit.training.conftest import MakeModel
 from tests.unit.training.models import for_training
 from tests.unit.training.runs import NUM_HELD_OUT, SPEED, answered_chats, run, settings_of, weights_of
@@ -176,16 +179,22 @@ def test_accumulated_gradients_are_those_of_one_batch(llama: Path, tmp_path: Pat
         assert entry == pytest.approx(logged[0], rel=1e-4)
 
 
-def test_the_result_is_a_speed_checkpoint_with_everything_in_it(llama: Path, tmp_path: Path) -> None:
-    record = run(llama, tmp_path, settings_of())
+@pytest.mark.parametrize("name", [row.model_type for row in ARCHITECTURES.values() if row.is_like_llama])
+def test_the_result_is_a_speed_checkpoint_with_everything_in_it(
+    make_model: MakeModel, tmp_path: Path, name: str
+) -> None:
+    source = make_model(**{**MODELS[name], **SHAPE})
+    record = run(source, tmp_path, settings_of())
+    assert record.last_loss is not None
+    assert record.last_loss < 0.95 * record.first_loss
     trained = tmp_path / "trained"
-    model, info = SpeedLlamaForCausalLM.from_pretrained(trained, output_loading_info=True)
+    model, info = AutoModelForCausalLM.from_pretrained(trained, output_loading_info=True)
     assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     assert SpeedConfig.from_checkpoint(trained) == SPEED == model.policy.config
-    assert json.loads((trained / "config.json").read_text(encoding="utf-8"))["model_type"] == "speed_llama"
-    kept = {path.name for path in llama.iterdir()} - {"config.json", "model.safetensors"}
-    for name in kept:
-        assert (trained / name).read_bytes() == (llama / name).read_bytes()
+    assert json.loads((trained / "config.json").read_text(encoding="utf-8"))["model_type"] == f"speed_{name}"
+    kept = {path.name for path in source.iterdir()} - {"config.json", "model.safetensors"}
+    for file in kept:
+        assert (trained / file).read_bytes() == (source / file).read_bytes()
     made = {"config.json", "model.safetensors", PROVENANCE_NAME, "README.md"}
     assert {path.name for path in trained.iterdir()} - kept == made
     assert len({path.stat().st_mode for path in trained.iterdir()}) == 1, "safetensors' own mode is 0600"
