@@ -142,7 +142,8 @@ def cpu_figures(results: Mapping[str, Any]) -> str:
     lines += [line(figure) for scenario, begin in SHOWN_OF_CPU for figure in figures_of(results, scenario, begin)]
     where = (
         f"Measured by `make bench` on {machine['gpu'] or machine['cpu']}, {machine['cores']} cores, "
-        f"{machine['memory_gib']} GiB: {model_name(results)}, {described_depth(results)}, bfloat16, SGLang "
+        f"{machine['memory_gib']} GiB: {model_name(results)}, {described_depth(results)}, "
+        f"{results['configuration']['sizes'].get('dtype', 'bfloat16')}, SGLang "
         f"{versions['sglang']}, torch {versions['torch']}, commit "
         f"{results['commit'][:7]}. Medians; the range of the samples is in "
         f"[the results](../{ON_CPU}). SPEED's tokens are those with a deep band of "

@@ -17,7 +17,7 @@ from sglang_speed.lab.bench.facts import REHEARSAL, described_rates
 from sglang_speed.lab.bench.models import Model, model_of, random_model
 from sglang_speed.lab.bench.options import BenchOptions
 from sglang_speed.lab.bench.plots import draw
-from sglang_speed.lab.bench.profiles import PROFILES, Profile, of_architecture
+from sglang_speed.lab.bench.profiles import PROFILES, Profile, of_architecture, of_dtype
 from sglang_speed.lab.bench.rates import measure_rates
 from sglang_speed.lab.bench.report import html_report, terminal_table
 from sglang_speed.lab.bench.results import Sample, missed
@@ -25,6 +25,7 @@ from sglang_speed.lab.bench.run import Comparison, Finished, Starting
 from sglang_speed.lab.bench.scenarios import SCENARIOS
 from sglang_speed.lab.bench.servers import refuse_own_flags
 from sglang_speed.lab.common.local_server import exit_on_sigterm
+from sglang_speed.lab.common.machine import has_fast_bfloat16
 from sglang_speed.lab.common.outputs import Outputs
 from sglang_speed.lab.common.progress import print_written, progress_bars, wide_console
 from sglang_speed.method.cost import Rates
@@ -40,7 +41,8 @@ def bench(options: BenchOptions) -> None:
     model = None if options.model is None else local_checkpoint(options.model)
     flags, scenarios = options.flags or (), check_names(options.scenario or ())
     name = options.profile or ("gpu" if torch.cuda.is_available() else "cpu")
-    sizes = of_architecture(PROFILES[name], options.arch or "llama")
+    dtype = "bfloat16" if has_fast_bfloat16() else "float32"
+    sizes = of_dtype(of_architecture(PROFILES[name], options.arch or "llama"), dtype)
     sizes = with_lengths(sizes, options.length) if options.length else sizes
     refuse_own_flags(flags)
     outputs = Outputs(options.json, options.plot, options.html)
@@ -48,7 +50,7 @@ def bench(options: BenchOptions) -> None:
     exit_on_sigterm()
     with tempfile.TemporaryDirectory(prefix="sglang-speed-bench-") as directory:
         compared = prepare(model, options.full_depth, sizes, Path(directory) / "models")
-        rates = measure_rates(sizes.device, sizes.copy_bytes, sizes.matrix_size)
+        rates = measure_rates(sizes.device, sizes.copy_bytes, sizes.matrix_size, getattr(torch, sizes.dtype))
         print_ceilings(compared, rates)
         if sizes.is_rehearsal:
             console.print(f"[bold yellow]{REHEARSAL}[/]")
@@ -90,7 +92,7 @@ def prepare(model: Path | None, full_depth: Path | None, profile: Profile, direc
             f"{model} has a context of {context_len} tokens and the profile asks for {needed}: choose shorter prompts, "
             f"e.g. --length {context_len // 4} --length {context_len // 2}"
         )
-    return model_of(model, full_depth, directory)
+    return model_of(model, full_depth, directory, profile.shape.kv_dtype_bytes)
 
 
 def print_ceilings(model: Model, rates: Rates) -> None:

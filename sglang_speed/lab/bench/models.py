@@ -21,7 +21,7 @@ from sglang_speed.checkpoints.convert import (
 from sglang_speed.checkpoints.describe import model_shape
 from sglang_speed.config import SpeedConfig, decoder_config, is_speed_model
 from sglang_speed.errors import ConfigError
-from sglang_speed.lab.bench.profiles import REHEARSAL, Profile, of_architecture
+from sglang_speed.lab.bench.profiles import REHEARSAL, Profile, of_architecture, of_dtype
 from sglang_speed.method.cost import Experts, ModelShape
 from sglang_speed.models.architectures import ARCHITECTURES
 
@@ -53,7 +53,7 @@ class Model:
         return self.contenders["speed"].config
 
 
-def model_of(speed: Path, full_depth: Path | None, directory: Path) -> Model:
+def model_of(speed: Path, full_depth: Path | None, directory: Path, dtype_bytes: int = 2) -> Model:
     """The user's model. full_depth: the stock checkpoint; None: the weights of the SPEED checkpoint.
 
     Raises ConfigError if `speed` is no SPEED checkpoint, has no deep band, or differs from `full_depth` in shape.
@@ -78,7 +78,7 @@ def model_of(speed: Path, full_depth: Path | None, directory: Path) -> Model:
         Contender("speed", speed, ours),
         Contender("equal", directory / "equal", equal),
     )
-    return Model(model_shape(config), {one.name: one for one in contenders})
+    return Model(model_shape(config, dtype_bytes), {one.name: one for one in contenders})
 
 
 def random_model(profile: Profile, directory: Path) -> Model:
@@ -87,11 +87,11 @@ def random_model(profile: Profile, directory: Path) -> Model:
     return make_random(profile.arch, profile.shape, config, directory, has_weights=profile.load_format != "dummy")
 
 
-def tiny_model(directory: Path, arch: str = "llama") -> Model:
-    """A model so small that the scheduler takes most of a decode step."""
-    sizes = of_architecture(replace(REHEARSAL, shape=TINY), arch)
+def tiny_model(directory: Path, profile: Profile) -> Model:
+    """A model so small that the scheduler takes most of a decode step, of the profile's architecture and dtype."""
+    sizes = of_dtype(of_architecture(replace(REHEARSAL, shape=TINY), profile.arch), profile.dtype)
     bands = SpeedConfig(TINY_LAYERS, TINY_PREFILL_LAYERS)
-    return make_random(arch, sizes.shape, bands, directory, has_weights=True)
+    return make_random(profile.arch, sizes.shape, bands, directory, has_weights=True)
 
 
 def make_random(arch: str, shape: ModelShape, config: SpeedConfig, directory: Path, *, has_weights: bool) -> Model:

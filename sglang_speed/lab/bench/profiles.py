@@ -79,6 +79,7 @@ class Profile(Sizes):
 
     prompt_lens: prompts of the prefill scenario. prompt_repeats: samples of each. repeats: samples of other figures.
     load_format: `dummy` makes the random model without a weight file.
+    dtype: of weights and KV cache on both sides, as `of_dtype` sets it.
     """
 
     load_format: str
@@ -96,6 +97,7 @@ class Profile(Sizes):
     long_pool: Pool
     cache_pool: Pool
     step_pool: Pool
+    dtype: str = "bfloat16"
     flags: tuple[str, ...] = ()
 
     @property
@@ -206,6 +208,13 @@ def of_architecture(sizes: AnySizes, arch: str) -> AnySizes:
         return replace(sizes, arch=arch, shape=shape, num_layers=num_layers, prefill_layers=prefill_layers)
     experts = Experts(8, 2, sizes.shape.intermediate_size // 2) if PUBLISHED[arch][0].experts else None
     return replace(sizes, arch=arch, shape=replace(sizes.shape, experts=experts))
+
+
+def of_dtype(profile: Profile, dtype: str) -> Profile:
+    """The same run in `bfloat16` or `float32`."""
+    num_bytes = {"bfloat16": 2, "float32": 4}[dtype]
+    shape = replace(profile.shape, kv_dtype_bytes=num_bytes, weight_dtype_bytes=num_bytes)
+    return replace(profile, dtype=dtype, shape=shape)
 
 
 PROFILES: dict[str, Profile] = {"cpu": CPU, "gpu": GPU, "rehearsal": REHEARSAL}

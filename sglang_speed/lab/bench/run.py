@@ -68,7 +68,7 @@ class Comparison:
         chosen = sorted((SCENARIOS[name] for name in names), key=lambda one: list(SCENARIOS).index(one.name))
         for (is_tiny, pool), group in groupby(chosen, key=lambda one: (one.is_tiny, one.pool(self.profile))):
             with tempfile.TemporaryDirectory(prefix="sglang-speed-bench-") as directory:
-                model = tiny_model(Path(directory) / "tiny", self.profile.arch) if is_tiny else self.model
+                model = tiny_model(Path(directory) / "tiny", self.profile) if is_tiny else self.model
                 yield from self._run_group(list(group), model, pool, logs)
 
     def _run_group(self, group: Sequence[Scenario], model: Model, pool: Pool, logs: Path) -> Iterator[Event]:

@@ -93,7 +93,7 @@ def server_flags(model: Model, contender: Contender, pool: Pool, profile: Profil
         "--max-total-tokens": prompt_tokens(model.shape, contender, pool),
         "--max-running-requests": pool.running,
         "--load-format": "auto" if model.has_weights else "dummy",
-        "--dtype": "bfloat16",
+        "--dtype": profile.dtype,
         "--random-seed": 0,
     }
     return [*(str(part) for flag in flags.items() for part in flag), "--enable-metrics", *profile.flags]

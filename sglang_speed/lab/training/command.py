@@ -33,11 +33,11 @@ from sglang_speed.errors import ConfigError
 from sglang_speed.lab.common.chat import Chat, ChatFormat, Conversation, read_chats, read_conversations
 from sglang_speed.lab.common.data import chats_file
 from sglang_speed.lab.common.local_server import exit_on_sigterm, start_server
+from sglang_speed.lab.common.machine import answering_flags, has_fast_bfloat16
 from sglang_speed.lab.common.progress import show_steps, silence_libraries
 from sglang_speed.lab.training.answers import answer_all, is_open, read_answered
 from sglang_speed.lab.training.batches import TrainingExamples
 from sglang_speed.lab.training.checks import checked_chats, num_held_out, refuse_several_processes
-from sglang_speed.lab.training.machine import answering_flags, has_fast_bfloat16
 from sglang_speed.lab.training.options import TrainOptions
 from sglang_speed.lab.training.progress import console, count
 from sglang_speed.lab.training.record import Record, claim_work, fingerprint, losses_of

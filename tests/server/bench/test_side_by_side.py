@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from sglang_speed.host.versions import installed_version
 from sglang_speed.lab.bench.profiles import REHEARSAL
 from sglang_speed.lab.cli import app
+from sglang_speed.method.cost import ModelShape
 from tests.server.servers import forked_servers
 
 SCENARIOS = ("capacity", "chat")
@@ -71,7 +72,8 @@ def test_only_the_chat_that_does_not_fit_at_full_depth_is_hit_more_often(results
 
 
 def test_no_side_held_more_kv_than_it_may(results: dict[str, Any]) -> None:
-    budget = REHEARSAL.cache_pool.tokens * REHEARSAL.num_layers * REHEARSAL.shape.kv_bytes_per_layer
+    per_layer = ModelShape.from_dict(results["configuration"]["shape"]).kv_bytes_per_layer
+    budget = REHEARSAL.cache_pool.tokens * REHEARSAL.num_layers * per_layer
     held = results["series"]["KV held, 1.2"]
     for side in ("stock", "speed"):
         assert 0.5 * budget < max(size for _, size in held[side]) <= budget

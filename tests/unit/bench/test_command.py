@@ -156,7 +156,7 @@ def test_the_cpu_profile_has_about_100_million_parameters() -> None:
 
 
 def test_both_sides_get_the_same_bytes(tmp_path: Path) -> None:
-    model = tiny_model(tmp_path)
+    model = tiny_model(tmp_path, CPU)
     pool = CPU.step_pool
     stock, speed, equal = (prompt_tokens(model.shape, one, pool) for one in model.contenders.values())
     assert stock == equal == pool.tokens
