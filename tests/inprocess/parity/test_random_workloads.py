@@ -101,7 +101,7 @@ def play(expected: Expected, scenario: Scenario, engine: SchedulerHarness) -> No
 
 
 @settings(
-    max_examples=30,
+    max_examples=20,
     derandomize=True,
     deadline=None,
     database=None,

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,6 +24,7 @@ from sglang_speed.platforms.cpu.hooks import HOOKS as CPU_HOOKS
 from sglang_speed.platforms.cpu.memory import SORTS_SLOTS
 from sglang_speed.serving.fields import FIELDS, SETTINGS
 from sglang_speed.serving.hooks import HOOKS as SERVING_HOOKS
+from tests import forked
 
 ALL_HOOKS = host.needed(SERVING_HOOKS + FEATURE_HOOKS + GUARD_HOOKS + CPU_HOOKS)
 ALL_FIELDS = [*FIELDS, SORTS_SLOTS]
@@ -140,7 +139,8 @@ def test_where_the_plugin_does_not_fit_only_speed_models_are_refused(mismatch: s
         print(AutoConfig.from_pretrained({str(tmp_path / "plain")!r}).model_type)
         AutoConfig.from_pretrained({str(tmp_path / "speed")!r})
     """)
-    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=1200, check=False)
+    (tmp_path / "program.py").write_text(program)
+    ended = forked.run(tmp_path / "program.py")
     assert ended.stdout.split() == ["set()", "llama"], ended.stdout + ended.stderr
     assert "SPEED models are refused" in ended.stderr
     assert "HostMismatch: sglang_speed" in ended.stderr
