@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
-from sglang_speed.platforms.cpu import activate
+from sglang.srt.platforms import current_platform  # noqa: F401  sets what OpenMP and SGLang read while imported
 
 IMPORTED = "tests.imported"
 _FORKING = multiprocessing.get_context("forkserver")
@@ -78,7 +78,6 @@ def start(command: Sequence[str], output: Path, environment: Mapping[str, str], 
     output: file of what it prints; errors: of what it prints to stderr, if it is another. environment: added to this
     process's.
     """
-    activate()  # sets variables that OpenMP and SGLang read while they are imported
     files = [str(output), str(errors or output)]
     for name in files:
         Path(name).write_bytes(b"")
