@@ -34,8 +34,8 @@ def test_a_cache_changes_no_token_and_no_logit(
         cached = list(greedy_steps(model, prompt, NUM_NEW))
         recomputed = list(greedy_steps(model, prompt, NUM_NEW, use_cache=False))
         assert [step.token_id for step in cached] == [step.token_id for step in recomputed]
-        behind = steps_along(model, prompt, [step.token_id for step in cached])
-        for one, *others in zip(cached, recomputed, behind, strict=True):
+        along = steps_along(model, prompt, [step.token_id for step in cached])
+        for one, *others in zip(cached, recomputed, along, strict=True):
             for other in others:
                 torch.testing.assert_close(one.logits, other.logits, rtol=0.0, atol=ATOL)
 
