@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sglang_speed.lab.bench.servers import Server
-from sglang_speed.lab.common.client import Client, RequestFailed
+from sglang_speed.lab.common.client import GENERATION_SECONDS, Client, RequestFailed
 
 # command-line options that bench_serving's request function reads
 _COMMAND_LINE = {
@@ -34,11 +34,13 @@ _GREEDY = {"temperature": 0.0, "ignore_eos": True, "skip_special_tokens": False}
 
 
 @dataclass(frozen=True)
-class QueueLengths:
-    """Requests that decode, and requests in the queue. A request in prefill is neither."""
+class Load:
+    """running, waiting: requests that decode, and requests in the queue; one in prefill is neither. used_tokens: slots
+    of the KV cache that requests hold."""
 
     running: int
     waiting: int
+    used_tokens: int
 
 
 @dataclass(frozen=True)
@@ -102,17 +104,21 @@ class LoadClient(Client):
         times = tuple(accumulate(output.itl, initial=output.start_time + output.ttft))
         return Answer(output.start_time, times, len(prompt), output.cached_tokens, tuple(ids))
 
+    def ask_together(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+        """Send all prompts as one request: they enter the queue in this order, however busy the machine is."""
+        sampling = {**_GREEDY, "max_new_tokens": max_new_tokens}
+        payload = {"input_ids": [list(prompt) for prompt in prompts], "sampling_params": sampling}
+        self.post("/generate", payload, GENERATION_SECONDS)
+
     def flush(self) -> None:
         """Empty the radix tree."""
         self.post("/flush_cache?timeout=60")
 
-    def queue_lengths(self) -> QueueLengths:
-        """As the scheduler reported them after its last step."""
-        answer = self.get("/v1/loads?include=core").json()
-        running, waiting = (
-            sum(load[f"num_{kind}_reqs"] for load in answer["loads"]) for kind in ("running", "waiting")
-        )
-        return QueueLengths(running, waiting)
+    def load(self) -> Load:
+        """As the scheduler reported it after its last step."""
+        ranks = self.get("/v1/loads?include=core").json()["loads"]
+        names = ("num_running_reqs", "num_waiting_reqs", "num_used_tokens")
+        return Load(*(sum(rank[name] for rank in ranks) for name in names))
 
     def delay_steps(self, seconds: float) -> None:
         """Make the scheduler sleep before each step; 0 ends it."""

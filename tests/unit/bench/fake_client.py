@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 
 from sglang_speed.config import SpeedConfig
-from sglang_speed.lab.bench.load import Answer, QueueLengths
+from sglang_speed.lab.bench.load import Answer, Load
 
 SECONDS_PER_LAYER = 1e-6
 BYTES = 10
@@ -24,6 +24,7 @@ class FakeClient:
         self.asked: list[tuple[int, int]] = []
         self.running = self.waiting = 0
         self.is_held_up = False
+        self.steps = 0
         self.server = SimpleNamespace(prompt_tokens=capacity, contender=SimpleNamespace(config=config))
 
     async def ask(self, prompt: Sequence[int], max_new_tokens: int) -> Answer:
@@ -38,6 +39,12 @@ class FakeClient:
         step = len(prompt) * self.config.prefill_layers * SECONDS_PER_LAYER
         times = tuple(ttft + number * step for number in range(max_new_tokens))
         return Answer(0.0, times, len(prompt), hit, new_ids)
+
+    def ask_together(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+        async def ask_each() -> None:
+            await asyncio.gather(*(self.ask(prompt, max_new_tokens) for prompt in prompts))
+
+        asyncio.run(ask_each())
 
     async def _run_beside_others(self, num_tokens: int) -> None:
         """Wait until there is room, then run for a few polls, and as long as steps are held up."""
@@ -62,8 +69,10 @@ class FakeClient:
     def flush(self) -> None:
         self.cached.clear()
 
-    def queue_lengths(self) -> QueueLengths:
-        return QueueLengths(self.running, self.waiting)
+    def load(self) -> Load:
+        """Every report is one decode step later."""
+        self.steps += 1
+        return Load(self.running, self.waiting, self.steps * self.running)
 
     def delay_steps(self, seconds: float) -> None:
         self.is_held_up = seconds > 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +11,7 @@ from typing import Any
 import pytest
 
 from sglang_speed.config import SpeedConfig
-from sglang_speed.lab.bench.load import Answer, Prompts, QueueLengths
+from sglang_speed.lab.bench.load import Answer, Load, Prompts
 from sglang_speed.lab.bench.models import Contender, Model
 from sglang_speed.lab.bench.profiles import CPU, REHEARSAL, Profile
 from sglang_speed.lab.bench.results import Point, Row, Sample, rows
@@ -53,8 +52,8 @@ def setting_for(scenario: Scenario, profile: Profile = CPU) -> Setting:
 
 
 @pytest.fixture(autouse=True)
-def steps_are_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(capacity, "SETTLED_SECONDS", 0.3)
+def polls_are_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capacity, "POLL_SECONDS", 0.001)
 
 
 async def all_of(scenario: Scenario, setting: Setting) -> list[Sample | Point]:
@@ -142,31 +141,23 @@ def test_capacity_counts_what_is_still_there_and_runs_at_once() -> None:
     assert (running.stock, running.rival) == ((15,), (20,))
 
 
-def test_a_request_that_arrived_between_two_steps_is_counted_when_it_runs() -> None:
-    class LastOneWaits(FakeClient):
-        polls = 0
+def test_running_requests_are_counted_after_a_decode_step_with_all_of_them() -> None:
+    """However long a busy machine takes until then: reports are repeated, and a request in prefill is in none."""
+    reports = [
+        *[Load(0, 3, 0)] * 3,  # the last one has not arrived
+        *[Load(1, 3, 101)] * 40,  # it has: the next prefill has room for another
+        Load(1, 2, 201),
+        *[Load(2, 2, 202)] * 40,
+        Load(2, 2, 204),
+    ]
 
-        def queue_lengths(self) -> QueueLengths:
-            queue = super().queue_lengths()
-            self.polls += queue.running + queue.waiting == 4
-            return queue if self.polls > 1 else QueueLengths(queue.running - 1, queue.waiting + 1)
+    class Told(FakeClient):
+        def load(self) -> Load:
+            return reports.pop(0)
 
-    client: Any = LastOneWaits(SpeedConfig(4, 4), 220)
+    client: Any = Told(SpeedConfig(4, 4), 220)
     assert asyncio.run(Capacity().count_running(client, [[number] * 100 for number in range(4)], 10)) == 2
-
-
-@pytest.mark.parametrize("pause", [0.0, 0.15], ids=["at once", "one by one"])
-def test_requests_that_run_at_once_are_counted_when_the_last_has_come(pause: float) -> None:
-    """However late a busy machine sends it."""
-
-    class Slow(FakeClient):
-        async def ask(self, prompt: Sequence[int], max_new_tokens: int) -> Answer:
-            await asyncio.sleep(pause * len(self.asked))
-            return await super().ask(prompt, max_new_tokens)
-
-    prompts = [[number] * 100 for number in range(4)]
-    client: Any = Slow(SpeedConfig(4, 4), 220)
-    assert asyncio.run(Capacity().count_running(client, prompts, 10)) == 2
+    assert not reports
 
 
 def test_requests_that_were_never_seen_together_are_no_count() -> None:

@@ -8,7 +8,8 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from sglang_speed.lab.training import command, machine
+from sglang_speed.lab.common import machine
+from sglang_speed.lab.training import command
 from tests.unit.training.conftest import MakeModel
 from tests.unit.training.runs import settings_of
 

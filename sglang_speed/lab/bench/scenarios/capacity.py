@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
-from sglang_speed.lab.bench.load import Answer, LoadClient
+from sglang_speed.lab.bench.load import LoadClient
 from sglang_speed.lab.bench.results import Figure, Sample
 from sglang_speed.lab.bench.scenarios.base import Measurement, Scenario, Setting
 from sglang_speed.lab.common.client import RequestFailed
@@ -13,9 +13,7 @@ from sglang_speed.lab.common.client import RequestFailed
 TARGET_SHARE = 0.975
 """1.30 of four thirds."""
 STEP_SECONDS = 1.0
-"""Delay of each step while running requests are counted; they run for several steps."""
-SETTLED_SECONDS = 2 * STEP_SECONDS
-"""A request that has just arrived waits until the next step, and may run then."""
+"""Delay of each step while running requests are counted, so that none is missed; they run for several steps."""
 POLL_SECONDS = 0.1
 HIT_SHARE = 0.5
 
@@ -58,34 +56,32 @@ class Capacity(Scenario):
         return [setting.prompts.prompt("capacity", index, length) for index in range(number)]
 
     async def count_running(self, client: LoadClient, prompts: list[list[int]], num_tokens: int) -> int:
-        """Send all prompts at once and count the running requests. Steps are delayed meanwhile, so that no request ends
-        before the last one has arrived."""
+        """Send all prompts together and count the running requests. Steps are delayed meanwhile, so that no request
+        ends before that."""
         client.delay_steps(STEP_SECONDS)
         try:
-            asking = asyncio.gather(*(client.ask(prompt, num_tokens) for prompt in prompts))
-            most = await self.running_when_all_arrived(client, asking, len(prompts))
+            asking = asyncio.ensure_future(asyncio.to_thread(client.ask_together, prompts, num_tokens))
+            most = await self.running_in_a_decode_step(client, asking, len(prompts))
         finally:
             client.delay_steps(0)
         await asking
         return most
 
-    async def running_when_all_arrived(
-        self, client: LoadClient, asking: asyncio.Future[list[Answer]], number: int
-    ) -> int:
-        """Poll until every request runs or waits, and stays so: all have arrived, none has ended, none is in prefill.
-        SGLang prefills whatever fits before it decodes, so waiting requests do not fit.
+    async def running_in_a_decode_step(self, client: LoadClient, asking: asyncio.Future[None], number: int) -> int:
+        """Poll until a decode step has passed in which every request ran or waited: the running ones have got slots,
+        and are as many as before. SGLang prefills whatever fits before it decodes, so waiting requests do not fit.
 
         Raises RequestFailed if that never happened.
         """
-        loop = asyncio.get_running_loop()
-        seen, since = None, loop.time()
+        before = None
         while not asking.done():
             await asyncio.wait([asking], timeout=POLL_SECONDS)
-            queue = await loop.run_in_executor(None, client.queue_lengths)
-            if queue != seen or not queue.running or queue.running + queue.waiting != number:
-                seen, since = queue, loop.time()
-            elif loop.time() - since >= SETTLED_SECONDS:
-                return queue.running
+            load = await asyncio.to_thread(client.load)
+            is_whole = load.running > 0 and load.running + load.waiting == number
+            if before is None or not is_whole or load.running != before.running:
+                before = load if is_whole else None
+            elif load.used_tokens > before.used_tokens:
+                return load.running
         await asking
         raise RequestFailed(f"{number} requests were answered before the running ones could be counted")
 
