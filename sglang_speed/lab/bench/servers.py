@@ -95,6 +95,7 @@ def server_flags(model: Model, contender: Contender, pool: Pool, profile: Profil
         "--load-format": "auto" if model.has_weights else "dummy",
         "--dtype": profile.dtype,
         "--random-seed": 0,
+        "--load-snapshot-publish-interval": 1,  # at every step: running requests are counted by these reports
     }
     return [*(str(part) for flag in flags.items() for part in flag), "--enable-metrics", *profile.flags]
 
