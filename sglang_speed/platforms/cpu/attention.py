@@ -5,7 +5,8 @@ does not do itself (cross attention, encoders) SGLang's own class does.
 
 A request's keys are cut into pieces. Attention over a piece gives an output and a log-sum-exp, and pieces are merged by
 softmax over the latter; so no mask is built, and memory does not grow with the square of a prompt. Sliding windows and
-capped scores go block by block of rows, with a mask of the block.
+capped scores go block by block of rows, with a mask of the block. In a decode step short requests are one product, with
+a mask where one ends: for them the calls cost more than the arithmetic.
 """
 
 from __future__ import annotations
@@ -30,9 +31,13 @@ MIN_RUN = 256
 """Slots in a row from which a run is read in place; shorter ones are gathered, which costs less than one more merge."""
 BLOCK_ROWS = 256
 """Rows that share a mask."""
+SHORT = 512
+"""Slots of a request that is read together with others in a decode step."""
 
 Slots = slice | Tensor
 """Slots of a pool: a run of them, or their indices [num_slots]."""
+Request = tuple[np.ndarray, int, int]
+"""A request in a batch: the slots of its tokens, [num_tokens], int32; how many of them are new; its first row."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,19 @@ class Block:
     seen: Tensor | None
 
 
+@dataclass(frozen=True)
+class Short:
+    """Requests of a decode step that are read together, and what each sees.
+
+    rows: their places in the batch. slots: [num_requests, most]; after those that a request sees, its first one again.
+    seen: bool, [num_requests, 1, 1, most], which are seen; None where all are.
+    """
+
+    rows: Slots
+    slots: Tensor
+    seen: Tensor | None
+
+
 class CpuAttnBackend(TorchNativeAttnBackend):
     """A drop-in for SGLang's torch_native backend with the same results, which also has what that one leaves out:
     attention sinks and capped scores."""
@@ -69,12 +87,14 @@ class CpuAttnBackend(TorchNativeAttnBackend):
     def __init__(self, model_runner: Any) -> None:
         super().__init__(model_runner)
         self.plans: list[RequestPlan] = []
-        self._requests: list[tuple[np.ndarray, int, int]] = []
+        self._requests: list[Request] = []
         self._blocks: dict[int | None, list[Block]] = {}
+        self._short: list[Request] = []
+        self._together: dict[int | None, Short] = {}
 
     def init_forward_metadata(self, forward_batch: ForwardBatch) -> None:
         super().init_forward_metadata(forward_batch)
-        self.plans, self._requests, self._blocks = [], [], {}
+        self.plans, self._requests, self._blocks, self._short, self._together = [], [], {}, [], {}
         if forward_batch.forward_mode.is_idle():
             return
         seq_lens = forward_batch.seq_lens.tolist()
@@ -86,10 +106,12 @@ class CpuAttnBackend(TorchNativeAttnBackend):
         table = self.req_to_token_pool.req_to_token.numpy()
         table_rows = forward_batch.req_pool_indices.tolist()
         for table_row, seq_len, new_len in zip(table_rows, seq_lens, new_lens, strict=True):
-            request = table[table_row, :seq_len], new_len, start
-            self._requests.append(request)
-            self.plans.append(plan_request(*request))
+            self._requests.append((table[table_row, :seq_len], new_len, start))
             start += new_len
+        if forward_batch.forward_mode.is_decode() and len(seq_lens) > 1:
+            self._short = [request for request in self._requests if len(request[0]) <= SHORT]
+            self._requests = [request for request in self._requests if len(request[0]) > SHORT]
+        self.plans = [plan_request(*request) for request in self._requests]
 
     def forward_extend(
         self,
@@ -148,9 +170,14 @@ class CpuAttnBackend(TorchNativeAttnBackend):
 
     def _outputs(
         self, query: Tensor, keys: Tensor, values: Tensor, layer: RadixAttention, heads: Heads
-    ) -> Iterator[tuple[slice, Tensor]]:
+    ) -> Iterator[tuple[Slots, Tensor]]:
         """Rows of the batch and their attention."""
         window = layer.sliding_window_size if layer.sliding_window_size > -1 else None
+        if self._short:
+            if window not in self._together:
+                self._together[window] = read_together(self._short, window)
+            short = self._together[window]
+            yield short.rows, attend_together(query[short.rows], keys, values, short, heads)
         if window is None and not heads.logit_cap:
             for plan in self.plans:
                 yield plan.rows, attend(query[plan.rows], keys, values, plan, heads)
@@ -210,6 +237,29 @@ def blocks_of(slots: np.ndarray, new_len: int, first_row: int, window: int | Non
         yield Block(rows, _as_run(slots[lowest:end]), None if seen.all() else torch.from_numpy(seen))
 
 
+def read_together(requests: Sequence[Request], window: int | None) -> Short:
+    """window: a row sees itself and so many tokens before it; None for all of them."""
+    seen_slots = [slots if window is None else slots[-window - 1 :] for slots, _, _ in requests]
+    lengths = np.array([len(slots) for slots in seen_slots])
+    together = np.empty((len(requests), lengths.max()), dtype=np.int32)
+    for line, slots in zip(together, seen_slots, strict=True):
+        line[: len(slots)], line[len(slots) :] = slots, slots[0]
+    seen = np.arange(together.shape[1]) < lengths[:, None]
+    rows = _as_run(np.array([row for _, _, row in requests]))
+    return Short(rows, torch.from_numpy(together), None if seen.all() else torch.from_numpy(seen)[:, None, None])
+
+
+def attend_together(query: Tensor, keys: Tensor, values: Tensor, short: Short, heads: Heads) -> Tensor:
+    """The attention of short requests, one row each; shapes as in `attend`, with num_requests rows."""
+    num_slots = short.slots.numel()
+    pieces = _read(keys, values, short.slots.view(num_slots), query.dtype)
+    # [num_requests, num_kv_heads, most, qk_head_dim]: the heads of a group are rows
+    key, value = (piece[0].view(len(piece[0]), *short.slots.shape, -1).transpose(0, 1) for piece in pieces)
+    out, lse = _with_mask(query, key, value, heads, short.seen)
+    out = out if heads.sinks is None else _with_sinks(out, lse, heads.sinks)
+    return out[..., : values.shape[-1]]
+
+
 def attend(query: Tensor, keys: Tensor, values: Tensor, plan: RequestPlan, heads: Heads) -> Tensor:
     """One request's attention.
 
@@ -225,7 +275,8 @@ def attend(query: Tensor, keys: Tensor, values: Tensor, plan: RequestPlan, heads
         parts.append((out.reshape(as_rows.shape), lse.reshape(as_rows.shape[:-1])))
     out = _merge(parts).view(by_head.shape)
     if heads.sinks is not None:
-        out = _with_sinks(out, torch.stack([lse for _, lse in parts]).logsumexp(0).view(out.shape[:-1]), heads.sinks)
+        lse = torch.stack([lse for _, lse in parts]).logsumexp(0).view(out.shape[:-1])
+        out = _with_sinks(out, lse, heads.sinks[..., None])
     return out[..., : values.shape[-1]].permute(2, 0, 1, 3)
 
 
@@ -233,12 +284,8 @@ def attend_in_block(query: Tensor, keys: Tensor, values: Tensor, block: Block, h
     """The same for the rows of a block."""
     by_head = query.permute(1, 2, 0, 3)
     key, value = _for_each_head(by_head, *_read(keys, values, block.slots, query.dtype))
-    if heads.logit_cap:
-        out, lse = _capped(by_head, key, value, heads, block.seen)
-    else:
-        mask = None if block.seen is None else _hide(torch.zeros_like(block.seen, dtype=query.dtype), block.seen)
-        out, lse = _flash(by_head, key, value, heads.scaling, mask=mask)
-    out = out if heads.sinks is None else _with_sinks(out, lse, heads.sinks)
+    out, lse = _with_mask(by_head, key, value, heads, block.seen)
+    out = out if heads.sinks is None else _with_sinks(out, lse, heads.sinks[..., None])
     return out[..., : values.shape[-1]].permute(2, 0, 1, 3)
 
 
@@ -283,13 +330,23 @@ def _flash(
 ) -> tuple[Tensor, Tensor]:
     """What scaled_dot_product_attention runs on a CPU, with the log-sum-exp that it drops.
 
-    query: [batch, heads, rows, head_dim]. mask: [rows, num_slots], added to scores. Returns the output of the query's
-    shape, and float32 [batch, heads, rows].
+    query: [batch, heads, rows, head_dim]. mask: added to scores, [rows, num_slots] or one for each of a batch. Returns
+    the output of the query's shape, and float32 [batch, heads, rows].
     """
     out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
         query, key, value, is_causal=causal, attn_mask=mask, scale=scaling
     )
     return out, lse
+
+
+def _with_mask(query: Tensor, key: Tensor, value: Tensor, heads: Heads, seen: Tensor | None) -> tuple[Tensor, Tensor]:
+    """seen: bool, which scores count; None for all."""
+    if heads.logit_cap:
+        return _capped(query, key, value, heads, seen)
+    mask = None if seen is None else _hide(torch.zeros_like(seen, dtype=query.dtype), seen)
+    if mask is not None and mask.dim() > 2:
+        mask = mask.expand(-1, -1, query.shape[2], -1)
+    return _flash(query, key, value, heads.scaling, mask=mask)
 
 
 def _capped(query: Tensor, key: Tensor, value: Tensor, heads: Heads, seen: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -309,9 +366,9 @@ def _hide(scores: Tensor, seen: Tensor) -> Tensor:
 def _with_sinks(out: Tensor, lse: Tensor, sinks: Tensor) -> Tensor:
     """Attention with one more entry in the softmax, whose value is zero.
 
-    out: [num_kv_heads, group, rows, head_dim]. lse: its log-sum-exp, without the last dimension.
+    lse: the log-sum-exp of `out`, without its last dimension. sinks: logits, as far as `lse` is broadcast to them.
     """
-    return (out * torch.sigmoid(lse - sinks.float()[..., None])[..., None]).to(out.dtype)
+    return (out * torch.sigmoid(lse - sinks.float())[..., None]).to(out.dtype)
 
 
 def _merge(parts: Sequence[tuple[Tensor, Tensor]]) -> Tensor:

@@ -200,7 +200,7 @@ def test_an_encoder_is_left_to_stock(mode: ForwardMode) -> None:
 @pytest.mark.parametrize("window", [0, 3, BLOCK_ROWS, 5000])
 def test_a_window_sees_what_stock_sees(window: int, mode: ForwardMode, layout: str) -> None:
     """Prompts of several blocks, cold and behind a prefix."""
-    lengths = [(6, 1), (700, 1)] if mode.is_decode() else [(0, 8), (0, 2 * BLOCK_ROWS + 5), (300, 40), (9, 1)]
+    lengths = [(6, 1), (700, 1), (50, 1)] if mode.is_decode() else [(0, 8), (0, 2 * BLOCK_ROWS + 5), (300, 40), (9, 1)]
     case = make_case(lengths, mode=mode, layout=layout, sliding_window_size=window)
     torch.testing.assert_close(
         case.run(CpuAttnBackend), case.run(TorchNativeAttnBackend), atol=FLOAT32_TOLERANCE, rtol=0
