@@ -18,10 +18,33 @@ SPEED_MODEL_TYPE = "speed_"
 """Begins the `model_type` of a SPEED checkpoint: `speed_llama`."""
 SPEED_ARCHITECTURE = "Speed"
 """Begins the name in its `architectures`: `SpeedLlamaForCausalLM`."""
+DEFAULT_POLICY = "speed"
 DEFAULT_ANCHOR_TOKENS = 1
 DEFAULT_TAIL_TOKENS = 16
 
-_KEYS = ("prefill_layers", "anchor_tokens", "tail_tokens")
+
+@dataclass(frozen=True)
+class PolicyTraits:
+    """A policy as a checkpoint names it.
+
+    anchor_tokens, tail_tokens: what a checkpoint means that leaves them out.
+    fills_deep_layers: whether tokens that are not computed in the deep layers have KV there all the same, filled in
+        from the hidden state at the cutoff; so there is one cutoff.
+    """
+
+    anchor_tokens: int = DEFAULT_ANCHOR_TOKENS
+    tail_tokens: int = DEFAULT_TAIL_TOKENS
+    fills_deep_layers: bool = False
+
+
+POLICY_TRAITS: Mapping[str, PolicyTraits] = {
+    DEFAULT_POLICY: PolicyTraits(),
+    "pop": PolicyTraits(anchor_tokens=0, tail_tokens=1, fills_deep_layers=True),
+}
+"""The policies that there are; `policies` has a file for each."""
+
+_COUNTS = ("prefill_layers", "anchor_tokens", "tail_tokens")
+_KEYS = (*_COUNTS, "policy")
 
 
 @dataclass(frozen=True)
@@ -34,6 +57,7 @@ class SpeedConfig:
     tail_tokens: last prompt positions that pass all layers, `m >= 1`.
     further_cutoffs: layers at which the deep layers are cut again, in ascending order; each begins another deep band.
         In config.json `prefill_layers` is then a list.
+    policy: what the deep bands show beside the tokens that pass them, one of POLICY_TRAITS.
 
     Raises ConfigError naming the key, the value, the rule and the fix.
     """
@@ -43,9 +67,10 @@ class SpeedConfig:
     anchor_tokens: int = DEFAULT_ANCHOR_TOKENS
     tail_tokens: int = DEFAULT_TAIL_TOKENS
     further_cutoffs: tuple[int, ...] = ()
+    policy: str = DEFAULT_POLICY
 
     def __post_init__(self) -> None:
-        for key in ("num_layers", *_KEYS):
+        for key in ("num_layers", *_COUNTS):
             _require_int(key, getattr(self, key))
         if self.num_layers < 1:
             raise ConfigError(f"num_layers={self.num_layers} is below 1: a model has at least one decoder layer")
@@ -66,6 +91,16 @@ class SpeedConfig:
                 f"first output token comes from it; {DEFAULT_TAIL_TOKENS} is the default"
             )
         self._check_further_cutoffs()
+        self._check_policy()
+
+    def _check_policy(self) -> None:
+        if not isinstance(self.policy, str) or self.policy not in POLICY_TRAITS:
+            raise ConfigError(f"policy={self.policy!r} is not known: the policies are {', '.join(POLICY_TRAITS)}")
+        if self.fills_deep_layers and self.further_cutoffs:
+            raise ConfigError(
+                f"prefill_layers={self._prefill_layers_in_json()!r} has several cutoffs, and policy {self.policy!r} "
+                "takes one, since its deep KV comes from the hidden state there; write one number"
+            )
 
     def _check_further_cutoffs(self) -> None:
         for below, cutoff in pairwise((self.prefill_layers, *self.further_cutoffs)):
@@ -86,9 +121,33 @@ class SpeedConfig:
         return self.num_layers - self.prefill_layers
 
     @property
+    def fills_deep_layers(self) -> bool:
+        """Whether every token has KV in the deep layers, filled in where it is not computed."""
+        return POLICY_TRAITS[self.policy].fills_deep_layers
+
+    @property
+    def stored_layers(self) -> int:
+        """Layers whose KV the radix tree keeps of a token."""
+        return self.num_layers if self.fills_deep_layers else self.prefill_layers
+
+    @property
     def is_stock(self) -> bool:
         """True when every token passes every layer, so that there is no deep band."""
         return self.num_deep_layers == 0
+
+    @classmethod
+    def of_policy(
+        cls,
+        num_layers: int,
+        prefill_layers: int,
+        policy: str = DEFAULT_POLICY,
+        anchor_tokens: int | None = None,
+        tail_tokens: int | None = None,
+    ) -> SpeedConfig:
+        """A policy with its own anchors and tail where none are given."""
+        given = {"anchor_tokens": anchor_tokens, "tail_tokens": tail_tokens}
+        named = {key: value for key, value in given.items() if value is not None}
+        return cls.from_dict({"prefill_layers": prefill_layers, "policy": policy, **named}, num_layers)
 
     def at_full_depth(self) -> SpeedConfig:
         """The stock model with the same anchors and tail."""
@@ -99,8 +158,11 @@ class SpeedConfig:
         return replace(self, tail_tokens=tail_tokens)
 
     def to_dict(self) -> dict[str, Any]:
-        """The `speed` object of config.json."""
-        return {**{key: getattr(self, key) for key in _KEYS}, "prefill_layers": self._prefill_layers_in_json()}
+        """The `speed` object of config.json. SPEED's own does not name its policy, as those written before there were
+        others."""
+        named = {} if self.policy == DEFAULT_POLICY else {"policy": self.policy}
+        counts = {key: getattr(self, key) for key in _COUNTS}
+        return {**counts, **named, "prefill_layers": self._prefill_layers_in_json()}
 
     def _prefill_layers_in_json(self) -> int | list[int]:
         return [self.prefill_layers, *self.further_cutoffs] if self.further_cutoffs else self.prefill_layers
@@ -118,6 +180,8 @@ class SpeedConfig:
             raise ConfigError(f"speed.{unknown[0]} is not known: the keys are {', '.join(_KEYS)}; remove it")
         if "prefill_layers" not in speed:
             raise ConfigError("speed.prefill_layers is missing: it is the number of layers that prompt tokens pass")
+        traits = POLICY_TRAITS.get(str(speed.get("policy", DEFAULT_POLICY)), PolicyTraits())
+        speed = {"anchor_tokens": traits.anchor_tokens, "tail_tokens": traits.tail_tokens, **speed}
         cutoffs = speed["prefill_layers"]
         if not isinstance(cutoffs, Sequence) or isinstance(cutoffs, str):
             return cls(num_layers=num_layers, **speed)

@@ -13,13 +13,14 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
-from sglang_speed.policies import DepthPolicy, SpeedPolicy
+from sglang_speed.policies import DepthPolicy, PopPolicy, SpeedPolicy
 from tests.half_deep import HalfDeep
 
 # Policies
 
 POLICIES: Mapping[str, type[DepthPolicy]] = {
     "speed": SpeedPolicy,
+    "pop": PopPolicy,
     "half deep": HalfDeep,
 }
 """`speed` is that of every test which names no other."""
@@ -117,12 +118,20 @@ class Bands:
     prefill_layers: int | tuple[int, ...] = 6
     anchor_tokens: int = 1
     tail_tokens: int = 3
+    policy: str = "speed"
+
+    @property
+    def is_filled(self) -> bool:
+        """Whether a deep band shows every token."""
+        return self.policy == "pop"
 
 
 DEEP_BANDS = [Bands(*bands) for bands in product((NUM_LAYERS // 2, NUM_LAYERS * 3 // 4), (0, 1, 4), (1, 2, 3, 16))]
 STOCK_BANDS = [Bands(NUM_LAYERS, 0, 1), Bands(NUM_LAYERS, 4, 16)]
 SEVERAL_BANDS = [Bands((2, 5), 1, 3), Bands((3, 4, 6), 4, 2)]
-ALL_BANDS = [*DEEP_BANDS, *STOCK_BANDS, *SEVERAL_BANDS, Bands(1, 1, 2), Bands(NUM_LAYERS - 1, 9, 5)]
+POP, POP_WITH_ANCHORS = Bands(6, 0, 1, "pop"), Bands(4, 2, 3, "pop")
+POP_BANDS = [POP, POP_WITH_ANCHORS, Bands(1, 0, 16, "pop"), Bands(NUM_LAYERS, 0, 1, "pop")]
+ALL_BANDS = [*DEEP_BANDS, *STOCK_BANDS, *SEVERAL_BANDS, *POP_BANDS, Bands(1, 1, 2), Bands(NUM_LAYERS - 1, 9, 5)]
 LONG_TAIL, FOUR_ANCHORS = Bands(6, 1, 16), Bands(4, 4, 2)
 
 # Settings of the scheduler: fields of ServerArgs, and the arguments of `running_scheduler`
@@ -176,7 +185,10 @@ GPU_SETTINGS: Mapping[str, Mapping[str, Any]] = {
 }
 
 WITH_FOUR_ANCHORS = ("defaults", "chunks of 16", "no overlap, chunks of 17", "pages, chunks of 16", "no cache")
-CASES = [(name, LONG_TAIL) for name in SETTINGS] + [(name, FOUR_ANCHORS) for name in WITH_FOUR_ANCHORS]
+CASES = [
+    *((name, LONG_TAIL) for name in SETTINGS),
+    *((name, bands) for bands in (FOUR_ANCHORS, POP_WITH_ANCHORS) for name in WITH_FOUR_ANCHORS),
+]
 """Settings by bands, for a workload of all kinds."""
 
 # Attention backends

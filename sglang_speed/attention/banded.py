@@ -16,7 +16,8 @@ from sglang.srt.layers.attention.base_attn_backend import AttentionBackend
 from sglang.srt.model_executor.forward_batch_info import ForwardBatch
 from torch import Tensor
 
-from sglang_speed.attention.deep_batch import DecodeBuffers, DeepBatch, build_deep_batches
+from sglang_speed.attention.deep_batch import DecodeBuffers, DeepBatch, build_deep_batches, request_rows
+from sglang_speed.attention.filling import FillingBackend
 from sglang_speed.host.adapter import HOST
 from sglang_speed.kv_pool.deep_band import DeepBand
 
@@ -38,6 +39,12 @@ class DeepAttention:
         found = getattr(self.backend, "kv_index_translator", None)
         assert found in (None, self.translator), f"the {self.band.name} band's backend reads another request table"
 
+    def plan(self, batch: DeepBatch) -> None:
+        """Plan a batch outside of a decode graph."""
+        if batch.forward_batch is not None:
+            HOST.bind_batch(self.translator, batch.forward_batch, in_graph=False)
+            self.backend.init_forward_metadata(batch.forward_batch)
+
 
 class BandedAttnBackend(AttentionBackend):
     """Seen from outside it is the shallow band's backend; `deep` and `deep_parts_of` serve the deep layers.
@@ -50,6 +57,7 @@ class BandedAttnBackend(AttentionBackend):
         super().__init__()
         self.shallow = shallow
         self.deep = tuple(deep)
+        self.filling = FillingBackend(deep[0].band) if deep[0].band.first_filled is not None else None
         self._planned: tuple[ForwardBatch, Sequence[DeepBatch]] | None = None
         self.forward_metadata = None
         self.token_to_kv_pool = shallow.token_to_kv_pool
@@ -64,11 +72,12 @@ class BandedAttnBackend(AttentionBackend):
 
     def init_forward_metadata(self, forward_batch: ForwardBatch) -> None:
         self.shallow.init_forward_metadata(forward_batch)
+        if self.filling is not None and forward_batch.forward_mode.is_extend():
+            lengths = zip(forward_batch.extend_prefix_lens_cpu, forward_batch.extend_seq_lens_cpu, strict=True)
+            self.req_to_token_pool.fill(request_rows(forward_batch), list(map(sum, lengths)))
         batches = build_deep_batches(forward_batch, [each.band for each in self.deep])
         for each, batch in zip(self.deep, batches, strict=True):
-            if batch.forward_batch is not None:
-                HOST.bind_batch(each.translator, batch.forward_batch, in_graph=False)
-                each.backend.init_forward_metadata(batch.forward_batch)
+            each.plan(batch if batch.anchors is None else batch.anchors)
         self._planned = (forward_batch, batches)
 
     def deep_parts_of(self, forward_batch: ForwardBatch) -> list[tuple[AttentionBackend, DeepBatch]]:
@@ -77,6 +86,11 @@ class BandedAttnBackend(AttentionBackend):
         planned, batches = self._planned
         assert planned is forward_batch, "the forward runs another batch than the one that was planned"
         return [(each.backend, batch) for each, batch in zip(self.deep, batches, strict=True)]
+
+    def plan_after_anchors(self, part: tuple[AttentionBackend, DeepBatch]) -> None:
+        """A backend knows one plan: once the anchors have run, that of the other rows."""
+        (each,) = (each for each in self.deep if each.backend is part[0])
+        each.plan(part[1])
 
     def init_cuda_graph_state(self, max_bs: int, max_num_tokens: int) -> None:
         self.shallow.init_cuda_graph_state(max_bs, max_num_tokens)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -29,16 +29,19 @@ class DeepBatch:
     forward_batch: the child batch; None where no row is deep.
     rows: [num_deep_rows], int64: lines of the batch's hidden states that are deep; None where all are.
     rows_below: the same among the lines that the band below has.
+    anchors: what runs before, for its KV alone: anchors that are new in this forward where a filled gap, which no
+        attention backend has within a sequence of new rows, lies between them and the rows of this batch.
     """
 
     forward_batch: ForwardBatch | None
     rows: Tensor | None = None
     rows_below: Tensor | None = None
+    anchors: DeepBatch | None = None
 
 
 @dataclass(frozen=True)
 class DeepExtent:
-    """One request's part in an extend: `length` new deep rows after `prefix_len` deep tokens."""
+    """One request's part in an extend: `length` new deep rows, which see `prefix_len` tokens before them."""
 
     batch_index: int
     row: int
@@ -67,11 +70,19 @@ def build_deep_batches(forward_batch: ForwardBatch, bands: Sequence[DeepBand]) -
         return [DeepBatch(_decode_view(forward_batch, band, rows)) for band in bands]
     batches, below = [], None
     for band in bands:
-        extents = _deep_extents(forward_batch, band, rows)
-        token_rows = np.concatenate([np.empty(0, dtype=np.int64), *(extent.token_rows for extent in extents)])
-        batches.append(_extend_batch(forward_batch, band, extents, token_rows, below))
+        anchors, extents = _deep_extents(forward_batch, band, rows)
+        token_rows = _rows_of(extents)
+        batch = _extend_batch(forward_batch, band, extents, token_rows, below)
+        if anchors:
+            first = _extend_batch(forward_batch, band, anchors, _rows_of(anchors), below)
+            batch = replace(batch, anchors=first)
+        batches.append(batch)
         below = token_rows
     return batches
+
+
+def _rows_of(extents: Sequence[DeepExtent]) -> np.ndarray:
+    return np.concatenate([np.empty(0, dtype=np.int64), *(extent.token_rows for extent in extents)])
 
 
 def _extend_batch(
@@ -158,21 +169,30 @@ def _with(forward_batch: ForwardBatch, **changes: Any) -> ForwardBatch:
     return changed
 
 
-def _deep_extents(forward_batch: ForwardBatch, deep: DeepBand, rows: Sequence[int]) -> list[DeepExtent]:
-    """Which token rows of an extend are deep, request by request; requests without any are left out."""
-    extents, offset = [], 0
+def _deep_extents(
+    forward_batch: ForwardBatch, deep: DeepBand, rows: Sequence[int]
+) -> tuple[list[DeepExtent], list[DeepExtent]]:
+    """Which token rows of an extend are deep, request by request; requests without any are left out.
+
+    The first list has anchors that must run before, see `DeepBatch.anchors`.
+    """
+    before, extents = list[DeepExtent](), list[DeepExtent]()
+    offset = 0
     lengths = zip(forward_batch.extend_prefix_lens_cpu, forward_batch.extend_seq_lens_cpu, strict=True)
     for batch_index, (row, (start, length)) in enumerate(zip(rows, lengths, strict=True)):
         state = deep.rows[row]
-        anchors, decode_phase = state.deep.computed_in(start, start + length, state.anchors_cached)
-        positions = np.concatenate([np.arange(r.start, r.stop) for r in (anchors, decode_phase)])
-        extent = DeepExtent(batch_index, row, state.num_before(start), offset + positions - start)
-        end = state.num_before(start + length)
-        assert extent.prefix_len + extent.length == end <= state.length, f"{extent} of {state} must end at {end}"
-        if extent.length:
-            extents.append(extent)
+        computed = state.deep.computed_in(start, start + length, state.anchors_cached)
+        parts = [np.arange(part.start, part.stop) for part in computed]
+        if not state.deep.is_filled or state.deep.num_shallow == 0:
+            parts = [np.empty(0, dtype=np.int64), np.concatenate(parts)]
+        for found, positions in zip((before, extents), parts, strict=True):
+            if len(positions):
+                seen, end = (state.num_visible_before(int(place)) for place in (positions[0], positions[-1] + 1))
+                extent = DeepExtent(batch_index, row, seen, offset + positions - start)
+                assert seen + extent.length == end <= state.length, f"{extent} of {state} must end at {end}"
+                found.append(extent)
         offset += length
-    return extents
+    return before, extents
 
 
 def _extend_view(

@@ -42,17 +42,20 @@ class Training(StrEnum):
     TRAINED = "trained for this cutoff"
     UNTRAINED = "not trained for this cutoff"
     FULL_DEPTH = "full depth, where there is no cutoff"
+    NOT_NEEDED = "not needed: this policy was published for weights as they are"
 
 
 def training_of(directory: Path) -> Training:
     """Training state of a checkpoint directory.
 
     TRAINED if `sglang-speed train` made it for the bands in its config.json. FULL_DEPTH if prompts pass all layers, and
-    for any model without bands.
+    for any model without bands. NOT_NEEDED where no token is invisible.
     """
     speed = SpeedConfig.from_checkpoint(directory)
     if speed is None or speed.is_stock:
         return Training.FULL_DEPTH
+    if speed.fills_deep_layers:
+        return Training.NOT_NEEDED
     path = directory / PROVENANCE_NAME
     if not path.is_file():
         return Training.UNTRAINED

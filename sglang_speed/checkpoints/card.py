@@ -74,14 +74,21 @@ def _metadata(base: str, model_type: str, license_of_base: Mapping[str, Any]) ->
     return ModelCardData(base_model=base, library_name="sglang", tags=[_TAG, model_type], **license_of_base).to_yaml()
 
 
+_POLICIES = {
+    "speed": """(SPEED: shallow prefill, deep decode): prompt tokens are computed
+and cached in the lower layers only, the tokens that the model generates pass all of them.""",
+    "pop": """(POP, prefill-only pruning): prompt tokens are computed
+in the lower layers only, and have keys and values in all; the tokens that the model generates pass all of them.""",
+}
+
+
 def _text(directory: Path, base: str, config: Mapping[str, Any]) -> str:
     speed = SpeedConfig.from_model_config(config)
     rows = "\n".join(f"| {name} | {value} |" for name, value in _rows(directory, base, speed))
     base_card = f"The base model's own card, with its license and terms: [{BASE_CARD_NAME}]({BASE_CARD_NAME}).\n"
     return f"""# {base}, prompts in {speed.prefill_layers} of {speed.num_layers} layers
 
-A checkpoint for SGLang with the plugin `sglang-speed` (SPEED: shallow prefill, deep decode): prompt tokens are computed
-and cached in the lower layers only, the tokens that the model generates pass all of them.
+A checkpoint for SGLang with the plugin `sglang-speed` {_POLICIES[speed.policy]}
 
 | | |
 |---|---|
@@ -106,7 +113,8 @@ def _rows(directory: Path, base: str, speed: SpeedConfig) -> Iterator[tuple[str,
     if training is Training.TRAINED:
         yield from _training_rows(json.loads((directory / PROVENANCE_NAME).read_text(encoding="utf-8")))
     else:
-        yield "training", _UNTRAINED if training is Training.UNTRAINED else _AT_FULL_DEPTH
+        texts = {Training.UNTRAINED: _UNTRAINED, Training.FULL_DEPTH: _AT_FULL_DEPTH}
+        yield "training", texts.get(training, str(training))
 
 
 def _training_rows(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -24,8 +24,7 @@ from sglang_speed.checkpoints.servable import (
 )
 from sglang_speed.checkpoints.weights import INDEX_NAME, read_weights, require_layers
 from sglang_speed.config import (
-    DEFAULT_ANCHOR_TOKENS,
-    DEFAULT_TAIL_TOKENS,
+    DEFAULT_POLICY,
     SpeedConfig,
     decoder_config,
     read_model_config,
@@ -56,18 +55,21 @@ def convert(
     destination: Path,
     *,
     prefill_layers: int,
-    anchor_tokens: int = DEFAULT_ANCHOR_TOKENS,
-    tail_tokens: int = DEFAULT_TAIL_TOKENS,
+    policy: str = DEFAULT_POLICY,
+    anchor_tokens: int | None = None,
+    tail_tokens: int | None = None,
     copy: bool = False,
 ) -> Conversion:
     """Make a SPEED checkpoint at `destination` from the stock or SPEED checkpoint at `source`.
 
+    policy: a depth policy; anchor_tokens and tail_tokens are its own defaults where they are None.
     copy: copy the weights; otherwise they are hard-linked, or symlinked where no hard link can be made.
     `destination` must be absent or empty, and is complete when it appears. Raises ConfigError for a source that
     cannot be served, a wrong setting, or a destination that cannot be written.
     """
     config = read_source_config(source)
-    speed = SpeedConfig(decoder_config(config)["num_hidden_layers"], prefill_layers, anchor_tokens, tail_tokens)
+    num_layers = decoder_config(config)["num_hidden_layers"]
+    speed = SpeedConfig.of_policy(num_layers, prefill_layers, policy, anchor_tokens, tail_tokens)
     _require_trained_bands(source, speed)
     require_layers(read_weights(source), config, source)
     destination = absolute(destination)
@@ -81,7 +83,7 @@ def convert(
 def _require_trained_bands(source: Path, speed: SpeedConfig) -> None:
     """ConfigError if a trained checkpoint would get other bands. Its tail may change: those tokens are deep."""
     trained = SpeedConfig.from_checkpoint(source) if (source / PROVENANCE_NAME).is_file() else None
-    for key in ("prefill_layers", "anchor_tokens"):
+    for key in ("policy", "prefill_layers", "anchor_tokens"):
         if trained is not None and getattr(speed, key) != getattr(trained, key):
             raise ConfigError(
                 f"{key}={getattr(speed, key)} is not the {getattr(trained, key)} that {source} was trained for "

@@ -16,6 +16,7 @@ from sglang_speed.checkpoints.weights import Weights, read_weights, require_laye
 from sglang_speed.config import SpeedConfig, decoder_config, is_speed_model, read_model_config
 from sglang_speed.errors import ConfigError
 from sglang_speed.method import DepthBand, ModelShape, depth_bands
+from sglang_speed.method.bands import SHALLOW
 from sglang_speed.method.cost import (
     Experts,
     Latent,
@@ -210,15 +211,20 @@ def description_table(description: Description) -> Table:
 
 def _method_rows(description: Description) -> Iterator[tuple[str, str]]:
     config = description.config
-    tokens = {"shallow": "every token", "deep": "anchors, tail and generated tokens"}
+    yield "policy", config.policy
+    deep = "anchors, tail and generated tokens"
+    if config.fills_deep_layers:
+        deep += "; of all others keys and values only, filled in from the cutoff"
     for band in description.bands:
         layers = f"layers {band.first_layer} to {band.end_layer - 1} ({band.num_layers} of {config.num_layers})"
-        yield f"{band.name} band", f"{layers}: {tokens[band.name]}"
+        yield f"{band.name} band", f"{layers}: {'every token' if band.name == SHALLOW else deep}"
     if config.is_stock:
         yield "", "no deep band: this is the stock model"
     elif description.training is Training.UNTRAINED:
         yield "training", f"none: {UNTRAINED_COST}"
         yield "", UNTRAINED_NEXT
+    elif description.training is Training.NOT_NEEDED:
+        yield "training", str(description.training)
     else:
         yield "training", f"{description.training} ({PROVENANCE_NAME})"
     if description.note:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from sglang_speed.features.base import Feature, Refusal, is_not, on
+from sglang_speed.served import speed_of
 
 KV_CACHE_DTYPES = ("auto", "bf16", "bfloat16", "fp8_e4m3", "fp8_e5m2")
 FP8_DTYPES = ("fp8_e4m3", "fp8_e5m2")
@@ -19,6 +20,18 @@ def _does_not_fit_backend(args: Any) -> bool:
     if args.kv_cache_dtype not in FP8_DTYPES or FP8_QUERY_BACKEND not in args.get_attention_backends():
         return False
     return args.kv_cache_dtype != "fp8_e4m3" or args.get_model_config().dtype != torch.bfloat16
+
+
+def _fills_in_fp8(args: Any) -> bool:
+    speed = speed_of(args.get_model_config().hf_config)
+    return args.kv_cache_dtype in FP8_DTYPES and speed is not None and speed.fills_deep_layers
+
+
+def _message_of_filled(args: Any) -> str:
+    return (
+        f"--kv-cache-dtype {args.kv_cache_dtype} is not supported with policy pop (keys and values that are filled in "
+        "are not proven in fp8); leave it out, or convert the model with --policy speed"
+    )
 
 
 def _message(args: Any) -> str:
@@ -53,6 +66,13 @@ FEATURE = Feature(
             _does_not_fit_backend,
             "its kernels take fp8_e4m3 in bfloat16 models only",
             message=_message,
+            at_full_depth=False,
+        ),
+        Refusal(
+            f"--kv-cache-dtype {', '.join(FP8_DTYPES)} with policy pop",
+            _fills_in_fp8,
+            "keys and values that are filled in are not proven in fp8",
+            message=_message_of_filled,
             at_full_depth=False,
         ),
     ),

@@ -127,6 +127,12 @@ class Host(ABC):
     def hand_on(self, stream: Stream, batch: Any) -> Any:
         """What a layer would return whose output is `stream`, in a batch that runs in the layers above it."""
 
+    def as_first(self, stream: Stream, hidden: Tensor, batch: Any) -> Stream:
+        """What a first layer gets, which knows no residual, and what else `stream` has. batch: a copy, to change."""
+        if stream.residual is None or stream.beside is None:
+            return Stream(hidden, None, stream.beside)
+        return Stream(hidden, None, (None, *stream.beside[1:]))
+
     @abstractmethod
     def finish_layer(self, layer: Any) -> None:
         """Let a layer leave no sum over ranks to the layer above it, which runs on other rows."""

@@ -126,6 +126,12 @@ class Host0523(Host):
         hidden, batch.residual_stream = ResidualStream.from_handoff(stream.hidden, stream.residual, PLAIN_ADD)
         return stream._replace(hidden=hidden).as_returned(residual_is_beside=False)
 
+    def as_first(self, stream: Stream, hidden: Tensor, batch: Any) -> Stream:
+        if getattr(batch, "residual_stream", None) is None or stream.residual is None:
+            return super().as_first(stream, hidden, batch)
+        batch.residual_stream = None
+        return Stream(hidden, None, stream.beside)
+
     def finish_layer(self, layer: Any) -> None:
         """The last norm completes what a layer owes."""
 

@@ -1,7 +1,8 @@
 """How KV memory is split between the bands.
 
 The shallow band's pool holds every token, the pools of deep bands only deep tokens, so a small share of the
-bytes serves them. The share is a promise: 94% of the ideal `L / Lc` gain stays with prompt tokens.
+bytes serves them. The share is a promise: 94% of the ideal `L / Lc` gain stays with prompt tokens. Where KV is filled
+in, the deep band's pool holds every token once more, and the share is that of what is computed there.
 
 What grows with a deep band is paid from that share: its pool, its request table, and what its attention
 backend keeps for decode graphs, which has the shape of the table. For `B` deep bands of `D` tokens each they add up to
@@ -34,7 +35,8 @@ class DeepTables:
     """What stands beside a deep band's pool on one device, a column per deep token of one request.
 
     num_rows: rows of the request table. num_graph_rows: requests in the largest decode graph, 0 where there is none.
-    max_width: the longest that a request can be; fewer columns are made where the deep pool holds fewer tokens.
+    max_width: the longest that a request can be; fewer columns are made where it can see fewer tokens, see
+        `table_width`.
     """
 
     num_rows: int = 0
@@ -48,15 +50,21 @@ class DeepTables:
 
 @dataclass(frozen=True)
 class KVSplit:
-    """Token capacities of the shallow band and of each deep band. Bytes: `prompt_tokens * Lc * c`, `deep_bytes`."""
+    """Token capacities of the shallow band and of each deep band. Bytes: `prompt_tokens * c` for each
+    layer that stores them, and `deep_bytes`."""
 
     prompt_tokens: int
     deep_tokens: int
 
 
+def table_width(config: SpeedConfig, deep_tokens: int, context_len: int) -> int:
+    """Columns of a deep band's table: the most that one request sees there."""
+    return context_len if config.fills_deep_layers else min(context_len, deep_tokens)
+
+
 def deep_bytes(config: SpeedConfig, deep_tokens: int, bytes_per_layer: int, tables: DeepTables) -> int:
     """Bytes of all deep bands with `deep_tokens` each: their pools and the tables beside them."""
-    columns = len(config.cutoffs) * min(deep_tokens, tables.max_width)
+    columns = len(config.cutoffs) * table_width(config, deep_tokens, tables.max_width)
     return deep_tokens * config.num_deep_layers * bytes_per_layer + columns * tables.column_bytes
 
 
@@ -66,16 +74,18 @@ def deep_tokens_beside(
     """Tokens of each deep band beside a shallow pool of `prompt_tokens`.
 
     The shallow pool's bytes `S*Lc*c` are 94 parts of 100; the deep bands have the other 6, for as many tokens as
-    `deep_bytes` allows: pools narrower than the tables can be, or ones that leave them at their full width.
+    `deep_bytes` allows: pools narrower than the tables can be, or ones that leave them at their full width. Below 0
+    where the share does not even pay for the tables.
     """
     if config.is_stock:
         return 0
     if override is not None:
         return override
-    share = prompt_tokens * config.prefill_layers * bytes_per_layer * DEEP_PERCENT // (100 - DEEP_PERCENT)
+    share = prompt_tokens * config.stored_layers * bytes_per_layer * DEEP_PERCENT // (100 - DEEP_PERCENT)
     cell = config.num_deep_layers * bytes_per_layer
     column = len(config.cutoffs) * tables.column_bytes
-    return max(share // (cell + column), (share - tables.max_width * column) // cell)
+    beside_full_tables = (share - tables.max_width * column) // cell
+    return beside_full_tables if config.fills_deep_layers else max(share // (cell + column), beside_full_tables)
 
 
 def split_kv_bytes(
@@ -92,14 +102,14 @@ def split_kv_bytes(
     bytes_per_layer: KV bytes of one token in one layer on this device, `c`.
     page_size: the shallow pool is a whole number of pages.
     """
-    shallow_cell = config.prefill_layers * bytes_per_layer
+    cell = config.stored_layers * bytes_per_layer
     if config.is_stock:
         kept = 0
     elif override is not None:
         kept = deep_bytes(config, override, bytes_per_layer, tables)
     else:
         kept = -(-budget_bytes * DEEP_PERCENT // 100)
-    prompt_tokens = (budget_bytes - kept) // shallow_cell // page_size * page_size
+    prompt_tokens = (budget_bytes - kept) // cell // page_size * page_size
     if prompt_tokens <= 0:
         raise ConfigError(
             f"{DEEP_TOKENS_VARIABLE}={override} deep tokens take {kept} of the {budget_bytes} bytes for KV, "

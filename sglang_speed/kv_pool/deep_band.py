@@ -66,29 +66,44 @@ class Admission:
 
 @dataclass
 class RowState:
-    """A live row. Its slots are `table[row, first_owned:length]`; those before belong to `anchors`."""
+    """A live row. `table[row, :length]` has the slots of what it sees: anchors, which belong to `anchors` before
+    `first_owned`; then what is filled in, in slots of the main pool; then its own."""
 
     deep: DeepTokens
     length: int
     first_owned: int = 0
     anchors: AnchorEntry | None = None
     anchors_cached: bool = False
+    num_filled: int = 0
+
+    @property
+    def filled(self) -> slice:
+        """Places of tokens whose KV is filled in; empty where they are invisible."""
+        first = self.deep.num_anchors
+        return slice(first, self.deep.deep_start if self.deep.is_filled else first)
+
+    @property
+    def owned(self) -> tuple[slice, slice]:
+        """Places of the row's own slots, before and after the filled ones."""
+        return slice(self.first_owned, self.filled.start), slice(self.filled.stop, self.length)
 
     @property
     def num_owned(self) -> int:
-        return self.length - self.first_owned
+        return sum(places.stop - places.start for places in self.owned)
 
-    def num_before(self, position: int) -> int:
-        return self.deep.num_before(position, self.anchors_cached)
+    def num_visible_before(self, position: int) -> int:
+        return self.deep.num_visible_before(position, self.anchors_cached)
 
 
 class DeepBand:
     """Slots, request table and anchors of one deep band.
 
     policy: which tokens of a request are deep here.
-    table: [num_rows, width], int32, on the device: slot of the j-th deep token of a row.
-    gap: [num_rows], int64, on the device; `gap_cpu` is its copy. In decode the deep length is `n - gap`.
+    table: [num_rows, width], int32, on the device: slot of the j-th token that a row sees.
+    gap: [num_rows], int64, on the device; `gap_cpu` is its copy. In decode a row sees `n - gap` tokens.
     name: of the band, as in `method.bands`. counters: what happened in it.
+    first_filled: slot of the band's pool that belongs to slot 0 of the main pool, whose slots follow it in their order;
+        None where nothing is filled in.
     """
 
     def __init__(
@@ -102,6 +117,7 @@ class DeepBand:
     ) -> None:
         self.name = name
         self.policy = policy
+        self.first_filled = allocator.size + 1 if policy.is_filled else None
         self.counters = DeepBandCounters()
         self.allocator = allocator
         self.width = width
@@ -131,7 +147,7 @@ class DeepBand:
 
     @property
     def max_request_len(self) -> int:
-        """Deep tokens that one request can have at most."""
+        """Slots of its own that one request can have at most."""
         return min(self.width, self.capacity)
 
     def admit(self, admissions: Sequence[Admission]) -> None:
@@ -158,11 +174,14 @@ class DeepBand:
 
     def _fill_row(self, admission: Admission) -> None:
         row, state = admission.row, self.rows[admission.row]
-        state.length = state.num_before(admission.num_tokens)
+        state.length = state.num_visible_before(admission.num_tokens)
         assert state.length <= self.width, f"row {row} wants {state.length} deep tokens, the table holds {self.width}"
         if state.anchors is not None:
             self.table[row, : state.first_owned] = state.anchors.slots.to(torch.int32)
-        self.table[row, state.first_owned : state.length] = self._take(state.num_owned).to(torch.int32)
+        slots = self._take(state.num_owned).to(torch.int32)
+        before, after = state.owned
+        num_before = before.stop - before.start
+        self.table[row, before], self.table[row, after] = slots[:num_before], slots[num_before:]
         self.gap_cpu[row] = state.deep.gap
         self.gap[row] = state.deep.gap
 
@@ -174,6 +193,19 @@ class DeepBand:
             return
         state.anchors = self.anchors.publish(key, self.table[admission.row, :num_anchors].long())
         state.first_owned = num_anchors
+
+    def fill(self, row: int, places: slice, main_slots: Tensor) -> None:
+        """Let a row see what is filled in at `places`, as far as they are not its own.
+
+        main_slots: [places.stop - places.start], of the main pool, in which the tokens at these places lie.
+        """
+        state = self.rows.get(row)
+        if self.first_filled is None or state is None:
+            return
+        first, end = max(places.start, state.filled.start), min(places.stop, state.filled.stop)
+        if first < end:
+            self.table[row, first:end] = main_slots[first - places.start : end - places.start] + self.first_filled
+            state.num_filled = max(state.num_filled, end - state.filled.start)
 
     def extend_by_one(self, rows: Sequence[int], rows_device: Tensor, seq_lens: Tensor) -> None:
         """Take a slot for the next token of each row.
@@ -193,7 +225,7 @@ class DeepBand:
             return
         if state.anchors is not None:
             self.anchors.release(state.anchors)
-        self.allocator.free(self.table[row, state.first_owned : state.length].long())
+        self.allocator.free(self._owned_by(row, state))
 
     def reclaim(self, num_slots: int) -> bool:
         """Make `num_slots` slots free, by dropping unused anchors if need be. Returns whether they are."""
@@ -221,6 +253,9 @@ class DeepBand:
             )
         return slots
 
+    def _owned_by(self, row: int, state: RowState) -> Tensor:
+        return torch.cat([self.table[row, places] for places in state.owned]).long()
+
     def _num_owned_by_rows(self) -> int:
         return sum(state.num_owned for state in self.rows.values())
 
@@ -239,7 +274,7 @@ class DeepBand:
         free, owned, shared = self.allocator.available_size(), self._num_owned_by_rows(), self.anchors.num_slots
         if free + owned + shared != self.capacity:
             yield f"{free=} + {owned=} by rows + {shared=} by anchors != capacity {self.capacity}"
-        held = [self.table[row, state.first_owned : state.length].long() for row, state in self.rows.items()]
+        held = [self._owned_by(row, state) for row, state in self.rows.items()]
         held += [entry.slots for entry in self.anchors.entries.values()]
         slots = torch.cat([*held, self.allocator.free_pages, self.allocator.release_pages]).cpu()
         outside = slots[(slots < 1) | (slots > self.capacity)]
@@ -258,6 +293,15 @@ class DeepBand:
             gap, gap_cpu = int(self.gap[row]), int(self.gap_cpu[row])
             if not gap == gap_cpu == state.deep.gap:
                 yield f"row {row}: gap {state.deep.gap}, but {gap=} and {gap_cpu=} in the tables"
+
+    def filled_violations(self, main_table: Tensor) -> Iterator[str]:
+        """What is filled in for a row lies where its tokens lie in the main pool."""
+        for row, state in self.rows.items():
+            places = slice(state.filled.start, state.filled.start + state.num_filled)
+            if self.first_filled is not None and not torch.equal(
+                self.table[row, places], main_table[row, places] + self.first_filled
+            ):
+                yield f"row {row}: what is filled in at {places} does not lie where the main table says"
 
     def _user_violations(self) -> Iterator[str]:
         users = Counter(id(state.anchors) for state in self.rows.values() if state.anchors is not None)

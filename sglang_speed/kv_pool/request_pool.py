@@ -92,6 +92,21 @@ class BandedReqToTokenPool(ReqToTokenPool):
             band.release(row)
         super().free(req)
 
+    def write(self, indices: Any, values: Any) -> None:
+        """The radix tree replaces slots of a running request by its own: filled tokens lie where the tree says."""
+        super().write(indices, values)
+        row, columns = indices
+        if isinstance(columns, slice):
+            for band in self.deep_bands:
+                band.fill(int(row), columns, values)
+
+    def fill(self, rows: Sequence[int], seq_lens: Sequence[int]) -> None:
+        """Let rows see what is filled in for them before an extend that ends at `seq_lens`: SGLang may write its table
+        on the device, which `write` does not see."""
+        for band in self.deep_bands:
+            for row, seq_len in zip(rows, seq_lens, strict=True):
+                band.fill(row, slice(0, seq_len), self.req_to_token[row, :seq_len])
+
     def clear(self) -> None:
         super().clear()
         for band in self.deep_bands:
@@ -142,6 +157,7 @@ class BandedReqToTokenPool(ReqToTokenPool):
                 neither, both = {*range(1, self.size + 1)} - {*free, *owned}, {*free} & {*owned}
                 yield f"neither: {sorted(neither)}, both: {sorted(both)}"
             yield from band.violations()
+            yield from band.filled_violations(self.req_to_token)
 
     def check_idle(self) -> None:
         """Raise IntegrityError unless all sums hold and no row is in use.

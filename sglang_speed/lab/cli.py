@@ -9,12 +9,12 @@ from typing import Annotated
 import typer
 
 from sglang_speed import SUPPORTED_SGLANG, __version__
-from sglang_speed.config import DEFAULT_ANCHOR_TOKENS, DEFAULT_TAIL_TOKENS
+from sglang_speed.config import DEFAULT_POLICY, POLICY_TRAITS
 from sglang_speed.errors import ConfigError
 from sglang_speed.lab.bench.options import BenchOptions
 from sglang_speed.lab.common.extras import require_extra
 from sglang_speed.lab.common.local_server import ServerFailed
-from sglang_speed.lab.common.options import AnchorTokens, PrefillLayers, command_of
+from sglang_speed.lab.common.options import PrefillLayers, command_of
 from sglang_speed.lab.cutoff.options import CutoffOptions
 from sglang_speed.lab.evaluation.options import EvaluationOptions
 from sglang_speed.lab.training.options import TrainOptions
@@ -57,13 +57,23 @@ def options(
     """Options of the command itself."""
 
 
+def _defaults(name: str) -> str:
+    """The default of each policy, for a help text."""
+    return " [default: " + ", ".join(f"{getattr(row, name)} ({policy})" for policy, row in POLICY_TRAITS.items()) + "]"
+
+
 @app.command()
 def convert(
     source: Annotated[str, typer.Argument(help="Directory, hub id in the local cache, or `speed-llama`.")],
     destination: Annotated[Path, typer.Argument(help="Directory to make; must be absent or empty.")],
     prefill_layers: PrefillLayers,
-    anchor_tokens: AnchorTokens = DEFAULT_ANCHOR_TOKENS,
-    tail_tokens: Annotated[int, typer.Option(help="Last prompt tokens that pass all layers.")] = DEFAULT_TAIL_TOKENS,
+    policy: Annotated[str, typer.Option(help=f"Depth policy: {' or '.join(POLICY_TRAITS)}.")] = DEFAULT_POLICY,
+    anchor_tokens: Annotated[
+        int | None, typer.Option(help=f"First prompt tokens that pass all layers.{_defaults('anchor_tokens')}")
+    ] = None,
+    tail_tokens: Annotated[
+        int | None, typer.Option(help=f"Last prompt tokens that pass all layers.{_defaults('tail_tokens')}")
+    ] = None,
     copy: Annotated[bool, typer.Option("--copy", help="Copy the weights instead of linking them.")] = False,
 ) -> None:
     """Make a checkpoint that SGLang can serve with depth bands."""
@@ -75,11 +85,12 @@ def convert(
         local_checkpoint(source),
         destination,
         prefill_layers=prefill_layers,
+        policy=policy,
         anchor_tokens=anchor_tokens,
         tail_tokens=tail_tokens,
         copy=copy,
     )
-    depth = f"{made.speed.prefill_layers} of {made.speed.num_layers} prefill layers"
+    depth = f"{made.speed.prefill_layers} of {made.speed.num_layers} prefill layers, policy {made.speed.policy}"
     print(f"{made.path}: {depth}, weights by {made.placement}")
     if made.training is Training.UNTRAINED:
         print(UNTRAINED_COST, UNTRAINED_NEXT, sep="\n")

@@ -122,6 +122,13 @@ class ModelShape:
         router = self.hidden_size * self.experts.count
         return router + round(per_channel * (num_experts * self.experts.intermediate_size + self.experts.shared_size))
 
+    @property
+    def filled_weights(self) -> int:
+        """Elements that a token is multiplied with to fill in its keys and values in one layer, or its latent."""
+        if self.latent is not None:
+            return self.hidden_size * (self.latent.kv_rank + self.latent.rope_dim)
+        return 2 * self.hidden_size * self.num_kv_heads * self.head_dim
+
     def pair_flops(self, num_pairs: float, num_pairs_in_window: float) -> int:
         """Operations of attention in one layer: two products of a head for every pair of a row and what it sees."""
         per_pair = 4 * self.num_heads * self.head_dim
@@ -141,26 +148,27 @@ class ModelShape:
 
 
 def kv_bytes_per_prompt_token(shape: ModelShape, config: SpeedConfig) -> int:
-    """`Lc * c`: a prompt token is cached in the shallow band only."""
-    return config.prefill_layers * shape.kv_bytes_per_layer
+    """What the radix tree keeps of a prompt token: `Lc * c`, or `L * c` where its deep KV is filled in."""
+    return config.stored_layers * shape.kv_bytes_per_layer
 
 
 def kv_bytes_per_generated_token(shape: ModelShape, config: SpeedConfig) -> int:
-    """`L * c`: a generated token is cached in every layer, as at full depth."""
-    return config.num_layers * shape.kv_bytes_per_layer
+    """`L * c`: a generated token is cached in every layer, as at full depth. Where deep KV is filled in, its deep
+    layers have that beside its own, since what the tree keeps must not depend on who generated it."""
+    return (config.stored_layers + config.num_deep_layers) * shape.kv_bytes_per_layer
 
 
 def request_kv_bytes(shape: ModelShape, config: SpeedConfig, num_tokens: int, num_deep_tokens: int) -> int:
-    """KV bytes of a request of `num_tokens` tokens, `num_deep_tokens` of them in the deep band too."""
-    shallow = num_tokens * config.prefill_layers
-    return (shallow + num_deep_tokens * config.num_deep_layers) * shape.kv_bytes_per_layer
+    """KV bytes of a request of `num_tokens` tokens, `num_deep_tokens` of them computed in the deep band."""
+    stored = num_tokens * config.stored_layers
+    return (stored + num_deep_tokens * config.num_deep_layers) * shape.kv_bytes_per_layer
 
 
 def prefill_flops(
     shape: ModelShape, config: SpeedConfig, num_tokens: int, num_deep_tokens: int, prefix_len: int = 0
 ) -> int:
     """Operations of a prefill behind `prefix_len` cached tokens. Embedding and output head are left out: they do not
-    depend on the cutoff."""
+    depend on the cutoff. Where KV is filled in, deep rows see all tokens, and are the last ones."""
 
     def layer(length: int, prefix: int) -> int:
         # the sum over the tokens of layer_flops(prefix + 1 .. prefix + length)
@@ -168,8 +176,12 @@ def prefill_flops(
         in_window = pairs if shape.window is None else _sum_of_min(prefix, length, shape.window.size)
         return 2 * shape.weights_per_layer * length + shape.pair_flops(pairs, in_window)
 
-    deep = config.num_deep_layers * layer(num_deep_tokens, 0)
-    return config.prefill_layers * layer(num_tokens, prefix_len) + deep
+    shallow = config.prefill_layers * layer(num_tokens, prefix_len)
+    if not config.fills_deep_layers:
+        return shallow + config.num_deep_layers * layer(num_deep_tokens, 0)
+    filled = 2 * shape.filled_weights * num_tokens
+    seen = prefix_len + num_tokens - num_deep_tokens
+    return shallow + config.num_deep_layers * (filled + layer(num_deep_tokens, seen))
 
 
 def _sum_of_min(prefix: int, length: int, most: int) -> int:
@@ -179,10 +191,11 @@ def _sum_of_min(prefix: int, length: int, most: int) -> int:
 
 
 def decode_flops(shape: ModelShape, config: SpeedConfig, context_len: int, batch_size: int) -> int:
-    """Operations of one decode step. The few tokens that are visible in the deep layers are neglected."""
+    """Operations of one decode step. Where few tokens are visible in the deep layers, these are neglected."""
     shallow = config.prefill_layers * shape.layer_flops(context_len)
-    deep = config.num_deep_layers * shape.layer_flops(0)
-    return batch_size * (shallow + deep + head_flops(shape))
+    deep = config.num_deep_layers * shape.layer_flops(context_len if config.fills_deep_layers else 0)
+    filled = config.num_deep_layers * 2 * shape.filled_weights if config.fills_deep_layers else 0
+    return batch_size * (shallow + deep + filled + head_flops(shape))
 
 
 def head_flops(shape: ModelShape) -> int:

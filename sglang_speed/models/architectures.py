@@ -111,6 +111,7 @@ class Architecture:
     needs_matrices: whether only the eager attention of transformers computes what its layers do.
     is_gated: whether the MLP has three matrices instead of two.
     branches: the parts of a layer in transformers whose outputs are added to the residual stream.
+    residual_is_added: whether a layer of SGLang's gives hidden states that have the residual in them already.
     """
 
     model_type: str
@@ -122,6 +123,7 @@ class Architecture:
     branches: tuple[str, str] = ("self_attn", "mlp")
     needs_matrices: bool = False
     is_gated: bool = True
+    residual_is_added: bool = False
 
     @property
     def speed_model_type(self) -> str:
@@ -236,7 +238,11 @@ ARCHITECTURES = {
         Architecture("granite", "GraniteForCausalLM", "Granite 3", (*_GATED, _no_mlp_bias, _no_attention_bias)),
         Architecture("exaone4", "Exaone4ForCausalLM", "EXAONE 4.0", _EXAONE, "windows", branches=_AFTER_NORMS),
         Architecture(
-            "cohere", "CohereForCausalLM", "Command R (03-2024, 08-2024)", (*_GATED, _tied, _no_attention_bias)
+            "cohere",
+            "CohereForCausalLM",
+            "Command R (03-2024, 08-2024)",
+            (*_GATED, _tied, _no_attention_bias),
+            residual_is_added=True,
         ),
         Architecture(
             "starcoder2",

@@ -7,6 +7,7 @@ the deep rows of that, over the deep band's batch, and stays where it is.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from sglang_speed.attention.banded import BandedAttnBackend
 from sglang_speed.attention.deep_batch import DeepBatch
+from sglang_speed.attention.filling import Filled, FillingBackend
 from sglang_speed.host.adapter import HOST
 from sglang_speed.method.bands import DepthBand
 
@@ -26,6 +28,7 @@ class HfBands:
     def __init__(self, decoder: Any, deep_bands: Sequence[DepthBand]) -> None:
         self._all_rows: Tensor | None = None
         self._top: DeepBatch | None = None
+        self._layers = [layer.forward for layer in decoder.layers[deep_bands[0].first_layer :]]
         for number, band in enumerate(deep_bands):
             for index in range(band.first_layer, band.end_layer):
                 layer = decoder.layers[index]
@@ -38,18 +41,29 @@ class HfBands:
         """hidden: [1, num_rows, hidden_size], of the band below where the layer is the first of its band."""
         banded = get_attn_backend()
         assert isinstance(banded, BandedAttnBackend), f"{type(banded).__name__} has no deep band"
-        backend, batch = banded.deep_parts_of(kwargs["forward_batch"])[number]
+        part = backend, batch = banded.deep_parts_of(kwargs["forward_batch"])[number]
         if is_first:
             self._all_rows = hidden if number == 0 else self._all_rows
             self._top = batch
+            if banded.filling is not None:
+                self._fill(banded.filling, hidden, *args, **kwargs)
+            if batch.anchors is not None:
+                anchors = hidden[:, batch.anchors.rows_below]
+                for each in self._layers:
+                    anchors = _on_rows(each, backend, batch.anchors, anchors, *args, **kwargs)
+                banded.plan_after_anchors(part)
         if batch.forward_batch is None:
             return hidden
-        if batch.rows is not None and batch.rows_below is not None:
-            hidden = hidden[:, batch.rows_below] if is_first else hidden
-            kwargs = {name: _of_rows(name, value, batch.rows) for name, value in kwargs.items()}
-        kwargs["forward_batch"] = batch.forward_batch
-        with HOST.attention_context(backend, batch.forward_batch):
-            return layer(hidden, *args, **kwargs)
+        if is_first and batch.rows_below is not None:
+            hidden = hidden[:, batch.rows_below]
+        return _on_rows(layer, backend, batch, hidden, *args, **kwargs)
+
+    def _fill(self, backend: FillingBackend, hidden: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Let the deep layers keep the keys and values of all rows, as hidden states enter the first of them."""
+        kwargs["forward_batch"] = backend.batch_of(kwargs["forward_batch"])
+        for layer in self._layers:
+            with HOST.attention_context(backend, kwargs["forward_batch"]), suppress(Filled):
+                layer(hidden, *args, **kwargs)
 
     def _end(self, norm: Callable[[Tensor], Tensor], hidden: Tensor) -> Tensor:
         all_rows, top = self._all_rows, self._top
@@ -61,6 +75,18 @@ class HfBands:
         if top.rows is None:
             return norm(hidden)
         return torch.zeros_like(all_rows).index_copy_(1, top.rows, norm(hidden))
+
+
+def _on_rows(
+    layer: Callable[..., Any], backend: Any, batch: DeepBatch, hidden: Tensor, *args: Any, **kwargs: Any
+) -> Any:
+    """Run a layer on the rows of a deep batch, which `hidden` has; the other arguments are of all rows."""
+    if batch.rows is not None:
+        kwargs = {name: _of_rows(name, value, batch.rows) for name, value in kwargs.items()}
+    assert batch.forward_batch is not None, "a band without rows is not run"
+    kwargs["forward_batch"] = batch.forward_batch
+    with HOST.attention_context(backend, batch.forward_batch):
+        return layer(hidden, *args, **kwargs)
 
 
 def _of_rows(name: str, value: Any, rows: Tensor) -> Any:

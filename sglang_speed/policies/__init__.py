@@ -2,6 +2,7 @@
 
 base     what the pools, the attention and the reference ask of any policy
 speed    SPEED
+pop      POP
 
 A new policy is a file here and a row in POLICIES. Plain Python. Must not import torch or sglang.
 """
@@ -11,14 +12,15 @@ from collections.abc import Mapping
 from sglang_speed.config import SpeedConfig
 from sglang_speed.method.bands import DepthBand
 from sglang_speed.policies.base import DepthPolicy
+from sglang_speed.policies.pop import PopPolicy
 from sglang_speed.policies.speed import SpeedPolicy
 
-POLICIES: Mapping[str, type[DepthPolicy]] = {"speed": SpeedPolicy}
+POLICIES: Mapping[str, type[DepthPolicy]] = {"speed": SpeedPolicy, "pop": PopPolicy}
 
 
 def policy_of(config: SpeedConfig, band: DepthBand) -> DepthPolicy:
-    """The policy of a checkpoint in one deep band. There is one kind today, and a checkpoint does not name it."""
-    return POLICIES["speed"].for_band(config, band)
+    """The policy of a checkpoint in one deep band."""
+    return POLICIES[config.policy].for_band(config, band)
 
 
-__all__ = ["POLICIES", "DepthPolicy", "SpeedPolicy", "policy_of"]
+__all__ = ["POLICIES", "DepthPolicy", "PopPolicy", "SpeedPolicy", "policy_of"]

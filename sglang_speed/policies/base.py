@@ -27,7 +27,10 @@ class DepthPolicy(ABC):
     """How one method fills one deep band of a request. A model with several deep bands has a policy for each.
 
     The deep tokens of a band are among those of the band below it.
+    is_filled: whether the others are visible there too, with KV that comes from the hidden state at the cutoff.
     """
+
+    is_filled = False
 
     @classmethod
     @abstractmethod

@@ -26,6 +26,7 @@ from sglang_speed.method import DeepTokens, depth_bands
 from sglang_speed.models.architectures import ARCHITECTURES, Architecture
 from sglang_speed.models.hf_config import architecture_of_class, config_class
 from sglang_speed.policies import DepthPolicy, policy_of
+from sglang_speed.reference.filled import FilledRows, mask_of_rows
 
 IGNORED_LABEL = -100
 
@@ -50,10 +51,15 @@ class _NoRows(Exception):
 
 @dataclass
 class _DeepRows:
-    """The rows of one forward that are deep. rows: for each deep band, those of `input_ids`, ascending."""
+    """The rows of one forward that are deep.
+
+    rows: for each deep band, those of `input_ids`, ascending. at_cutoff: hidden states of all rows where the deep band
+    begins, while a policy fills KV in.
+    """
 
     rows: Sequence[Tensor]
     cache: Cache | None
+    at_cutoff: Tensor | None = None
 
     def in_band_below(self, band: int) -> Tensor:
         """The same among the rows that the band below has."""
@@ -99,8 +105,9 @@ class ReferenceModel(PreTrainedModel):
         layers = self.get_decoder().layers
         for number, band in enumerate(self.bands[1:]):
             for layer in range(band.first_layer, band.end_layer):
-                select = partial(self._select, number, layer == band.first_layer, layer)
-                layers[layer].register_forward_pre_hook(select, with_kwargs=True)
+                choose = self._fill if self.policy.is_filled else partial(self._select, number)
+                choose = partial(choose, layer == band.first_layer, layer)
+                layers[layer].register_forward_pre_hook(choose, with_kwargs=True)
 
     @classmethod
     def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
@@ -141,6 +148,7 @@ class ReferenceModel(PreTrainedModel):
             not follow a deep token are not learned.
         """
         assert deep_tokens or past_key_values is None, "input_ids alone do not say where a cached prompt ends"
+        assert past_key_values is None or not self.policy.is_filled, "what is filled in is computed without a cache"
         start = 0 if past_key_values is None else past_key_values.get_seq_length()
         end = start + input_ids.shape[1]
         if deep_tokens is None or isinstance(deep_tokens, DeepTokens):
@@ -171,6 +179,22 @@ class ReferenceModel(PreTrainedModel):
         if not len(rows):
             raise _NoRows
         return (hidden, *rest), {name: of_rows(name, value, rows, num_seen) for name, value in kwargs.items()}
+
+    def _fill(self, is_first: bool, index: int, layer: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+        """The same where the other rows are filled in: the deep rows see them."""
+        if self._rows is None:
+            return None
+        hidden, *rest = args
+        assert not rest, "layers of transformers take all but the hidden states by name"
+        (rows,) = self._rows.rows
+        if is_first:
+            self._rows.at_cutoff, hidden = hidden, hidden[:, rows]
+        assert self._rows.at_cutoff is not None, "the deep band begins with its first layer"
+        filled = FilledRows(layer, self._rows.at_cutoff, kwargs, rows)
+        num_rows = self._rows.at_cutoff.shape[1]
+        own = {name: of_rows(name, value, rows, num_rows) for name, value in kwargs.items() if name != "attention_mask"}
+        mask = mask_of_rows(kwargs["attention_mask"], rows, num_rows)
+        return (hidden,), {**own, "attention_mask": mask, "past_key_values": filled}
 
     def full_depth_logits(self, input_ids: Tensor, num_rows: int) -> Tensor:
         """Logits of the last rows, [batch, num_rows, vocab], when every token passes every layer."""

@@ -24,7 +24,13 @@ from sglang_speed.config import SpeedConfig
 from sglang_speed.errors import ConfigError
 from sglang_speed.host.adapter import HOST
 from sglang_speed.host.check import require_ran
-from sglang_speed.kv_pool.capacity import DeepTables, cap_deep_tokens, deep_tokens_beside, split_kv_bytes
+from sglang_speed.kv_pool.capacity import (
+    DeepTables,
+    cap_deep_tokens,
+    deep_tokens_beside,
+    split_kv_bytes,
+    table_width,
+)
 from sglang_speed.kv_pool.deep_band import DeepBand
 from sglang_speed.kv_pool.request_pool import BandedReqToTokenPool
 from sglang_speed.method.bands import DepthBand, depth_bands
@@ -106,25 +112,27 @@ def _banded_request_pool(
             "sglang_speed: KV pools sized after CUDA graph capture are not supported; start with --disable-cuda-graph"
         )
     num_tokens = BandedPoolConfigurator(kvc, config).deep_tokens(sizes)
-    deep_sizes = msgspec.structs.replace(sizes, max_total_num_tokens=num_tokens)
     pool = BandedReqToTokenPool.adopt(stock_pool)
-    pool.attach([_deep_band(kvc, config, band, deep_sizes, stock_pool) for band in depth_bands(config)[1:]])
+    pool.attach([_deep_band(kvc, config, band, num_tokens, sizes, stock_pool) for band in depth_bands(config)[1:]])
     return pool
 
 
 def _deep_band(
-    kvc: KVCacheConfigurator, config: SpeedConfig, band: DepthBand, sizes: Any, stock_pool: ReqToTokenPool
+    kvc: KVCacheConfigurator, config: SpeedConfig, band: DepthBand, num_tokens: int, sizes: Any, stock_pool: Any
 ) -> DeepBand:
+    """num_tokens: slots of the band's own. sizes: of the main pool, whose slots follow them where KV is filled in."""
     num_rows, context_len = stock_pool.req_to_token.shape
-    num_tokens = sizes.max_total_num_tokens
+    # slot 0 of each is padding, and the main pool's last page may end a page beyond its size
+    filled = 1 + sizes.max_total_num_tokens + kvc.page_size if config.fills_deep_layers else 0
+    pool_sizes = msgspec.structs.replace(sizes, max_total_num_tokens=num_tokens + filled)
     allocator = TokenToKVPoolAllocator(
         num_tokens,
         dtype=kvc.kv_cache_dtype,
         device=kvc.device,
-        kvcache=_deep_kv_pool(kvc, band, sizes, stock_pool),
+        kvcache=_deep_kv_pool(kvc, band, pool_sizes, stock_pool),
         need_sort=False,
     )
-    width = min(context_len, num_tokens)
+    width = table_width(config, num_tokens, context_len)
     return DeepBand(policy_of(config, band), allocator, num_rows, width, kvc.device, band.name)
 
 
@@ -154,10 +162,11 @@ def _summary(config: SpeedConfig, prompt_tokens: int, request_pool: BandedReqToT
     """The one start-up line that says what the model is."""
     if request_pool is None:
         return f"sglang_speed: all {config.num_layers} layers for every token (the stock model); {prompt_tokens} tokens"
-    saved = 100 * config.num_deep_layers / config.num_layers
+    saved = 100 * (config.num_layers - config.stored_layers) / config.num_layers
     rooms = [f"{band.capacity} in the {band.name} band" for band in request_pool.deep_bands]
     return (
-        f"sglang_speed: prompt tokens pass {config.prefill_layers} of {config.num_layers} layers (anchor_tokens="
-        f"{config.anchor_tokens}, tail_tokens={config.tail_tokens}), {saved:.0f}% less KV per prompt token; room for "
+        f"sglang_speed: prompt tokens pass {config.prefill_layers} of {config.num_layers} layers (policy="
+        f"{config.policy}, anchor_tokens={config.anchor_tokens}, tail_tokens={config.tail_tokens}), {saved:.0f}% less "
+        f"KV per prompt token; room for "
         f"{' and '.join([f'{prompt_tokens} tokens in the shallow band', *rooms])}"
     )

@@ -50,9 +50,9 @@ ByBand = dict[str, dict[str, int]]
 """Numbers by the name of a band, then by their own."""
 
 
-def speed_state(model: ServedModel) -> dict[str, int]:
+def speed_state(model: ServedModel) -> dict[str, Any]:
     """The `speed` object of /server_info. Bytes are those of all tensor-parallel ranks together."""
-    facts, by_band = facts_of(model), (deep_gauges(model), counts_of(model))
+    facts, by_band = {"policy": model.config.policy, **facts_of(model)}, (deep_gauges(model), counts_of(model))
     return {**facts, **{f"{band}_{name}": value for some in by_band for band, name, value in _each(some)}}
 
 
@@ -67,7 +67,7 @@ def facts_of(model: ServedModel) -> dict[str, int]:
         "num_layers": config.num_layers,
         "anchor_tokens": config.anchor_tokens,
         "tail_tokens": config.tail_tokens,
-        "kv_bytes_per_prompt_token": config.prefill_layers * bytes_per_layer,
+        "kv_bytes_per_prompt_token": config.stored_layers * bytes_per_layer,
         "kv_bytes_per_prompt_token_full_depth": config.num_layers * bytes_per_layer,
         "kv_bytes_total": model.num_ranks * sum(map(_bytes_of, pools)),
         "prompt_tokens_capacity": model.prompt_tokens,

@@ -12,7 +12,7 @@ from transformers import PreTrainedConfig
 from sglang_speed.errors import ConfigError
 from sglang_speed.host.check import require_host
 from sglang_speed.host.versions import NEWEST, OLDEST, installed_version
-from sglang_speed.models.architectures import Architecture
+from sglang_speed.models.architectures import ARCHITECTURES, Architecture
 from sglang_speed.models.hf_config import read_as_stock, require_names
 from sglang_speed.served import speed_of
 
@@ -64,8 +64,9 @@ def run_model_in_bands(model: nn.Module, model_config: Any, *args: Any, **kwargs
     if speed is not None:
         from sglang_speed.models.banded import run_in_bands
 
-        decoder = model_config.hf_config.get_text_config()
-        run_in_bands(model, speed, getattr(decoder, "num_nextn_predict_layers", None) or 0)
+        config = model_config.hf_config
+        num_ahead = getattr(config.get_text_config(), "num_nextn_predict_layers", None) or 0
+        run_in_bands(model, speed, ARCHITECTURES[config.model_type], num_ahead)
 
 
 def keep_shallow_layers(_: Any, *, model_config: Any, **__: Any) -> ModelLayerInfo | None:

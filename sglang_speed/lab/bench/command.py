@@ -11,7 +11,7 @@ import torch
 
 from sglang_speed.checkpoints.convert import read_source_config
 from sglang_speed.checkpoints.hub import local_checkpoint
-from sglang_speed.config import decoder_config
+from sglang_speed.config import DEFAULT_POLICY, decoder_config
 from sglang_speed.errors import ConfigError
 from sglang_speed.lab.bench.facts import REHEARSAL, described_rates
 from sglang_speed.lab.bench.models import Model, model_of, random_model
@@ -28,7 +28,7 @@ from sglang_speed.lab.common.local_server import exit_on_sigterm
 from sglang_speed.lab.common.machine import has_fast_bfloat16
 from sglang_speed.lab.common.outputs import Outputs
 from sglang_speed.lab.common.progress import print_written, progress_bars, wide_console
-from sglang_speed.method.cost import Rates
+from sglang_speed.method.cost import Rates, prefill_ceiling
 
 console = wide_console(126)
 
@@ -43,6 +43,8 @@ def bench(options: BenchOptions) -> None:
     name = options.profile or ("gpu" if torch.cuda.is_available() else "cpu")
     dtype = "bfloat16" if has_fast_bfloat16() else "float32"
     sizes = of_dtype(of_architecture(PROFILES[name], options.arch or "llama"), dtype)
+    prefill_layers = sizes.prefill_layers if options.prefill_layers is None else options.prefill_layers
+    sizes = replace(sizes, policy=options.policy or DEFAULT_POLICY, prefill_layers=prefill_layers)
     sizes = with_lengths(sizes, options.length) if options.length else sizes
     refuse_own_flags(flags)
     outputs = Outputs(options.json, options.plot, options.html)
@@ -99,8 +101,9 @@ def print_ceilings(model: Model, rates: Rates) -> None:
     """Print what is possible, before anything is measured."""
     config = model.speed
     console.print(
-        f"prompts in {config.prefill_layers} of {config.num_layers} layers: at most "
-        f"{config.num_layers / config.prefill_layers:.2f}x in prefill and in prompt tokens per byte; this machine: "
+        f"policy {config.policy}, prompts in {config.prefill_layers} of {config.num_layers} layers: at most "
+        f"{prefill_ceiling(config):.2f}x in prefill and {config.num_layers / config.stored_layers:.2f}x in prompt "
+        "tokens per byte; this machine: "
         f"{described_rates(asdict(rates))}"
     )
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from sglang_speed.config import SpeedConfig
 from sglang_speed.method.cost import ModelShape
 
 MIB = 2**20
@@ -62,9 +63,12 @@ def all_facts(results: Mapping[str, Any]) -> list[Facts]:
 def model_facts(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     speed, shape = results["configuration"]["speed"], results["configuration"]["shape"]
     full_bytes = kv_bytes(results, 1)
-    prompt_bytes = full_bytes * speed["prefill_layers"] // speed["num_layers"]
+    keys = {key: value for key, value in speed.items() if key != "num_layers"}
+    config = SpeedConfig.from_dict(keys, speed["num_layers"])
+    prompt_bytes = full_bytes * config.stored_layers // config.num_layers
     return [
         ("model", model_name(results)),
+        ("policy", config.policy),
         ("layers", f"{speed['num_layers']}, of which prompts pass {speed['prefill_layers']}"),
         ("prompt tokens in all layers", f"first {speed['anchor_tokens']}, last {speed['tail_tokens']}"),
         ("hidden size, intermediate size", f"{shape['hidden_size']:,}, {shape['intermediate_size']:,}"),

@@ -130,7 +130,7 @@ class LoadClient(Client):
         config = self.server.contender.config
         shallow = metrics["sglang:kv_used_tokens"] + metrics["sglang:kv_evictable_tokens"]
         deep = metrics.get("sglang_speed:deep_tokens_used", 0.0)
-        return int((shallow * config.prefill_layers + deep * config.num_deep_layers) * bytes_per_layer)
+        return int((shallow * config.stored_layers + deep * config.num_deep_layers) * bytes_per_layer)
 
 
 def read_metrics(text: str) -> dict[str, float]:

@@ -83,14 +83,14 @@ def model_of(speed: Path, full_depth: Path | None, directory: Path, dtype_bytes:
 
 def random_model(profile: Profile, directory: Path) -> Model:
     """A random model of the profile's architecture and shape."""
-    config = SpeedConfig(profile.num_layers, profile.prefill_layers)
-    return make_random(profile.arch, profile.shape, config, directory, has_weights=profile.load_format != "dummy")
+    has_weights = profile.load_format != "dummy"
+    return make_random(profile.arch, profile.shape, profile.speed, directory, has_weights=has_weights)
 
 
 def tiny_model(directory: Path, profile: Profile) -> Model:
     """A model so small that the scheduler takes most of a decode step, of the profile's architecture and dtype."""
     sizes = of_dtype(of_architecture(replace(REHEARSAL, shape=TINY), profile.arch), profile.dtype)
-    bands = SpeedConfig(TINY_LAYERS, TINY_PREFILL_LAYERS)
+    bands = SpeedConfig.of_policy(TINY_LAYERS, TINY_PREFILL_LAYERS, profile.policy)
     return make_random(profile.arch, sizes.shape, bands, directory, has_weights=True)
 
 

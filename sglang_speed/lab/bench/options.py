@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from sglang_speed.config import POLICY_TRAITS
 from sglang_speed.errors import ConfigError
 from sglang_speed.lab.bench import ARCH_NAMES, PROFILE_NAMES, SCENARIO_NAMES
 
@@ -26,6 +27,12 @@ class BenchOptions:
     arch: Annotated[
         str | None, typer.Option(help=f"Architecture of the random model: {', '.join(ARCH_NAMES)}; default: llama.")
     ] = None
+    policy: Annotated[
+        str | None, typer.Option(help=f"Policy of the random model: {', '.join(POLICY_TRAITS)}; default: speed.")
+    ] = None
+    prefill_layers: Annotated[
+        int | None, typer.Option(help="Layers that prompts pass in the random model; default: three quarters.")
+    ] = None
     scenario: Annotated[
         list[str] | None, typer.Option(help=f"{', '.join(SCENARIO_NAMES)}; may be given several times; default: all.")
     ] = None
@@ -42,5 +49,7 @@ class BenchOptions:
             raise ConfigError("--full-depth needs --model: it is the stock checkpoint of the model named there")
         if self.arch is not None and self.arch not in ARCH_NAMES:
             raise ConfigError(f"--arch {self.arch} is not one of {', '.join(ARCH_NAMES)}: choose one of these")
-        if self.arch is not None and self.model is not None:
-            raise ConfigError("--arch is for the random model, and --model has its own architecture: omit one of them")
+        for name in ("arch", "policy", "prefill_layers"):
+            if getattr(self, name) is not None and self.model is not None:
+                option = f"--{name.replace('_', '-')}"
+                raise ConfigError(f"{option} is for the random model, and --model has its own: omit one of them")

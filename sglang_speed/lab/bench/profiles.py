@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from sglang_speed.config import DEFAULT_POLICY, SpeedConfig
 from sglang_speed.method.cost import Experts, ModelShape
 
 
@@ -52,7 +53,7 @@ class TreeSizes:
 class Sizes:
     """What the profiles of all benchmarks have.
 
-    arch, shape, num_layers, prefill_layers: the model with random weights; arch is its model type.
+    arch, shape, num_layers, prefill_layers, policy: the model with random weights; arch is its model type.
     copy_bytes, matrix_size: how the machine's rates are measured.
     is_rehearsal: too small for a figure to mean anything, so nothing has a target.
     """
@@ -65,7 +66,13 @@ class Sizes:
     copy_bytes: int
     matrix_size: int
     arch: str = "llama"
+    policy: str = DEFAULT_POLICY
     is_rehearsal: bool = False
+
+    @property
+    def speed(self) -> SpeedConfig:
+        """The bands of the model with random weights."""
+        return SpeedConfig.of_policy(self.num_layers, self.prefill_layers, self.policy)
 
     @property
     def context_len(self) -> int:

@@ -120,7 +120,7 @@ def _describe(shape: ModelShape, contender: Contender, process: LocalServer) -> 
     tokens: int = info["max_total_num_tokens"]
     speed: Mapping[str, int] = info["internal_states"][0].get("speed", {})
     config = contender.config
-    in_layers = tokens * config.prefill_layers + speed.get("deep_tokens_capacity", 0) * config.num_deep_layers
+    in_layers = tokens * config.stored_layers + speed.get("deep_tokens_capacity", 0) * config.num_deep_layers
     return Server(contender, process, tokens, in_layers * shape.kv_bytes_per_layer)
 
 

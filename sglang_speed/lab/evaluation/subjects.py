@@ -19,7 +19,7 @@ from sglang_speed.checkpoints.convert import convert, fill_full_depth, plain_mod
 from sglang_speed.checkpoints.hub import local_checkpoint
 from sglang_speed.checkpoints.manifest import file_sha256
 from sglang_speed.checkpoints.weights import find_weight_files
-from sglang_speed.config import SpeedConfig
+from sglang_speed.config import DEFAULT_POLICY, SpeedConfig
 from sglang_speed.errors import ConfigError
 from sglang_speed.lab.common.client import Client
 from sglang_speed.lab.common.digest import digest_of
@@ -114,7 +114,8 @@ def served_speed(info: dict[str, Any]) -> SpeedConfig | None:
     state = info["internal_states"][0].get("speed")
     if state is None:
         return None
-    return SpeedConfig(*(state[key] for key in ("num_layers", "prefill_layers", "anchor_tokens", "tail_tokens")))
+    numbers = {key: state[key] for key in ("num_layers", "prefill_layers", "anchor_tokens", "tail_tokens")}
+    return SpeedConfig(**numbers, policy=state.get("policy", DEFAULT_POLICY))
 
 
 @contextmanager
@@ -152,6 +153,7 @@ def _checkpoint(subject: Subject, directory: Path) -> Path:
         source,
         directory,
         prefill_layers=speed.prefill_layers,
+        policy=speed.policy,
         anchor_tokens=speed.anchor_tokens,
         tail_tokens=speed.tail_tokens,
     ).path

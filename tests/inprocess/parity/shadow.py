@@ -188,9 +188,13 @@ class Shadow:
         for row, name in rows.items():
             req, ask = holders[name], self._ask_as_run(name)
             num_tokens = max(len(req.full_untruncated_fill_ids), req.kv.kv_allocated_len)
-            length = deep_positions(self.expected.bands, ask, num_tokens)
-            assert deep.rows[row].length == length, f"{name} has {deep.rows[row].length} deep tokens, not {length}"
-            gap = len(ask.prompt) - deep_positions(self.expected.bands, ask, len(ask.prompt))
+            bands = self.expected.bands
+            own = deep_positions(bands, ask, num_tokens)
+            length = num_tokens if bands.is_filled else own
+            assert deep.rows[row].length == length, f"{name} sees {deep.rows[row].length} tokens, not {length}"
+            shared = 0 if deep.rows[row].anchors is None else deep.rows[row].anchors.num_slots
+            assert deep.rows[row].num_owned == own - shared, f"{name} has {deep.rows[row].num_owned} slots, not {own}"
+            gap = 0 if bands.is_filled else len(ask.prompt) - deep_positions(bands, ask, len(ask.prompt))
             assert int(deep.gap[row]) == int(deep.gap_cpu[row]) == gap, (
                 f"{name} has gap {int(deep.gap[row])}, not {gap}"
             )

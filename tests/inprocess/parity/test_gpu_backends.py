@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from tests.catalogue import BACKENDS, RETRACTED, SOME_SETTINGS, STANDINS, Bands
+from tests.catalogue import BACKENDS, POP_WITH_ANCHORS, RETRACTED, SOME_SETTINGS, STANDINS, Bands
 from tests.inprocess.parity.conftest import Checkpoints
 from tests.inprocess.parity.expected import Ask, Expected, prompt, tokens
 from tests.inprocess.parity.flashinfer_standin import PagedDecode, flashinfer_standin
 from tests.inprocess.parity.recorded_graph import record_decode_graphs
 from tests.scheduler_harness import SchedulerHarness, running_scheduler
 
-BANDS = [Bands(6, 1, 3), Bands(4, 4, 16), Bands(6, 0, 1)]
+BANDS = [Bands(6, 1, 3), Bands(4, 4, 16), Bands(6, 0, 1), POP_WITH_ANCHORS]
 SETTINGS = {**SOME_SETTINGS, "retracted": RETRACTED}
 
 
@@ -58,7 +58,7 @@ def backends(engine: SchedulerHarness) -> tuple[Any, Any]:
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-@pytest.mark.parametrize("bands", BANDS[:2], ids=str)
+@pytest.mark.parametrize("bands", [*BANDS[:2], POP_WITH_ANCHORS], ids=str)
 def test_answers_are_the_references(backend: type, checkpoints: Checkpoints, name: str, bands: Bands) -> None:
     expected = checkpoints(bands)
     with running_scheduler(expected.path, **SETTINGS[name]) as engine:

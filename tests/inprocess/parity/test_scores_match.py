@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.catalogue import SETTINGS, Bands
+from tests.catalogue import POP, SETTINGS, Bands
 from tests.inprocess.parity.conftest import Checkpoints
 from tests.inprocess.parity.expected import Ask, Expected, prompt, require_close, tokens
 from tests.scheduler_harness import running_scheduler
@@ -15,6 +15,7 @@ ONE_ANCHOR, FOUR_ANCHORS = Bands(6, 1, 3), Bands(4, 4, 1)
 CHOSEN = (
     ("defaults", ONE_ANCHOR),
     ("defaults", FOUR_ANCHORS),
+    ("chunks of 17", POP),
     ("chunks of 16", ONE_ANCHOR),
     ("chunks of 17", FOUR_ANCHORS),
     ("pages, chunks of 16", ONE_ANCHOR),

@@ -30,6 +30,8 @@ SCENES = {
     "no cache": Scene(ONE, disable_radix_cache=True, deep_tokens=24),
     "priorities": Scene(ONE, enable_priority_scheduling=True, max_running_requests=2),
     "priorities, no overlap": Scene(FOUR, 30, enable_priority_scheduling=True, disable_overlap_schedule=True),
+    "pop": Scene(Bands(3, 0, 1, "pop"), deep_tokens=24),
+    "pop, four anchors, pages of 4": Scene(Bands(2, 4, 2, "pop"), page_size=4, chunked_prefill_size=8),
     "cautious": Scene(ONE, schedule_conservativeness=1.0, deep_tokens=40, max_total_tokens=128),
 }
 NUM_HISTORIES, NUM_STEPS = 3, 40

@@ -20,9 +20,10 @@ def interpreter() -> Iterator[None]:
         yield
 
 
-def test_cold_warm_and_chunked_answers_are_the_references(checkpoints: Checkpoints) -> None:
+@pytest.mark.parametrize("policy", ["speed", "pop"])
+def test_cold_warm_and_chunked_answers_are_the_references(checkpoints: Checkpoints, policy: str) -> None:
     """A prompt of two chunks beside a short one with a scored span, then a hit. Two anchors, tails of two."""
-    expected = checkpoints(Bands(5, 2, 2))
+    expected = checkpoints(Bands(5, 2, 2, policy))
     with running_scheduler(expected.path, chunked_prefill_size=16) as engine:
         backend = engine.scheduler.tp_worker.model_runner.attn_backend
         assert set(map(type, backend.backends)) == {TritonAttnBackend}

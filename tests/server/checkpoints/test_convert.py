@@ -106,6 +106,8 @@ def test_a_trained_checkpoint_keeps_the_bands_that_it_was_trained_for(llama: Pat
         convert(trained, tmp_path / "other", prefill_layers=2)
     with pytest.raises(ConfigError, match=r"anchor_tokens=4 is not the 1 that .*trained was trained for"):
         convert(trained, tmp_path / "other", prefill_layers=3, anchor_tokens=4)
+    with pytest.raises(ConfigError, match=r"policy=pop is not the speed that .*trained was trained for"):
+        convert(trained, tmp_path / "other", prefill_layers=3, policy="pop")
     made = convert(trained, tmp_path / "other", prefill_layers=3, tail_tokens=64)
     assert made.speed.tail_tokens == 64
     assert made.training is Training.TRAINED

@@ -228,6 +228,13 @@ def test_an_fp8_cache_is_refused_for_a_backend_of_one_phase(tiny_speed: Path, ph
         refuse_unsupported(args)
 
 
+def test_an_fp8_cache_is_refused_where_keys_and_values_are_filled_in(tmp_path: Path) -> None:
+    model = make_tiny_model(tmp_path, speed={"prefill_layers": 6, "policy": "pop"})
+    check(model)
+    with pytest.raises(ConfigError, match=r"--kv-cache-dtype fp8_e5m2 is not supported with policy pop"):
+        check(model, "--kv-cache-dtype fp8_e5m2")
+
+
 @pytest.mark.parametrize("refusal", USUAL, ids=lambda refusal: str(refusal.flag))
 def test_every_refusal_is_set_by_its_own_flag_alone(tiny_speed: Path, plain: Path, refusal: Refusal) -> None:
     """Also flags that SGLang itself refuses here or for this architecture. Other models are left alone."""

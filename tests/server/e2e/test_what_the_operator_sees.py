@@ -121,7 +121,8 @@ def test_a_flush_forgets_the_anchors(asker: Asker) -> None:
 def test_one_line_of_the_log_says_what_the_model_is(asker: Asker) -> None:
     lines = [line for line in asker.server.log.splitlines() if "sglang_speed: prompt tokens pass" in line]
     assert len(lines) == 1
-    assert "sglang_speed: prompt tokens pass 6 of 8 layers (anchor_tokens=1, tail_tokens=3), 25% less KV" in lines[0]
+    bands = "(policy=speed, anchor_tokens=1, tail_tokens=3)"
+    assert f"sglang_speed: prompt tokens pass 6 of 8 layers {bands}, 25% less KV" in lines[0]
     assert f"{MAX_TOTAL_TOKENS} tokens in the shallow band and {DEEP_TOKENS} in the deep band" in lines[0]
 
 

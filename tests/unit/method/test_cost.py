@@ -99,6 +99,30 @@ def test_prefill_operations_are_the_sum_over_tokens_and_layers(
     assert prefill_flops(shape, config, num_tokens, num_deep, prefix_len) == shallow + deep
 
 
+@given(shapes, st.integers(1, 11), lengths, lengths, st.data())
+def test_filled_keys_and_values_are_paid_for_every_token_and_seen_by_deep_rows(
+    shape: ModelShape, prefill_layers: int, num_tokens: int, prefix_len: int, data: st.DataObject
+) -> None:
+    config = SpeedConfig(12, prefill_layers, 0, 1, policy="pop")
+    num_deep = data.draw(st.integers(0, num_tokens))
+    positions = range(prefix_len + 1, prefix_len + num_tokens + 1)
+    shallow = prefill_layers * sum(shape.layer_flops(length) for length in positions)
+    deep = sum(shape.layer_flops(length) for length in positions[num_tokens - num_deep :])
+    filled = 2 * shape.filled_weights * num_tokens
+    expected = shallow + config.num_deep_layers * (deep + filled)
+    assert prefill_flops(shape, config, num_tokens, num_deep, prefix_len) == expected
+
+
+def test_filling_in_costs_four_hundredths_of_a_layer_of_llama_8b() -> None:
+    assert LLAMA_8B.filled_weights / LLAMA_8B.weights_per_layer == pytest.approx(0.04, abs=0.002)
+
+
+def test_a_prompt_token_of_pop_takes_the_kv_of_all_layers() -> None:
+    pop = replace(THREE_QUARTERS, policy="pop")
+    assert kv_bytes_per_prompt_token(LLAMA_8B, pop) == 32 * LLAMA_8B.kv_bytes_per_layer
+    assert kv_bytes_per_generated_token(LLAMA_8B, pop) == (32 + 8) * LLAMA_8B.kv_bytes_per_layer
+
+
 def test_a_prefill_in_two_parts_costs_what_it_costs_in_one() -> None:
     stock = SpeedConfig(num_layers=32, prefill_layers=32)
     whole = prefill_flops(LLAMA_8B, stock, 1000, 1000)

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sglang_speed.config import SpeedConfig
-from sglang_speed.method import DeepTokens
-from sglang_speed.policies import SpeedPolicy
+from sglang_speed.method import DeepTokens, depth_bands
+from sglang_speed.policies import DepthPolicy, policy_of
 
 
 @dataclass(frozen=True)
@@ -22,14 +22,16 @@ class Request:
     anchor_tokens: int
     tail_tokens: int
     scored_from: int | None
+    policy_name: str = "speed"
 
     @property
     def num_tokens(self) -> int:
         return self.prompt_len + self.num_generated
 
     @property
-    def policy(self) -> SpeedPolicy:
-        return SpeedPolicy(SpeedConfig(4, 3, anchor_tokens=self.anchor_tokens, tail_tokens=self.tail_tokens))
+    def policy(self) -> DepthPolicy:
+        config = SpeedConfig(4, 3, self.anchor_tokens, self.tail_tokens, policy=self.policy_name)
+        return policy_of(config, depth_bands(config)[1])
 
     @property
     def deep_tokens(self) -> DeepTokens:
@@ -57,6 +59,7 @@ def requests(draw: st.DrawFn) -> Request:
         anchor_tokens=draw(st.integers(0, 6)),
         tail_tokens=draw(st.integers(1, 20)),
         scored_from=draw(st.none() | st.integers(0, prompt_len - 1)),
+        policy_name=draw(st.sampled_from(["speed", "pop"])),
     )
 
 
@@ -92,15 +95,18 @@ def test_deep_tokens_before_a_position_are_counted(request: Request) -> None:
 
 
 @given(requests())
-def test_the_gap_is_the_prompt_positions_that_are_not_deep(request: Request) -> None:
-    assert request.deep_tokens.gap == request.num_tokens - len(request.deep_positions)
+def test_the_gap_is_the_prompt_positions_that_the_deep_band_does_not_show(request: Request) -> None:
+    shown = range(request.num_tokens) if request.policy_name == "pop" else request.deep_positions
+    assert request.deep_tokens.gap == request.num_tokens - len(shown)
+    for position in request.deep_positions:
+        assert request.deep_tokens.num_visible_before(position) == sum(other < position for other in shown)
 
 
 @given(requests())
 def test_in_decode_the_deep_length_is_the_length_less_the_gap(request: Request) -> None:
     deep = request.deep_tokens
     for length in range(request.prompt_len, request.num_tokens + 1):
-        assert deep.num_before(length) == length - deep.gap
+        assert deep.num_visible_before(length) == length - deep.gap
 
 
 @given(st.data(), requests())

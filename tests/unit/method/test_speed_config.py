@@ -35,6 +35,12 @@ MISTAKES: list[tuple[Any, tuple[str, ...]]] = [
     ({"prefill_layers": 6, "tail_tokens": 0}, ("tail_tokens=0", "below 1", "16 is the default")),
     ({"prefill_layers": 6, "tail_tokens": -3}, ("tail_tokens=-3", "below 1")),
     ({"prefill_layers": 6, "tail_tokens": [1]}, ("tail_tokens=[1]", "whole number")),
+    ({"prefill_layers": 6, "policy": "skip"}, ("policy='skip'", "speed, pop")),
+    ({"prefill_layers": 6, "policy": ["pop"]}, ("policy=['pop']", "speed, pop")),
+    (
+        {"prefill_layers": [4, 6], "policy": "pop"},
+        ("prefill_layers=[4, 6]", "policy 'pop' takes one", "write one number"),
+    ),
 ]
 
 
@@ -56,9 +62,16 @@ def test_one_anchor_and_a_tail_of_16_are_the_defaults() -> None:
     assert SpeedConfig.from_dict({"prefill_layers": 6}, 8) == SpeedConfig(8, 6, anchor_tokens=1, tail_tokens=16)
 
 
+def test_each_policy_has_its_own_defaults() -> None:
+    config = SpeedConfig.from_dict({"prefill_layers": 6, "policy": "pop"}, 8)
+    assert config == SpeedConfig.of_policy(8, 6, "pop") == SpeedConfig(8, 6, 0, 1, policy="pop")
+    assert SpeedConfig.of_policy(8, 6, "pop", tail_tokens=5) == SpeedConfig(8, 6, 0, 5, policy="pop")
+    assert (config.stored_layers, SpeedConfig(8, 6).stored_layers) == (8, 6)
+
+
 def test_the_speed_object_survives_a_round_trip() -> None:
-    for cutoffs in ((), (7,)):
-        config = SpeedConfig(num_layers=8, prefill_layers=6, anchor_tokens=4, tail_tokens=2, further_cutoffs=cutoffs)
+    for more in ({}, {"further_cutoffs": (7,)}, {"policy": "pop"}):
+        config = SpeedConfig(num_layers=8, prefill_layers=6, anchor_tokens=4, tail_tokens=2, **more)
         assert SpeedConfig.from_dict(json.loads(json.dumps(config.to_dict())), 8) == config
 
 

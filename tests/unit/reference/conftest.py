@@ -41,11 +41,14 @@ def stock_model(plain_directory: Path) -> LlamaForCausalLM:
 
 @pytest.fixture(scope="session")
 def speed_model(tmp_path_factory: pytest.TempPathFactory) -> SpeedModels:
-    """The stock model's weights under given bands: speed_model(prefill_layers, anchor_tokens, tail_tokens, model)."""
+    """The stock model's weights under given bands."""
 
     @cache
-    def build(prefill_layers: int, anchor_tokens: int = 1, tail_tokens: int = 2, model: str = "llama") -> Any:
-        speed = {"prefill_layers": prefill_layers, "anchor_tokens": anchor_tokens, "tail_tokens": tail_tokens}
+    def build(
+        prefill_layers: int, anchor_tokens: int = 1, tail_tokens: int = 2, model: str = "llama", policy: str = "speed"
+    ) -> Any:
+        bands = {"prefill_layers": prefill_layers, "anchor_tokens": anchor_tokens, "tail_tokens": tail_tokens}
+        speed = {**bands, "policy": policy}
         sizes = {**MODELS[model], **SHAPE}
         directory = make_tiny_model(tmp_path_factory.mktemp("speed"), **sizes, speed=speed)
         return AutoModelForCausalLM.from_pretrained(directory).eval()

@@ -51,6 +51,46 @@ def test_leaving_rows_out_is_hiding_them_above_the_cutoff(
     torch.testing.assert_close(model(PROMPT, deep).logits[0], logits_with_hidden_gap(model, PROMPT, deep), **CLOSE)
 
 
+def logits_with_two_rows(model: SpeedLlamaForCausalLM, input_ids: Tensor, deep: DeepTokens) -> Tensor:
+    """POP said another way: above the cutoff every token has a row whose hidden state stays what it was there, and a
+    deep token has a second one, which is seen in place of the first.
+
+    [num_deep, vocab], for the deep tokens.
+    """
+    num_tokens = input_ids.shape[1]
+    positions = torch.arange(num_tokens)
+    is_deep = torch.tensor([deep.is_deep(position) for position in range(num_tokens)])
+    places = torch.cat([positions, positions[is_deep]])
+    is_first = torch.arange(len(places)) < num_tokens
+    is_shown = torch.where(is_first, ~is_deep[places], True)
+    two_rows = (places[:, None] >= places) & is_shown
+    causal = torch.ones(num_tokens, num_tokens, dtype=torch.bool).tril()
+    hidden, cutoff = model.model.embed_tokens(input_ids), model.policy.config.prefill_layers
+    for layer in model.model.layers[:cutoff]:
+        embeddings = model.model.rotary_emb(hidden, positions[None])
+        hidden = layer(hidden, attention_mask=causal[None, None], position_embeddings=embeddings)
+    second = hidden[:, is_deep]
+    for layer in model.model.layers[cutoff:]:
+        both = torch.cat([hidden, second], dim=1)
+        embeddings = model.model.rotary_emb(both, places[None])
+        second = layer(both, attention_mask=two_rows[None, None], position_embeddings=embeddings)[:, num_tokens:]
+    return model.lm_head(model.model.norm(second))[0]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("anchor_tokens", "tail_tokens"), [(0, 1), (0, 16), (4, 3)])
+@pytest.mark.parametrize("prefill_layers", [1, 2, 3])
+def test_filling_in_is_a_second_row_for_each_deep_token(
+    speed_model: SpeedModels, prefill_layers: int, anchor_tokens: int, tail_tokens: int
+) -> None:
+    model = speed_model(prefill_layers, anchor_tokens, tail_tokens, policy="pop")
+    deep = model.policy.deep_tokens(PROMPT_LEN)
+    found = model(PROMPT, deep).logits[0]
+    torch.testing.assert_close(found, logits_with_two_rows(model, PROMPT, deep), **CLOSE)
+    invisible = speed_model(prefill_layers, anchor_tokens, tail_tokens)(PROMPT).logits[0]
+    assert (found[-1] - invisible[-1]).abs().max() > 0.01, "filling in changes nothing, so nothing was tested"
+
+
 @torch.no_grad()
 def test_the_gap_matters(speed_model: SpeedModels, stock_model: LlamaForCausalLM) -> None:
     """Without this the comparisons of this file could hold by accident."""

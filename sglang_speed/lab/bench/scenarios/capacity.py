@@ -35,9 +35,10 @@ class Capacity(Scenario):
             yield Sample(cached, side, await self.count_cached(client, prompts))
 
     def figures(self, setting: Setting) -> tuple[Figure, Figure, Figure]:
-        """Ceilings: without a deep band, the same bytes hold `L/Lc` times the tokens; requests are whole numbers."""
+        """Ceilings: without what the deep band computes, the same bytes hold more tokens by the share of layers that
+        store them; requests are whole numbers."""
         profile, config = setting.profile, setting.model.speed
-        depth = config.num_layers / config.prefill_layers
+        depth = config.num_layers / config.stored_layers
         tokens, each = profile.cache_pool.tokens, profile.capacity_prompt + profile.capacity_tokens
         whole = (tokens * depth // each) / (tokens // each)
         name = f"prompts of {profile.capacity_prompt} tokens that stay"
