@@ -3,8 +3,8 @@ PYTHON ?= python3
 MODEL ?= speed-llama
 MINUTES ?= 120
 SEED ?= 1
-# Of pytest; with the servers that their tests start, two take 6.3 GB.
-WORKERS ?= 2
+# Of pytest: one more than cores, since tests of servers wait. With their servers, each takes about 3 GB.
+WORKERS ?= 3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed

@@ -11,7 +11,8 @@ anchor          one of the first `k` prompt positions; a deep token in every req
 tail            the last `m` prompt positions; deep tokens, they begin the decode phase
 deep start      the first position of the decode phase; every later position is deep
 scored span     prompt positions whose log-probabilities were asked for; it lowers the deep start
-gap             prompt positions between the anchors and the deep start: absent from the deep band
+gap             prompt positions between the anchors and the deep start, where they are absent from the deep band
+filled KV       keys and values that the deep band has of tokens that it does not compute, from the state at the cutoff
 slot            one token's place in a KV pool
 row             one request's line in a request table; also one token's line in a batch of hidden states
 """

@@ -1,13 +1,12 @@
 """What the pools, the scheduler's side, the attention and the reference ask of a depth policy.
 
 A policy answers on the CPU and in counts, because the scheduler must know them before the forward; which rows they are
-may be decided later and on the device. A deep band is always an ordinary causal sequence of its deep tokens. From the
-deep start on every token is in it, so that in decode its length is the request's less one number, the gap.
+may be decided later and on the device. A deep band is always an ordinary causal sequence: of its deep tokens, or of all
+tokens where the others are filled in. From the deep start on every token is in it, so that in decode its length is the
+request's less one number, the gap.
 
-Tried on paper for policies that are not here yet (docs/design/semantics.md says what they mean):
+Tried on paper for what is not here yet (docs/design/semantics.md says what it means):
 
-pop       the same deep tokens; no anchors by default; a hit reaches the deep start. Beside the contract: filled KV in
-          the tree's own slots, so the deep table has the full length and points to them below the deep start.
 fastkv    `deep_tokens` has the count of the prompt's deep set at once and its indices late; anchors are computed for
           each request, from states in the tree, so `anchor_tokens` is None; a hit reaches the window.
 """

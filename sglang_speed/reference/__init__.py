@@ -4,6 +4,7 @@ Importing this package registers the configuration with transformers' AutoConfig
 serving side needs no more; importing `sglang_speed.reference.modeling` registers the model. Never imports sglang.
 
 modeling    transformers' models in depth bands: the shallow band over all tokens, a deep band over its deep tokens
+filled      keys and values that a deep band has of tokens that it does not compute
 generation  greedy generation and scores of one request
 training    every assistant turn of a conversation as it will be served, in one forward
 """
