@@ -16,7 +16,7 @@ from transformers import PreTrainedConfig
 from sglang_speed.checkpoints.default_model import resolve_model
 from sglang_speed.checkpoints.hub import checkpoint_directory
 from sglang_speed.checkpoints.servable import require_servable
-from sglang_speed.config import is_speed_model, read_model_config
+from sglang_speed.config import DEFAULT_POLICY, is_speed_model, read_model_config
 from sglang_speed.errors import ConfigError
 from sglang_speed.features.loading import LOAD_FORMATS
 from sglang_speed.models.hf_config import as_stock, config_of
@@ -78,10 +78,12 @@ def require_same_model(directory: Path, running: PreTrainedConfig) -> None:
     if not is_speed_model(config):
         speed = speed_of(running)
         assert speed is not None, "new weights are compared for SPEED models only"
+        bands = f"--prefill-layers {speed.prefill_layers}"
+        bands += "" if speed.policy == DEFAULT_POLICY else f" --policy {speed.policy}"
         raise ConfigError(
             f"{directory} is a full-depth checkpoint (model_type={config.get('model_type')!r}), and the server runs "
             f"prompts in {speed.prefill_layers} of {speed.num_layers} layers: make a SPEED checkpoint of it with "
-            f"`sglang-speed convert {directory} DESTINATION --prefill-layers {speed.prefill_layers}`"
+            f"`sglang-speed convert {directory} DESTINATION {bands}`"
         )
     require_servable(config, directory)
     new, ours = as_stock(config_of(config)).to_dict(), running.to_dict()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sglang_speed.checkpoints.convert import read_source_config, speed_model_config
 from sglang_speed.checkpoints.weights import read_weights, require_layers
-from sglang_speed.config import SpeedConfig, decoder_config
+from sglang_speed.config import DEFAULT_POLICY, SpeedConfig, decoder_config
 from sglang_speed.lab.common.progress import silence_libraries
 from sglang_speed.models.hf_config import config_of
 from sglang_speed.reference.modeling import ReferenceModel, class_for
@@ -35,8 +35,10 @@ def load_model(checkpoint: Path, anchor_tokens: int | None = None, tail_tokens: 
 
 
 def visibility_of(checkpoint: Path, num_layers: int, anchor_tokens: int | None, tail_tokens: int | None) -> SpeedConfig:
-    """Anchors and tail of the user, else of the checkpoint, else the defaults; all layers shallow."""
-    own = SpeedConfig.from_checkpoint(checkpoint) or SpeedConfig(num_layers, num_layers)
+    """Anchors and tail of the user, else of a checkpoint for SPEED, else the defaults; all layers shallow."""
+    own = SpeedConfig.from_checkpoint(checkpoint)
+    if own is None or own.policy != DEFAULT_POLICY:
+        own = SpeedConfig(num_layers, num_layers)
     return SpeedConfig(
         num_layers,
         num_layers,
