@@ -1,8 +1,10 @@
 """How KV memory is split between the bands.
 
 The shallow band's pool holds every token, the pools of deep bands only deep tokens, so a small share of the
-bytes serves them. The share is a promise: 94% of the ideal `L / Lc` gain stays with prompt tokens. Where KV is filled
-in, the deep band's pool holds every token once more, and the share is that of what is computed there.
+bytes serves them. The share is a promise: 94% of the ideal `L / Lc` gain stays with prompt tokens.
+
+Where KV is filled in, the deep band's pool holds every token once more, which is charged to prompt tokens, and its
+table is as wide as SGLang's own, which is taken from the budget first. The share is that of what is computed there.
 
 What grows with a deep band is paid from that share: its pool, its request table, and what its attention
 backend keeps for decode graphs, which has the shape of the table. For `B` deep bands of `D` tokens each they add up to
@@ -73,9 +75,8 @@ def deep_tokens_beside(
 ) -> int:
     """Tokens of each deep band beside a shallow pool of `prompt_tokens`.
 
-    The shallow pool's bytes `S*Lc*c` are 94 parts of 100; the deep bands have the other 6, for as many tokens as
-    `deep_bytes` allows: pools narrower than the tables can be, or ones that leave them at their full width. Below 0
-    where the share does not even pay for the tables.
+    The bytes of prompt tokens are 94 parts of 100; the deep bands have the other 6, for as many tokens as `deep_bytes`
+    allows: pools narrower than the tables can be, or ones that leave them at their full width.
     """
     if config.is_stock:
         return 0
@@ -83,9 +84,10 @@ def deep_tokens_beside(
         return override
     share = prompt_tokens * config.stored_layers * bytes_per_layer * DEEP_PERCENT // (100 - DEEP_PERCENT)
     cell = config.num_deep_layers * bytes_per_layer
+    if config.fills_deep_layers:
+        return share // cell
     column = len(config.cutoffs) * tables.column_bytes
-    beside_full_tables = (share - tables.max_width * column) // cell
-    return beside_full_tables if config.fills_deep_layers else max(share // (cell + column), beside_full_tables)
+    return max(share // (cell + column), (share - tables.max_width * column) // cell)
 
 
 def split_kv_bytes(
@@ -108,12 +110,13 @@ def split_kv_bytes(
     elif override is not None:
         kept = deep_bytes(config, override, bytes_per_layer, tables)
     else:
-        kept = -(-budget_bytes * DEEP_PERCENT // 100)
+        fixed = deep_bytes(config, 0, bytes_per_layer, tables)  # none where tables are no wider than the deep pool
+        kept = fixed - (fixed - budget_bytes) * DEEP_PERCENT // 100
     prompt_tokens = (budget_bytes - kept) // cell // page_size * page_size
     if prompt_tokens <= 0:
         raise ConfigError(
-            f"{DEEP_TOKENS_VARIABLE}={override} deep tokens take {kept} of the {budget_bytes} bytes for KV, "
-            "which leaves no prompt tokens; lower it or raise --mem-fraction-static"
+            f"{DEEP_TOKENS_VARIABLE}={override}: deep tokens and tables take {kept} of the {budget_bytes} bytes for "
+            "KV, which leaves no prompt tokens; lower it or --max-running-requests, or raise --mem-fraction-static"
         )
     return KVSplit(prompt_tokens, deep_tokens_beside(config, prompt_tokens, bytes_per_layer, override, tables))
 

@@ -41,8 +41,8 @@ class SpeedPolicy(DepthPolicy):
         return tuple(token_ids[:num_anchors])
 
     def max_reusable_prefix(self, deep: DeepTokens, anchors_cached: bool) -> int:
-        """The tree holds shallow KV only, so a hit ends where the decode phase begins, and at 0 where the
-        anchors' deep KV must be computed first."""
+        """The tree holds no KV that was computed in the deep band, so a hit ends where the decode phase begins, and at
+        0 where the anchors' deep KV must be computed first."""
         if deep.num_anchors and not anchors_cached:
             return 0
         return deep.deep_start

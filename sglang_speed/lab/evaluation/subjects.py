@@ -46,7 +46,9 @@ class Subject:
     def label(self) -> str:
         if self.speed is None:
             return self.name
-        return f"{self.name}, {self.speed.prefill_layers} of {self.speed.num_layers}, tail {self.speed.tail_tokens}"
+        policy = "" if self.speed.policy == DEFAULT_POLICY else f"{self.speed.policy}, "
+        bands = f"{policy}{self.speed.prefill_layers} of {self.speed.num_layers}, tail {self.speed.tail_tokens}"
+        return f"{self.name}, {bands}"
 
     @property
     def file_name(self) -> str:

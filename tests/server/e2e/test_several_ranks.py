@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.server.conftest import SERVER_ENV, SERVER_FLAGS
+from tests.server.conftest import SERVER_ENV, SERVER_FLAGS, SPEED
 from tests.server.e2e.asking import Asker, long_prompt
 from tests.server.e2e.reference_answers import Reference
 from tests.server.servers import running_server
+from tests.tiny_models import make_tiny_model
 
 pytestmark = pytest.mark.slow  # twice the processes, a minute to start on two cores
 
@@ -32,11 +33,13 @@ def test_two_data_parallel_ranks_are_exact(tiny_speed: Path, reference: Referenc
         assert server.log.count("sglang_speed: prompt tokens pass 6 of 8 layers") == 2
 
 
-def test_two_tensor_parallel_ranks_are_exact(tiny_speed: Path, reference: Reference) -> None:
+@pytest.mark.parametrize(("policy", "num_bytes"), [("speed", 1536), ("pop", 2048)])
+def test_two_tensor_parallel_ranks_are_exact(tmp_path: Path, policy: str, num_bytes: int) -> None:
     """The bytes of /server_info are those of all ranks together, so they are those of one rank alone."""
-    with running_server(tiny_speed, *SERVER_FLAGS, "--tp-size", "2", env=SERVER_ENV, in_new_interpreter=True) as server:
-        asker = Asker(server, reference)
+    model = make_tiny_model(tmp_path, speed={**SPEED, "policy": policy})
+    with running_server(model, *SERVER_FLAGS, "--tp-size", "2", env=SERVER_ENV, in_new_interpreter=True) as server:
+        asker = Asker(server, Reference(model))
         require_exact_batches(asker)
         assert asker.is_idle()
         state = asker.speed_state()
-    assert (state["kv_bytes_per_prompt_token"], state["kv_bytes_per_prompt_token_full_depth"]) == (1536, 2048)
+    assert (state["kv_bytes_per_prompt_token"], state["kv_bytes_per_prompt_token_full_depth"]) == (num_bytes, 2048)
