@@ -17,6 +17,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from sglang_speed.config import DEFAULT_POLICY
 from sglang_speed.errors import ConfigError, HostMismatch
 
 PACKAGES = ("sglang-speed", "sglang", "torch", "transformers", "flashinfer-python", "triton", "xgrammar")
@@ -100,7 +101,8 @@ def _model_findings(model: str) -> Iterator[Finding]:
     if speed is None:
         yield Finding(model, f"{name}, served by SGLang at full depth: it is not a SPEED checkpoint")
         return
-    yield Finding(model, f"{name}, prompts in {speed.prefill_layers} of {speed.num_layers} layers", True)
+    policy = "" if speed.policy == DEFAULT_POLICY else f", policy {speed.policy}"
+    yield Finding(model, f"{name}, prompts in {speed.prefill_layers} of {speed.num_layers} layers{policy}", True)
     yield Finding("served with", ", ".join(_settings(args, model_config)))
 
 
