@@ -69,6 +69,10 @@ class Host(ABC):
     def extra_context_len(self, args: Any) -> int:
         """Columns of the request table beyond the context."""
 
+    @abstractmethod
+    def num_bound_ranks(self, args: Any) -> int:
+        """Processes among which SGLang shares the cores of a CPU."""
+
     # Requests
 
     @abstractmethod

@@ -37,6 +37,11 @@ class Host0517(Host):
         length: int = get_req_to_token_extra_context_len(args)
         return length
 
+    def num_bound_ranks(self, args: Any) -> int:
+        """Each data-parallel replica shares all cores among its own."""
+        ranks: int = args.tp_size
+        return ranks
+
     def row_of(self, req: Any) -> int | None:
         row: int | None = req.req_pool_idx
         return row

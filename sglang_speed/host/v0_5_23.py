@@ -70,6 +70,10 @@ class Host0523(Host):
         length: int = get_req_to_token_extra_context_len()
         return length
 
+    def num_bound_ranks(self, args: Any) -> int:
+        ranks: int = args.tp_size * args.dp_size
+        return ranks
+
     def row_of(self, req: Any) -> int | None:
         row: int | None = req.kv.req_pool_idx if req.kv.holds_kv else None
         return row

@@ -132,12 +132,14 @@ class CpuPlatform(CpuDeviceMixin, SRTPlatform):
         ):
             if getattr(server_args, name) is None:
                 setattr(server_args, name, default)
-        if server_args.tp_size > 1:
-            share_cores(server_args.tp_size)
+        from sglang_speed.host.adapter import HOST  # imports SGLang, which asks for this platform while it is imported
+
+        if HOST.num_bound_ranks(server_args) > 1:
+            share_cores(HOST.num_bound_ranks(server_args))
 
 
 def share_cores(num_ranks: int) -> None:
-    """Give each tensor-parallel rank its part of the cores, by the environment that the ranks inherit.
+    """Give each rank its part of the cores, by the environment that the ranks inherit.
 
     Without it SGLang refuses more ranks than NUMA nodes, and every rank starts a thread for every core.
     """

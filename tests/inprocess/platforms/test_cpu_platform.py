@@ -11,6 +11,7 @@ import torch
 
 from sglang_speed.errors import ConfigError
 from sglang_speed.platforms.cpu import CpuPlatform, activate, share_cores
+from tests.host import IS_OLDEST
 
 LEFT_OPEN = {
     "attention_backend": "intel_amx",  # what SGLang puts there for the device cpu
@@ -23,6 +24,7 @@ LEFT_OPEN = {
     "chunked_prefill_size": None,
     "mem_fraction_static": None,
     "tp_size": 1,
+    "dp_size": 1,
     "enable_deterministic_inference": False,
     "rl_on_policy_target": None,
     "enable_memory_saver": False,
@@ -121,9 +123,14 @@ def test_a_setting_that_needs_an_accelerator_is_refused(chosen: dict[str, Any]) 
         defaults_for(**chosen)
 
 
-def test_tensor_parallel_ranks_share_the_cores(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "ranks", [{"tp_size": 2}, pytest.param({"dp_size": 2}, marks=pytest.mark.skipif(IS_OLDEST, reason="all have all"))]
+)
+def test_ranks_share_the_cores(
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, ranks: dict[str, int]
+) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {8, 9, 2, 3, 4})
-    defaults_for(tp_size=2)
+    defaults_for(**ranks)
     assert environment["SGLANG_CPU_OMP_THREADS_BIND"] == "2,3|4,8"
     assert environment["OMP_NUM_THREADS"] == "2"
 
