@@ -74,6 +74,9 @@ def exit_on_sigterm() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
+_REPLICAS = ("--dp-size", "--data-parallel-size", "--dp")
+
+
 def start_server(
     model: str | Path,
     log_path: Path,
@@ -86,6 +89,8 @@ def start_server(
     environment: added to this process's. start: in place of `start_python`.
     """
     port, flags_of_ports = own_ports()
+    if any(flag.split("=")[0] in _REPLICAS for flag in flags):
+        flags_of_ports = flags_of_ports[: flags_of_ports.index("--nccl-port")]  # each of them needs one of its own
     command = ["-m", "sglang.launch_server", "--model-path", str(model), *flags, *flags_of_ports]
     process = (start or start_python)(command, log_path, environment or {})
     return LocalServer(f"http://127.0.0.1:{port}", process, log_path)
