@@ -38,7 +38,7 @@ def kill_in_mid_request(doomed: Victim, name: str, how: signal.Signals) -> None:
 
 
 def test_a_killed_scheduler_ends_the_server_and_its_clients(tiny_speed: Path) -> None:
-    """Forked, which takes a tenth of the time; the others are not."""
+    """Forked, which starts in seconds; the slow ones start new interpreters."""
     with victim(tiny_speed, in_new_interpreter=False) as doomed:
         kill_in_mid_request(doomed, "scheduler", signal.SIGKILL)
 
