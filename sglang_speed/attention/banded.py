@@ -40,7 +40,7 @@ class DeepAttention:
         assert found in (None, self.translator), f"the {self.band.name} band's backend reads another request table"
 
     def plan(self, batch: DeepBatch) -> None:
-        """Plan a batch outside of a decode graph."""
+        """Plan a batch outside of a decode graph; a backend knows one plan at a time."""
         if batch.forward_batch is not None:
             HOST.bind_batch(self.translator, batch.forward_batch, in_graph=False)
             self.backend.init_forward_metadata(batch.forward_batch)
@@ -80,17 +80,12 @@ class BandedAttnBackend(AttentionBackend):
             each.plan(batch if batch.anchors is None else batch.anchors)
         self._planned = (forward_batch, batches)
 
-    def deep_parts_of(self, forward_batch: ForwardBatch) -> list[tuple[AttentionBackend, DeepBatch]]:
+    def deep_parts_of(self, forward_batch: ForwardBatch) -> list[tuple[DeepAttention, DeepBatch]]:
         """What each deep band runs on, from the bottom up; the batch must be the one that was planned last."""
         assert self._planned is not None, "a forward runs that was never planned"
         planned, batches = self._planned
         assert planned is forward_batch, "the forward runs another batch than the one that was planned"
-        return [(each.backend, batch) for each, batch in zip(self.deep, batches, strict=True)]
-
-    def plan_after_anchors(self, part: tuple[AttentionBackend, DeepBatch]) -> None:
-        """A backend knows one plan: once the anchors have run, that of the other rows."""
-        (each,) = (each for each in self.deep if each.backend is part[0])
-        each.plan(part[1])
+        return list(zip(self.deep, batches, strict=True))
 
     def init_cuda_graph_state(self, max_bs: int, max_num_tokens: int) -> None:
         self.shallow.init_cuda_graph_state(max_bs, max_num_tokens)
@@ -111,8 +106,8 @@ class BandedAttnBackend(AttentionBackend):
 
     def init_forward_metadata_in_graph(self, forward_batch: ForwardBatch) -> None:
         self.shallow.init_forward_metadata_in_graph(forward_batch)
-        for backend, batch in self.deep_parts_of(forward_batch):
-            backend.init_forward_metadata_in_graph(batch.forward_batch)
+        for each, batch in self.deep_parts_of(forward_batch):
+            each.backend.init_forward_metadata_in_graph(batch.forward_batch)
 
     def on_after_cuda_graph_warmup(self) -> None:
         for backend in self.backends:

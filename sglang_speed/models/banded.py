@@ -73,15 +73,14 @@ class BandedForward:
             assert backend.filling is not None, "the deep band has no room for what is filled in"
             self.filling.fill(stream, positions, backend.filling, forward_batch)
         all_rows, rows = stream.hidden, None
-        for view, part in zip(self._deep, backend.deep_parts_of(forward_batch), strict=True):
-            own_backend, batch = part
+        for view, (attention, batch) in zip(self._deep, backend.deep_parts_of(forward_batch), strict=True):
             if batch.anchors is not None:
-                _run_band(view, own_backend, batch.anchors, stream, positions)
-                backend.plan_after_anchors(part)
+                _run_band(view, attention.backend, batch.anchors, stream, positions)
+                attention.plan(batch)
             if batch.forward_batch is None:
                 return torch.zeros_like(all_rows)
             rows = batch.rows
-            stream, positions = _run_band(view, own_backend, batch, stream, positions)
+            stream, positions = _run_band(view, attention.backend, batch, stream, positions)
         return stream.hidden if rows is None else torch.zeros_like(all_rows).index_copy_(0, rows, stream.hidden)
 
 

@@ -41,7 +41,7 @@ class HfBands:
         """hidden: [1, num_rows, hidden_size], of the band below where the layer is the first of its band."""
         banded = get_attn_backend()
         assert isinstance(banded, BandedAttnBackend), f"{type(banded).__name__} has no deep band"
-        part = backend, batch = banded.deep_parts_of(kwargs["forward_batch"])[number]
+        attention, batch = banded.deep_parts_of(kwargs["forward_batch"])[number]
         if is_first:
             self._all_rows = hidden if number == 0 else self._all_rows
             self._top = batch
@@ -50,13 +50,13 @@ class HfBands:
             if batch.anchors is not None:
                 anchors = hidden[:, batch.anchors.rows_below]
                 for each in self._layers:
-                    anchors = _on_rows(each, backend, batch.anchors, anchors, *args, **kwargs)
-                banded.plan_after_anchors(part)
+                    anchors = _on_rows(each, attention.backend, batch.anchors, anchors, *args, **kwargs)
+                attention.plan(batch)
         if batch.forward_batch is None:
             return hidden
         if is_first and batch.rows_below is not None:
             hidden = hidden[:, batch.rows_below]
-        return _on_rows(layer, backend, batch, hidden, *args, **kwargs)
+        return _on_rows(layer, attention.backend, batch, hidden, *args, **kwargs)
 
     def _fill(self, backend: FillingBackend, hidden: Tensor, *args: Any, **kwargs: Any) -> None:
         """Let the deep layers keep the keys and values of all rows, as hidden states enter the first of them."""
