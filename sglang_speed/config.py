@@ -13,38 +13,24 @@ from pathlib import Path
 from typing import Any
 
 from sglang_speed.errors import ConfigError
+from sglang_speed.policy_config import (
+    DEFAULT_ANCHOR_TOKENS,
+    DEFAULT_POLICY,
+    DEFAULT_TAIL_TOKENS,
+    POLICY_TRAITS,
+    PolicyTraits,
+    Selection,
+    ShortMessages,
+    require_int,
+)
 
 SPEED_MODEL_TYPE = "speed_"
 """Begins the `model_type` of a SPEED checkpoint: `speed_llama`."""
 SPEED_ARCHITECTURE = "Speed"
 """Begins the name in its `architectures`: `SpeedLlamaForCausalLM`."""
-DEFAULT_POLICY = "speed"
-DEFAULT_ANCHOR_TOKENS = 1
-DEFAULT_TAIL_TOKENS = 16
-
-
-@dataclass(frozen=True)
-class PolicyTraits:
-    """A policy as a checkpoint names it.
-
-    anchor_tokens, tail_tokens: what a checkpoint means that leaves them out.
-    fills_deep_layers: whether tokens that are not computed in the deep layers have KV there all the same, filled in
-        from the hidden state at the cutoff; so there is one cutoff.
-    """
-
-    anchor_tokens: int = DEFAULT_ANCHOR_TOKENS
-    tail_tokens: int = DEFAULT_TAIL_TOKENS
-    fills_deep_layers: bool = False
-
-
-POLICY_TRAITS: Mapping[str, PolicyTraits] = {
-    DEFAULT_POLICY: PolicyTraits(),
-    "pop": PolicyTraits(anchor_tokens=0, tail_tokens=1, fills_deep_layers=True),
-}
-"""The policies that there are; `policies` has a file for each."""
 
 _COUNTS = ("prefill_layers", "anchor_tokens", "tail_tokens")
-_KEYS = (*_COUNTS, "policy")
+_KEYS = (*_COUNTS, "policy", *Selection.KEYS, *ShortMessages.KEYS)
 
 
 @dataclass(frozen=True)
@@ -58,6 +44,8 @@ class SpeedConfig:
     further_cutoffs: layers at which the deep layers are cut again, in ascending order; each begins another deep band.
         In config.json `prefill_layers` is then a list.
     policy: what the deep bands show beside the tokens that pass them, one of POLICY_TRAITS.
+    selection: how prompt tokens are chosen for the deep layers; None where the policy chooses none.
+    messages: which messages of a chat pass all layers; None where their length does not count.
 
     Raises ConfigError naming the key, the value, the rule and the fix.
     """
@@ -68,10 +56,12 @@ class SpeedConfig:
     tail_tokens: int = DEFAULT_TAIL_TOKENS
     further_cutoffs: tuple[int, ...] = ()
     policy: str = DEFAULT_POLICY
+    selection: Selection | None = None
+    messages: ShortMessages | None = None
 
     def __post_init__(self) -> None:
         for key in ("num_layers", *_COUNTS):
-            _require_int(key, getattr(self, key))
+            require_int(key, getattr(self, key))
         if self.num_layers < 1:
             raise ConfigError(f"num_layers={self.num_layers} is below 1: a model has at least one decoder layer")
         if not 1 <= self.prefill_layers <= self.num_layers:
@@ -101,10 +91,21 @@ class SpeedConfig:
                 f"prefill_layers={self._prefill_layers_in_json()!r} has several cutoffs, and policy {self.policy!r} "
                 "takes one, since its deep KV comes from the hidden state there; write one number"
             )
+        if POLICY_TRAITS[self.policy].selects != (self.selection is not None):
+            selecting = " or ".join(name for name, traits in POLICY_TRAITS.items() if traits.selects)
+            raise ConfigError(
+                f"{', '.join(Selection.KEYS)} belong to policy {selecting!r}, and the policy is {self.policy!r}: leave "
+                "them out, or write the policy"
+            )
+        if self.selection is not None and len(self.selection.ratios) not in (1, 1 + len(self.further_cutoffs)):
+            raise ConfigError(
+                f"select_ratio={list(self.selection.ratios)} does not fit prefill_layers="
+                f"{self._prefill_layers_in_json()!r}: write one share, or one for each cutoff"
+            )
 
     def _check_further_cutoffs(self) -> None:
         for below, cutoff in pairwise((self.prefill_layers, *self.further_cutoffs)):
-            _require_int("prefill_layers", cutoff)
+            require_int("prefill_layers", cutoff)
             if not below < cutoff < self.num_layers:
                 raise ConfigError(
                     f"prefill_layers={self._prefill_layers_in_json()!r} is not an ascending list of cutoffs below "
@@ -126,9 +127,30 @@ class SpeedConfig:
         return POLICY_TRAITS[self.policy].fills_deep_layers
 
     @property
+    def keeps_states(self) -> bool:
+        """Whether the radix tree keeps the hidden state at the lowest cutoff of every token, from which any of them can
+        be computed in the deep layers later."""
+        return not self.is_stock and (self.selection is not None or self.messages is not None)
+
+    @property
     def stored_layers(self) -> int:
-        """Layers whose KV the radix tree keeps of a token."""
+        """Layers whose KV the radix tree keeps of a token; its state is kept beside them."""
         return self.num_layers if self.fills_deep_layers else self.prefill_layers
+
+    @property
+    def selected_share(self) -> float:
+        """Of prompt tokens those that scores choose for the deep layers, on average over these layers."""
+        if self.selection is None or self.is_stock:
+            return 0.0
+        ends = (*self.further_cutoffs, self.num_layers)
+        layers = [end - first for first, end in zip(self.cutoffs, ends, strict=True)]
+        ratios = map(self.selection.ratio_of, range(len(layers)))
+        return sum(ratio * count for ratio, count in zip(ratios, layers, strict=True)) / self.num_deep_layers
+
+    @property
+    def read_layers(self) -> float:
+        """As many layers' worth of KV of a prompt as decode reads."""
+        return self.stored_layers + self.selected_share * self.num_deep_layers
 
     @property
     def is_stock(self) -> bool:
@@ -137,21 +159,16 @@ class SpeedConfig:
 
     @classmethod
     def of_policy(
-        cls,
-        num_layers: int,
-        prefill_layers: int,
-        policy: str = DEFAULT_POLICY,
-        anchor_tokens: int | None = None,
-        tail_tokens: int | None = None,
+        cls, num_layers: int, prefill_layers: int | Sequence[int], policy: str = DEFAULT_POLICY, **settings: Any
     ) -> SpeedConfig:
-        """A policy with its own anchors and tail where none are given."""
-        given = {"anchor_tokens": anchor_tokens, "tail_tokens": tail_tokens}
-        named = {key: value for key, value in given.items() if value is not None}
+        """A policy with its own defaults for those of the `speed` object's keys that are not given, or None."""
+        named = {key: value for key, value in settings.items() if value is not None}
         return cls.from_dict({"prefill_layers": prefill_layers, "policy": policy, **named}, num_layers)
 
     def at_full_depth(self) -> SpeedConfig:
         """The stock model with the same anchors and tail."""
-        return replace(self, prefill_layers=self.num_layers, further_cutoffs=())
+        one = None if self.selection is None else replace(self.selection, ratios=self.selection.ratios[:1])
+        return replace(self, prefill_layers=self.num_layers, further_cutoffs=(), selection=one)
 
     def with_tail(self, tail_tokens: int) -> SpeedConfig:
         """The same bands under another tail."""
@@ -160,9 +177,12 @@ class SpeedConfig:
     def to_dict(self) -> dict[str, Any]:
         """The `speed` object of config.json. SPEED's own does not name its policy, as those written before there were
         others."""
-        named = {} if self.policy == DEFAULT_POLICY else {"policy": self.policy}
-        counts = {key: getattr(self, key) for key in _COUNTS}
-        return {**counts, **named, "prefill_layers": self._prefill_layers_in_json()}
+        written = {key: getattr(self, key) for key in _COUNTS} | {"prefill_layers": self._prefill_layers_in_json()}
+        if self.policy != DEFAULT_POLICY:
+            written["policy"] = self.policy
+        for part in (self.selection, self.messages):
+            written |= {} if part is None else part.to_dict()
+        return written
 
     def _prefill_layers_in_json(self) -> int | list[int]:
         return [self.prefill_layers, *self.further_cutoffs] if self.further_cutoffs else self.prefill_layers
@@ -181,13 +201,25 @@ class SpeedConfig:
         if "prefill_layers" not in speed:
             raise ConfigError("speed.prefill_layers is missing: it is the number of layers that prompt tokens pass")
         traits = POLICY_TRAITS.get(str(speed.get("policy", DEFAULT_POLICY)), PolicyTraits())
-        speed = {"anchor_tokens": traits.anchor_tokens, "tail_tokens": traits.tail_tokens, **speed}
-        cutoffs = speed["prefill_layers"]
-        if not isinstance(cutoffs, Sequence) or isinstance(cutoffs, str):
-            return cls(num_layers=num_layers, **speed)
-        if not cutoffs:
+        lowest, *further = cls._cutoffs_in(speed["prefill_layers"])
+        return cls(
+            num_layers=num_layers,
+            prefill_layers=lowest,
+            anchor_tokens=speed.get("anchor_tokens", traits.anchor_tokens),
+            tail_tokens=speed.get("tail_tokens", traits.tail_tokens),
+            further_cutoffs=tuple(further),
+            policy=speed.get("policy", DEFAULT_POLICY),
+            selection=Selection.from_dict(speed) if traits.selects or set(Selection.KEYS) & set(speed) else None,
+            messages=ShortMessages.from_dict(speed),
+        )
+
+    @staticmethod
+    def _cutoffs_in(prefill_layers: Any) -> Sequence[Any]:
+        if not isinstance(prefill_layers, Sequence) or isinstance(prefill_layers, str):
+            return [prefill_layers]
+        if not prefill_layers:
             raise ConfigError("speed.prefill_layers=[] names no cutoff: write the number of layers that prompts pass")
-        return cls(num_layers=num_layers, **{**speed, "prefill_layers": cutoffs[0]}, further_cutoffs=tuple(cutoffs[1:]))
+        return prefill_layers
 
     @classmethod
     def from_model_config(cls, config: Mapping[str, Any]) -> SpeedConfig:
@@ -230,8 +262,3 @@ def is_speed_model(config: Mapping[str, Any]) -> bool:
     names = config.get("architectures") or []
     is_named = isinstance(names, Sequence) and any(str(name).startswith(SPEED_ARCHITECTURE) for name in names)
     return is_named or str(config.get("model_type")).startswith(SPEED_MODEL_TYPE)
-
-
-def _require_int(key: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ConfigError(f"{key}={value!r} is not a whole number: write it as a JSON integer")

@@ -119,6 +119,16 @@ class Bands:
     anchor_tokens: int = 1
     tail_tokens: int = 3
     policy: str = "speed"
+    select_ratio: float | tuple[float, ...] | None = None
+    select_window: int | None = None
+    select_kernel: int | None = None
+    deep_message_tokens: int | None = None
+    message_delimiters: tuple[tuple[int, ...], ...] | None = None
+
+    @property
+    def speed(self) -> dict[str, Any]:
+        """The `speed` object; what is None is left out."""
+        return {key: value for key, value in vars(self).items() if value is not None}
 
     @property
     def is_filled(self) -> bool:
@@ -131,7 +141,33 @@ STOCK_BANDS = [Bands(NUM_LAYERS, 0, 1), Bands(NUM_LAYERS, 4, 16)]
 SEVERAL_BANDS = [Bands((2, 5), 1, 3), Bands((3, 4, 6), 4, 2)]
 POP, POP_WITH_ANCHORS = Bands(6, 0, 1, "pop"), Bands(4, 2, 3, "pop")
 POP_BANDS = [POP, POP_WITH_ANCHORS, Bands(1, 0, 16, "pop"), Bands(NUM_LAYERS, 0, 1, "pop")]
-ALL_BANDS = [*DEEP_BANDS, *STOCK_BANDS, *SEVERAL_BANDS, *POP_BANDS, Bands(1, 1, 2), Bands(NUM_LAYERS - 1, 9, 5)]
+FASTKV = Bands(4, 1, 3, "fastkv", select_ratio=0.4)
+FASTKV_TWICE = Bands((3, 5), 2, 3, "fastkv", select_ratio=(0.6, 0.3), select_window=4, select_kernel=3)
+FASTKV_BANDS = [
+    FASTKV,
+    FASTKV_TWICE,
+    Bands(1, 0, 1, "fastkv", select_ratio=0.1, select_window=1, select_kernel=1),
+    Bands(NUM_LAYERS - 1, 4, 12, "fastkv", select_ratio=1.0),
+    Bands(NUM_LAYERS, 1, 3, "fastkv"),
+]
+SHORT_MESSAGES = {"deep_message_tokens": 6, "message_delimiters": ((60,), (61, 62), (70,), (80,))}
+"""Tokens that stand in most random prompts of some length begin a message."""
+WITH_MESSAGES = Bands(6, 1, 3, **SHORT_MESSAGES)
+POP_WITH_MESSAGES = Bands(6, 1, 2, "pop", **SHORT_MESSAGES)
+FASTKV_WITH_MESSAGES = Bands(4, 1, 3, "fastkv", select_ratio=0.4, **SHORT_MESSAGES)
+MESSAGE_BANDS = [WITH_MESSAGES, POP_WITH_MESSAGES, FASTKV_WITH_MESSAGES, Bands((3, 6), 0, 4, **SHORT_MESSAGES)]
+STATE_BANDS = [FASTKV, FASTKV_TWICE, WITH_MESSAGES, POP_WITH_MESSAGES]
+"""What begins with states in some deep band, for tests of many settings."""
+ALL_BANDS = [
+    *DEEP_BANDS,
+    *STOCK_BANDS,
+    *SEVERAL_BANDS,
+    *POP_BANDS,
+    *FASTKV_BANDS,
+    *MESSAGE_BANDS,
+    Bands(1, 1, 2),
+    Bands(NUM_LAYERS - 1, 9, 5),
+]
 LONG_TAIL, FOUR_ANCHORS = Bands(6, 1, 16), Bands(4, 4, 2)
 
 # Settings of the scheduler: fields of ServerArgs, and the arguments of `running_scheduler`
@@ -187,7 +223,7 @@ GPU_SETTINGS: Mapping[str, Mapping[str, Any]] = {
 WITH_FOUR_ANCHORS = ("defaults", "chunks of 16", "no overlap, chunks of 17", "pages, chunks of 16", "no cache")
 CASES = [
     *((name, LONG_TAIL) for name in SETTINGS),
-    *((name, bands) for bands in (FOUR_ANCHORS, POP_WITH_ANCHORS) for name in WITH_FOUR_ANCHORS),
+    *((name, bands) for bands in (FOUR_ANCHORS, POP_WITH_ANCHORS, *STATE_BANDS) for name in WITH_FOUR_ANCHORS),
 ]
 """Settings by bands, for a workload of all kinds."""
 

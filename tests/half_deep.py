@@ -24,7 +24,9 @@ class HalfDeep(SpeedPolicy):
         policy.shallow_part = 1 - 0.5 ** (1 + config.cutoffs.index(band.first_layer))
         return policy
 
-    def deep_tokens(self, prompt_len: int, scored_from: int | None = None) -> DeepTokens:
+    def deep_tokens(
+        self, prompt_len: int, scored_from: int | None = None, token_ids: Sequence[int] | None = None
+    ) -> DeepTokens:
         deep_start = min(int(prompt_len * self.shallow_part), prompt_len if scored_from is None else scored_from)
         return DeepTokens(num_anchors=min(2, deep_start), deep_start=deep_start)
 

@@ -13,13 +13,54 @@ from types import SimpleNamespace
 from typing import Any
 
 from sglang.srt.layers.attention.base_attn_backend import AttentionBackend
+from sglang.srt.mem_cache.memory_pool import KVWriteLoc
 from sglang.srt.model_executor.forward_batch_info import ForwardBatch
 from torch import Tensor
 
 from sglang_speed.attention.deep_batch import DecodeBuffers, DeepBatch, build_deep_batches, request_rows
 from sglang_speed.attention.filling import FillingBackend
+from sglang_speed.attention.from_states import DeepRows
 from sglang_speed.host.adapter import HOST
 from sglang_speed.kv_pool.deep_band import DeepBand
+from sglang_speed.kv_pool.states import StateStore
+from sglang_speed.policy_config import Selection
+
+
+@dataclass(frozen=True)
+class FromStates:
+    """What the deep bands begin with where the main pool has states.
+
+    store: the states. max_rows: how many run together. selection: how tokens are chosen, if scores do it.
+    """
+
+    store: StateStore
+    max_rows: int
+    selection: Selection | None
+
+
+class WritesFirst:
+    """A backend that puts keys and values into the pool before anything attends; not all of them do by themselves."""
+
+    def __init__(self, backend: AttentionBackend, pool: Any) -> None:
+        self._backend, self._pool = backend, pool
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    def forward(
+        self,
+        q: Tensor,
+        k: Tensor | None,
+        v: Tensor | None,
+        layer: Any,
+        forward_batch: ForwardBatch,
+        save_kv_cache: bool = True,
+        **kwargs: Any,
+    ) -> Tensor:
+        if save_kv_cache and k is not None:
+            self._pool.set_kv_buffer(layer, KVWriteLoc(forward_batch.out_cache_loc, None), k, v)
+        out: Tensor = self._backend.forward(q, k, v, layer, forward_batch, save_kv_cache, **kwargs)
+        return out
 
 
 @dataclass
@@ -45,6 +86,10 @@ class DeepAttention:
             HOST.bind_batch(self.translator, batch.forward_batch, in_graph=False)
             self.backend.init_forward_metadata(batch.forward_batch)
 
+    def backend_for(self, batch: DeepBatch) -> Any:
+        """What layers attend through in a batch that is planned."""
+        return WritesFirst(self.backend, self.band.allocator.get_kvcache()) if batch.sees_itself else self.backend
+
 
 class BandedAttnBackend(AttentionBackend):
     """Seen from outside it is the shallow band's backend; `deep` and `deep_parts_of` serve the deep layers.
@@ -53,12 +98,15 @@ class BandedAttnBackend(AttentionBackend):
     graph runs, as SGLang does with those of the shallow band.
     """
 
-    def __init__(self, shallow: AttentionBackend, deep: Sequence[DeepAttention]) -> None:
+    def __init__(
+        self, shallow: AttentionBackend, deep: Sequence[DeepAttention], from_states: FromStates | None = None
+    ) -> None:
         super().__init__()
         self.shallow = shallow
         self.deep = tuple(deep)
         self.filling = FillingBackend(deep[0].band) if deep[0].band.first_filled is not None else None
-        self._planned: tuple[ForwardBatch, Sequence[DeepBatch]] | None = None
+        self.from_states = from_states
+        self._planned: tuple[ForwardBatch, Sequence[DeepBatch] | DeepRows] | None = None
         self.forward_metadata = None
         self.token_to_kv_pool = shallow.token_to_kv_pool
         self.req_to_token_pool = shallow.req_to_token_pool
@@ -75,17 +123,35 @@ class BandedAttnBackend(AttentionBackend):
         if self.filling is not None and forward_batch.forward_mode.is_extend():
             lengths = zip(forward_batch.extend_prefix_lens_cpu, forward_batch.extend_seq_lens_cpu, strict=True)
             self.req_to_token_pool.fill(request_rows(forward_batch), list(map(sum, lengths)))
-        batches = build_deep_batches(forward_batch, [each.band for each in self.deep])
+        bands = [each.band for each in self.deep]
+        if self.from_states is not None and forward_batch.forward_mode.is_extend():
+            rows = DeepRows(forward_batch, bands, self.from_states.max_rows)
+            for each, pieces in zip(self.deep, rows.batches, strict=True):
+                if len(pieces) == 1:
+                    each.plan(pieces[0])
+            self._planned = (forward_batch, rows)
+            return
+        batches = build_deep_batches(forward_batch, bands)
         for each, batch in zip(self.deep, batches, strict=True):
-            each.plan(batch if batch.anchors is None else batch.anchors)
+            each.plan(batch)
         self._planned = (forward_batch, batches)
 
     def deep_parts_of(self, forward_batch: ForwardBatch) -> list[tuple[DeepAttention, DeepBatch]]:
         """What each deep band runs on, from the bottom up; the batch must be the one that was planned last."""
+        batches = self._planned_for(forward_batch)
+        assert not isinstance(batches, DeepRows), "the deep bands of this batch begin with states"
+        return list(zip(self.deep, batches, strict=True))
+
+    def deep_rows_of(self, forward_batch: ForwardBatch) -> DeepRows | None:
+        """What the deep bands compute from states, in an extend of a model that keeps them."""
+        planned = self._planned_for(forward_batch)
+        return planned if isinstance(planned, DeepRows) else None
+
+    def _planned_for(self, forward_batch: ForwardBatch) -> Sequence[DeepBatch] | DeepRows:
         assert self._planned is not None, "a forward runs that was never planned"
         planned, batches = self._planned
         assert planned is forward_batch, "the forward runs another batch than the one that was planned"
-        return list(zip(self.deep, batches, strict=True))
+        return batches
 
     def init_cuda_graph_state(self, max_bs: int, max_num_tokens: int) -> None:
         self.shallow.init_cuda_graph_state(max_bs, max_num_tokens)
@@ -118,9 +184,12 @@ class BandedAttnBackend(AttentionBackend):
         value: int = self.shallow.get_cuda_graph_seq_len_fill_value()
         return value
 
-    def shared_read_ends(self, *args: Any) -> Any:
-        """When no backend reads the tables any more, which the scheduler may then change."""
-        return HOST.last_read([backend.shared_read_ends(*args) for backend in self.backends])
+    def shared_read_ends(self, mode: Any) -> Any:
+        """When no backend reads the tables any more, which the scheduler may then change. Where deep bands begin with
+        states, the tables are read in the midst of an extend; the end of it is what SGLang takes of who says nothing."""
+        if self.from_states is not None and mode.is_extend():
+            return super().shared_read_ends(mode)
+        return HOST.last_read([backend.shared_read_ends(mode) for backend in self.backends])
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         return self.shallow.forward(*args, **kwargs)
@@ -135,7 +204,9 @@ class DeepRunnerView:
     longer than the table is wide."""
 
     def __init__(self, model_runner: Any, band: DeepBand) -> None:
-        num_rows, width = band.table.shape
+        width = band.table.shape[1]
+        # backends keep a place for each sequence of a batch; where KV is filled in, anchors are one of their own
+        num_sequences = band.num_rows * (1 if band.first_filled is None else 2)
         self.band = band
         self._model_runner = model_runner
         self.model_config = copy.copy(model_runner.model_config)
@@ -144,7 +215,7 @@ class DeepRunnerView:
         self.token_to_kv_pool = band.allocator.get_kvcache()
         self.token_to_kv_pool_allocator = band.allocator
         self.req_to_token_pool = SimpleNamespace(
-            req_to_token=band.table, size=num_rows - 1, max_context_len=width, device=model_runner.device
+            req_to_token=band.table, size=num_sequences, max_context_len=width, device=model_runner.device
         )
         self.kv_index_translator = HOST.index_translator(
             band.table, band.allocator, self.token_to_kv_pool, model_runner.device

@@ -16,6 +16,7 @@ import torch
 from sglang.srt.model_executor.forward_batch_info import ForwardBatch
 from torch import Tensor
 
+from sglang_speed.host.adapter import HOST
 from sglang_speed.kv_pool.deep_band import DeepBand
 
 REQUEST_ROWS = "speed_request_rows"
@@ -29,28 +30,23 @@ class DeepBatch:
     forward_batch: the child batch; None where no row is deep.
     rows: [num_deep_rows], int64: lines of the batch's hidden states that are deep; None where all are.
     rows_below: the same among the lines that the band below has.
-    anchors: what runs before, for its KV alone: anchors that are new in this forward where a filled gap, which no
-        attention backend has within a sequence of new rows, lies between them and the rows of this batch.
+    sees_itself: whether rows of a request are several sequences of the batch, with a filled gap between them, which no
+        attention backend has within a sequence of new rows; so what one of them puts into the pool another one sees.
     """
 
     forward_batch: ForwardBatch | None
     rows: Tensor | None = None
     rows_below: Tensor | None = None
-    anchors: DeepBatch | None = None
+    sees_itself: bool = False
 
 
 @dataclass(frozen=True)
 class DeepExtent:
-    """One request's part in an extend: `length` new deep rows, which see `prefix_len` tokens before them."""
+    """New deep rows of one request in a row: `length` of them, which see `prefix_len` tokens before them."""
 
-    batch_index: int
     row: int
     prefix_len: int
-    token_rows: np.ndarray
-
-    @property
-    def length(self) -> int:
-        return len(self.token_rows)
+    length: int
 
 
 def request_rows(forward_batch: ForwardBatch) -> list[int]:
@@ -70,38 +66,24 @@ def build_deep_batches(forward_batch: ForwardBatch, bands: Sequence[DeepBand]) -
         return [DeepBatch(_decode_view(forward_batch, band, rows)) for band in bands]
     batches, below = [], None
     for band in bands:
-        anchors, extents = _deep_extents(forward_batch, band, rows)
-        token_rows = _rows_of(extents)
-        batch = _extend_batch(forward_batch, band, extents, token_rows, below)
-        if anchors:
-            first = _extend_batch(forward_batch, band, anchors, _rows_of(anchors), below)
-            batch = replace(batch, anchors=first)
-        batches.append(batch)
-        below = token_rows
+        extents, lines = _deep_extents(forward_batch, band, rows)
+        batches.append(_on_lines(extend_batch(forward_batch, band, extents), lines, below))
+        below = lines
     return batches
 
 
-def _rows_of(extents: Sequence[DeepExtent]) -> np.ndarray:
-    return np.concatenate([np.empty(0, dtype=np.int64), *(extent.token_rows for extent in extents)])
-
-
-def _extend_batch(
-    forward_batch: ForwardBatch,
-    band: DeepBand,
-    extents: Sequence[DeepExtent],
-    rows: np.ndarray,
-    below: np.ndarray | None,
-) -> DeepBatch:
-    """rows, below: lines that are deep in this band and in the one below, ascending; None for the shallow band."""
-    if not extents:
-        return DeepBatch(forward_batch=None)
-    device = forward_batch.seq_lens.device
-    index = _to_device(rows, device)
-    view = _extend_view(forward_batch, band, extents, index)
-    if below is None:
-        return DeepBatch(view, index, index)
-    assert np.isin(rows, below).all(), f"the {band.name} band wants rows that the band below does not compute"
-    return DeepBatch(view, index, _to_device(np.searchsorted(below, rows), device))
+def _on_lines(batch: DeepBatch, lines: np.ndarray, below: np.ndarray | None) -> DeepBatch:
+    """lines, below: those that are deep in this band and in the one below, ascending; None for the shallow band."""
+    if batch.forward_batch is None:
+        return batch
+    view, device = batch.forward_batch, batch.forward_batch.seq_lens.device
+    index = index_below = _to_device(lines, device)
+    if below is not None:
+        assert np.isin(lines, below).all(), "a deep band wants rows that the band below does not compute"
+        index_below = _to_device(np.searchsorted(below, lines), device)
+    view.positions = view.positions[index]
+    view.input_ids = view.input_ids if view.input_ids is None else view.input_ids[index]
+    return replace(batch, rows=index, rows_below=index_below)
 
 
 def _decode_view(forward_batch: ForwardBatch, deep: DeepBand, rows: Sequence[int]) -> ForwardBatch:
@@ -171,57 +153,57 @@ def _with(forward_batch: ForwardBatch, **changes: Any) -> ForwardBatch:
 
 def _deep_extents(
     forward_batch: ForwardBatch, deep: DeepBand, rows: Sequence[int]
-) -> tuple[list[DeepExtent], list[DeepExtent]]:
-    """Which token rows of an extend are deep, request by request; requests without any are left out.
-
-    The first list has anchors that must run before, see `DeepBatch.anchors`.
-    """
-    before, extents = list[DeepExtent](), list[DeepExtent]()
+) -> tuple[list[DeepExtent], np.ndarray]:
+    """What is deep in an extend, request by request, and its lines."""
+    extents, lines = list[DeepExtent](), [np.empty(0, dtype=np.int64)]
     offset = 0
     lengths = zip(forward_batch.extend_prefix_lens_cpu, forward_batch.extend_seq_lens_cpu, strict=True)
-    for batch_index, (row, (start, length)) in enumerate(zip(rows, lengths, strict=True)):
+    for row, (start, length) in zip(rows, lengths, strict=True):
         state = deep.rows[row]
         computed = state.deep.computed_in(start, start + length, state.anchors_cached)
-        parts = [np.arange(part.start, part.stop) for part in computed]
+        runs = [np.arange(part.start, part.stop) for part in computed]
         if not state.deep.is_filled or state.deep.num_shallow == 0:
-            parts = [np.empty(0, dtype=np.int64), np.concatenate(parts)]
-        for found, positions in zip((before, extents), parts, strict=True):
-            if len(positions):
-                seen, end = (state.num_visible_before(int(place)) for place in (positions[0], positions[-1] + 1))
-                extent = DeepExtent(batch_index, row, seen, offset + positions - start)
-                assert seen + extent.length == end <= state.length, f"{extent} of {state} must end at {end}"
-                found.append(extent)
+            runs = [np.concatenate(runs)]
+        for positions in filter(len, runs):
+            seen, end = (state.num_visible_before(int(place)) for place in (positions[0], positions[-1] + 1))
+            assert seen + len(positions) == end <= state.length, f"{positions} of {state} must end at {end}"
+            extents.append(DeepExtent(row, seen, len(positions)))
+            lines.append(offset + positions - start)
         offset += length
-    return before, extents
+    return extents, np.concatenate(lines)
 
 
-def _extend_view(
-    forward_batch: ForwardBatch, deep: DeepBand, extents: Sequence[DeepExtent], index: Tensor
-) -> ForwardBatch:
-    device = index.device
+def extend_batch(forward_batch: ForwardBatch, deep: DeepBand, extents: Sequence[DeepExtent]) -> DeepBatch:
+    """What a band runs extents on. Positions and token ids are still those of the whole batch."""
+    if not extents:
+        return DeepBatch(forward_batch=None)
+    sees_itself = len({extent.row for extent in extents}) < len(extents)
+    return DeepBatch(_extend_view(forward_batch, deep, extents), sees_itself=sees_itself)
+
+
+def _extend_view(forward_batch: ForwardBatch, deep: DeepBand, extents: Sequence[DeepExtent]) -> ForwardBatch:
+    device = forward_batch.seq_lens.device
     prefix_lens, lengths = [e.prefix_len for e in extents], [e.length for e in extents]
     seq_lens_cpu = torch.tensor([p + n for p, n in zip(prefix_lens, lengths, strict=True)], dtype=torch.int64)
     slots = [deep.table[e.row, e.prefix_len : e.prefix_len + e.length] for e in extents]
-    input_ids = forward_batch.input_ids
-    return _with(
+    view = _with(
         forward_batch,
         batch_size=len(extents),
-        input_ids=input_ids if input_ids is None else input_ids[index],
         req_pool_indices=_to_device([e.row for e in extents], device),
         seq_lens=seq_lens_cpu.to(device, non_blocking=True),
         seq_lens_cpu=seq_lens_cpu,
         seq_lens_sum=int(seq_lens_cpu.sum()),
         orig_seq_lens=seq_lens_cpu.to(device, torch.int32, non_blocking=True),
         out_cache_loc=torch.cat(slots).long(),
-        positions=forward_batch.positions[index],
         extend_num_tokens=sum(lengths),
         extend_seq_lens=_to_device(lengths, device, torch.int32),
         extend_prefix_lens=_to_device(prefix_lens, device, torch.int32),
         extend_start_loc=_to_device(np.cumsum([0, *lengths[:-1]]), device, torch.int32),
         extend_prefix_lens_cpu=prefix_lens,
         extend_seq_lens_cpu=lengths,
-        num_token_non_padded_cpu=sum(lengths),
     )
+    HOST.set_num_rows(view, sum(lengths))
+    return view
 
 
 def _to_device(values: Sequence[int] | np.ndarray, device: torch.device, dtype: torch.dtype = torch.int64) -> Tensor:

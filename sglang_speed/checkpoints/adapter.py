@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from sglang_speed.config import SpeedConfig
 from sglang_speed.errors import ConfigError
+from sglang_speed.policy_config import POLICY_TRAITS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,12 +50,12 @@ def training_of(directory: Path) -> Training:
     """Training state of a checkpoint directory.
 
     TRAINED if `sglang-speed train` made it for the bands in its config.json. FULL_DEPTH if prompts pass all layers, and
-    for any model without bands. NOT_NEEDED where no token is invisible.
+    for any model without bands. NOT_NEEDED where the policy was published without training.
     """
     speed = SpeedConfig.from_checkpoint(directory)
     if speed is None or speed.is_stock:
         return Training.FULL_DEPTH
-    if speed.fills_deep_layers:
+    if not POLICY_TRAITS[speed.policy].wants_training:
         return Training.NOT_NEEDED
     path = directory / PROVENANCE_NAME
     if not path.is_file():

@@ -79,6 +79,8 @@ _POLICIES = {
 and cached in the lower layers only, the tokens that the model generates pass all of them.""",
     "pop": """(POP, prefill-only pruning): prompt tokens are computed
 in the lower layers only, and have keys and values in all; the tokens that the model generates pass all of them.""",
+    "fastkv": """(FastKV): prompt tokens are computed in the lower
+layers only, but for those that the last ones attend to most; the tokens that the model generates pass all of them.""",
 }
 
 
@@ -108,13 +110,24 @@ def _rows(directory: Path, base: str, speed: SpeedConfig) -> Iterator[tuple[str,
     yield "prompt tokens pass", f"{speed.prefill_layers} of {speed.num_layers} layers"
     if not speed.is_stock:
         deep = f"the first {speed.anchor_tokens} (anchors) and the last {speed.tail_tokens} (tail) of each prompt"
-        yield "tokens of prompts that pass all", deep
+        yield "tokens of prompts that pass all", deep + described_choice(speed)
     training = training_of(directory)
     if training is Training.TRAINED:
         yield from _training_rows(json.loads((directory / PROVENANCE_NAME).read_text(encoding="utf-8")))
     else:
         texts = {Training.UNTRAINED: _UNTRAINED, Training.FULL_DEPTH: _AT_FULL_DEPTH}
         yield "training", texts.get(training, str(training))
+
+
+def described_choice(speed: SpeedConfig) -> str:
+    """What else of a prompt passes all layers, to be put behind the anchors and the tail."""
+    text = ""
+    if speed.selection is not None:
+        ratios = " and ".join(f"{ratio:.0%}" for ratio in speed.selection.ratios)
+        text += f"; {ratios} in all, chosen by the attention of the last {speed.selection.window}"
+    if speed.messages is not None:
+        text += f"; messages of at most {speed.messages.max_tokens} tokens"
+    return text
 
 
 def _training_rows(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

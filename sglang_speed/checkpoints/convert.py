@@ -9,7 +9,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,20 +17,17 @@ from typing import Any, Literal
 from sglang_speed.checkpoints.adapter import PROVENANCE_NAME, Training, training_of
 from sglang_speed.checkpoints.atomic import absolute, new_directory, require_free, writing_to
 from sglang_speed.checkpoints.card import model_name, write_card
+from sglang_speed.checkpoints.delimiters import delimiters_of
 from sglang_speed.checkpoints.manifest import MANIFEST_NAME
 from sglang_speed.checkpoints.servable import (
     CONFIG_NAME,
     require_servable,
 )
 from sglang_speed.checkpoints.weights import INDEX_NAME, read_weights, require_layers
-from sglang_speed.config import (
-    DEFAULT_POLICY,
-    SpeedConfig,
-    decoder_config,
-    read_model_config,
-)
+from sglang_speed.config import SpeedConfig, decoder_config, read_model_config
 from sglang_speed.errors import ConfigError
 from sglang_speed.models.architectures import known_architecture
+from sglang_speed.policy_config import DEFAULT_POLICY
 
 Placement = Literal["hard link", "symlink", "copy"]
 
@@ -54,22 +51,32 @@ def convert(
     source: Path,
     destination: Path,
     *,
-    prefill_layers: int,
+    prefill_layers: int | Sequence[int],
     policy: str = DEFAULT_POLICY,
-    anchor_tokens: int | None = None,
-    tail_tokens: int | None = None,
     copy: bool = False,
+    message_delimiters: Sequence[str] = (),
+    **settings: Any,
 ) -> Conversion:
     """Make a SPEED checkpoint at `destination` from the stock or SPEED checkpoint at `source`.
 
-    policy: a depth policy; anchor_tokens and tail_tokens are its own defaults where they are None.
+    prefill_layers: the cutoff, or several. policy: a depth policy. settings: what else a `speed` object may say; the
+        policy has defaults for what is left out or None.
+    message_delimiters: texts with which messages begin, where short ones are deep; found in the chat template if there
+        are none.
     copy: copy the weights; otherwise they are hard-linked, or symlinked where no hard link can be made.
     `destination` must be absent or empty, and is complete when it appears. Raises ConfigError for a source that
     cannot be served, a wrong setting, or a destination that cannot be written.
     """
     config = read_source_config(source)
     num_layers = decoder_config(config)["num_hidden_layers"]
-    speed = SpeedConfig.of_policy(num_layers, prefill_layers, policy, anchor_tokens, tail_tokens)
+    if settings.get("deep_message_tokens"):
+        settings["message_delimiters"] = delimiters_of(source, message_delimiters)
+    elif message_delimiters:
+        raise ConfigError(
+            f"--message-delimiter {message_delimiters[0]!r} says where messages begin, and no length makes one deep: "
+            "add --deep-message-tokens, or leave it out"
+        )
+    speed = SpeedConfig.of_policy(num_layers, prefill_layers, policy, **settings)
     _require_trained_bands(source, speed)
     require_layers(read_weights(source), config, source)
     destination = absolute(destination)
@@ -83,10 +90,13 @@ def convert(
 def _require_trained_bands(source: Path, speed: SpeedConfig) -> None:
     """ConfigError if a trained checkpoint would get other bands. Its tail may change: those tokens are deep."""
     trained = SpeedConfig.from_checkpoint(source) if (source / PROVENANCE_NAME).is_file() else None
+    if trained is None:
+        return
+    ours, theirs = ({"policy": DEFAULT_POLICY, **each.to_dict()} for each in (speed, trained))
     for key in ("policy", "prefill_layers", "anchor_tokens"):
-        if trained is not None and getattr(speed, key) != getattr(trained, key):
+        if ours[key] != theirs[key]:
             raise ConfigError(
-                f"{key}={getattr(speed, key)} is not the {getattr(trained, key)} that {source} was trained for "
+                f"{key}={ours[key]} is not the {theirs[key]} that {source} was trained for "
                 f"({PROVENANCE_NAME} is in it): convert the model that it was made from, or train that one"
             )
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sglang_speed.checkpoints.adapter import PROVENANCE_NAME, UNTRAINED_COST, UNTRAINED_NEXT, Training, training_of
+from sglang_speed.checkpoints.card import described_choice
 from sglang_speed.checkpoints.servable import require_servable
 from sglang_speed.checkpoints.weights import Weights, read_weights, require_layers
 from sglang_speed.config import SpeedConfig, decoder_config, is_speed_model, read_model_config
@@ -26,6 +27,7 @@ from sglang_speed.method.cost import (
     kv_bytes_per_prompt_token,
     prefill_ceiling,
     request_kv_bytes,
+    state_layers,
 )
 from sglang_speed.models.architectures import architecture_of, known_architecture
 
@@ -74,6 +76,20 @@ class Description:
         return kv_bytes_per_generated_token(self.shape, self.config)
 
     @property
+    def state_bytes(self) -> int:
+        """What of a prompt token's KV is its state; 0 where none is kept."""
+        return state_layers(self.shape, self.config) * self.shape.kv_bytes_per_layer
+
+    @property
+    def running_token_kv_bytes(self) -> int:
+        """KV bytes of a prompt token while its request runs, on average; anchors, tail and short messages aside."""
+        return round(self.prompt_token_kv_bytes + self._selected_layers * self.shape.kv_bytes_per_layer)
+
+    @property
+    def _selected_layers(self) -> float:
+        return self.config.selected_share * self.config.num_deep_layers
+
+    @property
     def request_extra_kv_bytes(self) -> int:
         """KV bytes that a request's anchors and tail take in the deep band."""
         num_deep_tokens = self.config.anchor_tokens + self.config.tail_tokens
@@ -96,11 +112,13 @@ class Description:
                 "dtype": self.served_dtype,
                 "full_depth_token": self.full_depth_kv_bytes,
                 "prompt_token": self.prompt_token_kv_bytes,
+                "running_prompt_token": self.running_token_kv_bytes,
+                "state": self.state_bytes,
                 "generated_token": self.generated_token_kv_bytes,
                 "extra_per_request": self.request_extra_kv_bytes,
             },
             "ceilings": {
-                "prefill": prefill_ceiling(self.config),
+                "prefill": prefill_ceiling(self.shape, self.config),
                 "decode": {"context_len": self.context_len, "by_batch_size": self.decode_ceilings()},
             },
             "weights": {
@@ -215,6 +233,7 @@ def _method_rows(description: Description) -> Iterator[tuple[str, str]]:
     deep = "anchors, tail and generated tokens"
     if config.fills_deep_layers:
         deep += "; of all others keys and values only, filled in from the cutoff"
+    deep += described_choice(config)
     for band in description.bands:
         layers = f"layers {band.first_layer} to {band.end_layer - 1} ({band.num_layers} of {config.num_layers})"
         yield f"{band.name} band", f"{layers}: {'every token' if band.name == SHALLOW else deep}"
@@ -235,13 +254,18 @@ def _method_rows(description: Description) -> Iterator[tuple[str, str]]:
 
 def _cost_rows(description: Description) -> Iterator[tuple[str, str]]:
     full = description.full_depth_kv_bytes
-    for name, size in (
-        ("KV per prompt token", description.prompt_token_kv_bytes),
-        ("KV per generated token", description.generated_token_kv_bytes),
-    ):
+    sizes = {
+        "KV per prompt token": description.prompt_token_kv_bytes,
+        "while it runs": description.running_token_kv_bytes,
+        "its state at the cutoff": description.state_bytes,
+        "KV per generated token": description.generated_token_kv_bytes,
+    }
+    if not description.state_bytes:
+        del sizes["while it runs"], sizes["its state at the cutoff"]
+    for name, size in sizes.items():
         yield name, f"{size:,} bytes, {size / full:.0%} of full depth ({description.served_dtype})"
     yield "KV per request", f"{description.request_extra_kv_bytes:,} bytes more, for anchors and tail"
-    yield "prefill ceiling", f"{prefill_ceiling(description.config):.2f}x"
+    yield "prefill ceiling", f"{prefill_ceiling(description.shape, description.config):.2f}x"
     decode = ", ".join(f"{ceiling:.2f}x at batch {size}" for size, ceiling in description.decode_ceilings().items())
     yield "decode ceiling", f"{decode} ({description.context_len:,} tokens each)"
 

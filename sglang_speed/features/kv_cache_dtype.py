@@ -22,15 +22,20 @@ def _does_not_fit_backend(args: Any) -> bool:
     return args.kv_cache_dtype != "fp8_e4m3" or args.get_model_config().dtype != torch.bfloat16
 
 
-def _fills_in_fp8(args: Any) -> bool:
+def _rounds_more_than_computed(args: Any) -> bool:
     speed = speed_of(args.get_model_config().hf_config)
-    return args.kv_cache_dtype in FP8_DTYPES and speed is not None and speed.fills_deep_layers
+    keeps_more = speed is not None and (speed.fills_deep_layers or speed.keeps_states)
+    return args.kv_cache_dtype in FP8_DTYPES and keeps_more
 
 
-def _message_of_filled(args: Any) -> str:
+def _message_of_more(args: Any) -> str:
+    speed = speed_of(args.get_model_config().hf_config)
+    assert speed is not None, "only a SPEED model is refused"
+    with_messages = "" if speed.messages is None else " and --deep-message-tokens"
     return (
-        f"--kv-cache-dtype {args.kv_cache_dtype} is not supported with policy pop (keys and values that are filled in "
-        "are not proven in fp8); leave it out, or convert the model with --policy speed"
+        f"--kv-cache-dtype {args.kv_cache_dtype} is not supported with policy {speed.policy}{with_messages} (keys and "
+        "values that are filled in, and hidden states beside them, are not proven in fp8); leave it out, or convert "
+        "the model with --policy speed alone"
     )
 
 
@@ -69,10 +74,10 @@ FEATURE = Feature(
             at_full_depth=False,
         ),
         Refusal(
-            f"--kv-cache-dtype {', '.join(FP8_DTYPES)} with policy pop",
-            _fills_in_fp8,
-            "keys and values that are filled in are not proven in fp8",
-            message=_message_of_filled,
+            f"--kv-cache-dtype {', '.join(FP8_DTYPES)} with policy pop or fastkv, or short messages",
+            _rounds_more_than_computed,
+            "keys and values that are filled in, and hidden states, are not proven in fp8",
+            message=_message_of_more,
             at_full_depth=False,
         ),
     ),

@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 Step = Callable[[Any], None]
@@ -34,6 +35,20 @@ class Stream(NamedTuple):
 
         beside = None if self.beside is None else tuple(map(select, self.beside))
         return Stream(self.hidden[rows], select(self.residual), beside)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Stream]) -> Stream:
+        """The rows of several streams, one after the other."""
+
+        def join(of_parts: Sequence[Tensor | None]) -> Tensor | None:
+            found = [part for part in of_parts if part is not None]
+            return torch.cat(found) if found else None
+
+        if len(parts) == 1:
+            return parts[0]
+        besides = [part.beside for part in parts if part.beside is not None]
+        beside = tuple(map(join, zip(*besides, strict=True))) if besides else None
+        return cls(torch.cat([part.hidden for part in parts]), join([part.residual for part in parts]), beside)
 
     def as_returned(self, residual_is_beside: bool) -> Any:
         """What a layer with this output would return."""
@@ -88,6 +103,10 @@ class Host(ABC):
         """Where the next forward of a request's prompt ends."""
 
     @abstractmethod
+    def end_extend_at(self, req: Any, end: int) -> None:
+        """Let the next forward of a request's prompt end there."""
+
+    @abstractmethod
     def namespace_of(self, req: Any) -> Hashable:
         """What keeps requests with the same tokens apart in the prefix cache."""
 
@@ -116,6 +135,10 @@ class Host(ABC):
     @abstractmethod
     def bind_batch(self, translator: Any, batch: Any, in_graph: bool) -> None:
         """Let a batch find its slots through a translator. in_graph: it has the tensors of a decode graph."""
+
+    @abstractmethod
+    def set_num_rows(self, batch: Any, num_rows: int) -> None:
+        """Say how many rows a copy of a batch has, of which none is padding."""
 
     @abstractmethod
     def attention_context(self, backend: Any, batch: Any) -> AbstractContextManager[None]:

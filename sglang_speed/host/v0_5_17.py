@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import msgspec
+import torch
 from sglang.srt.layers.communicator import LayerCommunicator
 from sglang.srt.managers import io_struct
 from sglang.srt.mem_cache.allocation_sizing import get_req_to_token_extra_context_len
@@ -53,6 +54,9 @@ class Host0517(Host):
         end: int = req.extend_range.end
         return end
 
+    def end_extend_at(self, req: Any, end: int) -> None:
+        req.set_extend_range(req.extend_range.start, end)
+
     def namespace_of(self, req: Any) -> Hashable:
         namespace: Hashable = req.extra_key
         return namespace
@@ -78,6 +82,11 @@ class Host0517(Host):
 
     def bind_batch(self, translator: Any, batch: Any, in_graph: bool) -> None:
         pass
+
+    def set_num_rows(self, batch: Any, num_rows: int) -> None:
+        batch.num_token_non_padded_cpu = num_rows
+        if batch.num_token_non_padded is not None:
+            batch.num_token_non_padded = torch.full_like(batch.num_token_non_padded, num_rows)
 
     def attention_context(self, backend: Any, batch: Any) -> AbstractContextManager[None]:
         return forward_context(ForwardContext(attn_backend=backend))

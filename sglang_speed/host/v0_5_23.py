@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import msgspec
+import torch
 from sglang.srt.arg_groups.overrides import (
     attention_backends_of,
     declare_resolution,
@@ -86,6 +87,9 @@ class Host0523(Host):
         end: int = req.extend_end
         return end
 
+    def end_extend_at(self, req: Any, end: int) -> None:
+        req.extend_end = end
+
     def namespace_of(self, req: Any) -> Hashable:
         return req.extra_key, req.cache_salt
 
@@ -115,6 +119,12 @@ class Host0523(Host):
         """A copy of a batch has the plan of the batch that it was copied from, which reads the main table."""
         bind = translator.bind_runner_slots if in_graph else translator.bind_own_plan
         bind(batch)
+
+    def set_num_rows(self, batch: Any, num_rows: int) -> None:
+        batch.global_num_token_non_padded_cpu = num_rows
+        for name in ("global_num_token_non_padded", "num_token_non_padded"):
+            if getattr(batch, name) is not None:
+                setattr(batch, name, torch.full_like(getattr(batch, name), num_rows))
 
     def attention_context(self, backend: Any, batch: Any) -> AbstractContextManager[None]:
         return forward_context(ForwardContext(attn_backend=backend), forward_batch=batch)

@@ -1,7 +1,8 @@
 """How KV memory is split between the bands.
 
 The shallow band's pool holds every token, the pools of deep bands only deep tokens, so a small share of the
-bytes serves them. The share is a promise: 94% of the ideal `L / Lc` gain stays with prompt tokens.
+bytes serves them. The share is a promise: 94% of the ideal `L / Lc` gain stays with prompt tokens. Where tokens are
+selected it is 96% of `L / (Lc + s)`; a state takes as much as `s` layers.
 
 Where KV is filled in, the deep band's pool holds every token once more, which is charged to prompt tokens, and its
 table is as wide as SGLang's own, which is taken from the budget first. The share is that of what is computed there.
@@ -24,7 +25,7 @@ from sglang_speed.config import SpeedConfig
 from sglang_speed.errors import ConfigError
 from sglang_speed.policies import DepthPolicy
 
-DEEP_PERCENT = 6
+DEEP_PERCENT, DEEP_PERCENT_WHERE_SELECTED = 6, 4
 DEEP_TOKENS_VARIABLE = "SGLANG_SPEED_DEEP_TOKENS"
 TABLE_BYTES = 4
 """An entry of the request table, int32."""
@@ -70,8 +71,18 @@ def deep_bytes(config: SpeedConfig, deep_tokens: int, bytes_per_layer: int, tabl
     return deep_tokens * config.num_deep_layers * bytes_per_layer + columns * tables.column_bytes
 
 
+def deep_percent(config: SpeedConfig) -> int:
+    """Of 100 parts of the budget those that the deep bands have."""
+    return DEEP_PERCENT if config.selection is None else DEEP_PERCENT_WHERE_SELECTED
+
+
 def deep_tokens_beside(
-    config: SpeedConfig, prompt_tokens: int, bytes_per_layer: int, override: int | None, tables: DeepTables
+    config: SpeedConfig,
+    prompt_tokens: int,
+    bytes_per_layer: int,
+    override: int | None,
+    tables: DeepTables,
+    state_layers: int = 0,
 ) -> int:
     """Tokens of each deep band beside a shallow pool of `prompt_tokens`.
 
@@ -82,7 +93,8 @@ def deep_tokens_beside(
         return 0
     if override is not None:
         return override
-    share = prompt_tokens * config.stored_layers * bytes_per_layer * DEEP_PERCENT // (100 - DEEP_PERCENT)
+    percent = deep_percent(config)
+    share = prompt_tokens * (config.stored_layers + state_layers) * bytes_per_layer * percent // (100 - percent)
     cell = config.num_deep_layers * bytes_per_layer
     if config.fills_deep_layers:
         return share // cell
@@ -97,28 +109,31 @@ def split_kv_bytes(
     page_size: int,
     override: int | None = None,
     tables: DeepTables = DeepTables(),
+    state_layers: int = 0,
 ) -> KVSplit:
     """Split a KV budget between the bands.
 
     budget_bytes: bytes for all pools and the deep bands' tables.
     bytes_per_layer: KV bytes of one token in one layer on this device, `c`.
     page_size: the shallow pool is a whole number of pages.
+    state_layers: as many layers as the state of a token takes.
     """
-    cell = config.stored_layers * bytes_per_layer
+    cell = (config.stored_layers + state_layers) * bytes_per_layer
     if config.is_stock:
         kept = 0
     elif override is not None:
         kept = deep_bytes(config, override, bytes_per_layer, tables)
     else:
         fixed = deep_bytes(config, 0, bytes_per_layer, tables)  # none where tables are no wider than the deep pool
-        kept = fixed - (fixed - budget_bytes) * DEEP_PERCENT // 100
+        kept = fixed - (fixed - budget_bytes) * deep_percent(config) // 100
     prompt_tokens = (budget_bytes - kept) // cell // page_size * page_size
     if prompt_tokens <= 0:
         raise ConfigError(
             f"{DEEP_TOKENS_VARIABLE}={override}: deep tokens and tables take {kept} of the {budget_bytes} bytes for "
             "KV, which leaves no prompt tokens; lower it or --max-running-requests, or raise --mem-fraction-static"
         )
-    return KVSplit(prompt_tokens, deep_tokens_beside(config, prompt_tokens, bytes_per_layer, override, tables))
+    deep_tokens = deep_tokens_beside(config, prompt_tokens, bytes_per_layer, override, tables, state_layers)
+    return KVSplit(prompt_tokens, deep_tokens)
 
 
 def cap_deep_tokens(policy: DepthPolicy, deep_tokens: int, max_requests: int, context_len: int) -> int:

@@ -31,10 +31,14 @@ class BandCounters:
 class DeepBandCounters(BandCounters):
     """And what only a deep band can do.
 
+    selected_tokens: prompt tokens that scores chose, of the requests that started.
+    filled_tokens: prompt tokens that are visible with KV that is filled in.
     anchor_misses: requests whose anchors could be shared and were not there; they reuse nothing of the tree either.
     refused_requests: can never fit in the band. clipped_requests: may generate less than they asked for.
     """
 
+    selected_tokens: int = 0
+    filled_tokens: int = 0
     anchor_misses: int = 0
     refused_requests: int = 0
     clipped_requests: int = 0

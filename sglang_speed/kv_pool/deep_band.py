@@ -67,25 +67,33 @@ class Admission:
 @dataclass
 class RowState:
     """A live row. `table[row, :length]` has the slots of what it sees: anchors, which belong to `anchors` before
-    `first_owned`; then what is filled in, in slots of the main pool; then its own."""
+    `first_owned`; what is filled in, in slots of the main pool; all else is its own.
+
+    filled_to: place before which everything that is filled in is in the table.
+    """
 
     deep: DeepTokens
     length: int
     first_owned: int = 0
     anchors: AnchorEntry | None = None
     anchors_cached: bool = False
-    num_filled: int = 0
+    filled_to: int = 0
 
     @property
-    def filled(self) -> slice:
-        """Places of tokens whose KV is filled in; empty where they are invisible."""
-        first = self.deep.num_anchors
-        return slice(first, self.deep.deep_start if self.deep.is_filled else first)
+    def filled(self) -> list[slice]:
+        """Places of tokens whose KV is filled in, in order; none where they are invisible."""
+        if not self.deep.is_filled:
+            return []
+        edges = [0, *(edge for run in self.deep.runs for edge in (run.start, run.stop)), self.deep.deep_start]
+        return [slice(*edges[index : index + 2]) for index in range(0, len(edges), 2)]
 
     @property
-    def owned(self) -> tuple[slice, slice]:
-        """Places of the row's own slots, before and after the filled ones."""
-        return slice(self.first_owned, self.filled.start), slice(self.filled.stop, self.length)
+    def owned(self) -> list[slice]:
+        """Places of the row's own slots, in order: all but the filled ones, and but anchors that belong to others."""
+        edges = [self.first_owned, self.length]
+        for places in self.filled:
+            edges[-1:-1] = [max(places.start, self.first_owned), max(places.stop, self.first_owned)]
+        return [slice(*edges[index : index + 2]) for index in range(0, len(edges), 2)]
 
     @property
     def num_owned(self) -> int:
@@ -126,6 +134,11 @@ class DeepBand:
         self.gap_cpu = torch.zeros(num_rows, dtype=torch.int64)
         self.rows: dict[int, RowState] = {}
         self.anchors = AnchorRegistry()
+
+    @property
+    def num_rows(self) -> int:
+        """Requests that can have a row; row 0 is padding."""
+        return len(self.table) - 1
 
     @property
     def capacity(self) -> int:
@@ -179,9 +192,9 @@ class DeepBand:
         if state.anchors is not None:
             self.table[row, : state.first_owned] = state.anchors.slots.to(torch.int32)
         slots = self._take(state.num_owned).to(torch.int32)
-        before, after = state.owned
-        num_before = before.stop - before.start
-        self.table[row, before], self.table[row, after] = slots[:num_before], slots[num_before:]
+        lengths = [places.stop - places.start for places in state.owned]
+        for places, taken in zip(state.owned, torch.split(slots, lengths), strict=True):
+            self.table[row, places] = taken
         self.gap_cpu[row] = state.deep.gap
         self.gap[row] = state.deep.gap
 
@@ -202,10 +215,11 @@ class DeepBand:
         state = self.rows.get(row)
         if self.first_filled is None or state is None:
             return
-        first, end = max(places.start, state.filled.start), min(places.stop, state.filled.stop)
-        if first < end:
-            self.table[row, first:end] = main_slots[first - places.start : end - places.start] + self.first_filled
-            state.num_filled = max(state.num_filled, end - state.filled.start)
+        for filled in state.filled:
+            first, end = max(places.start, filled.start), min(places.stop, filled.stop)
+            if first < end:
+                self.table[row, first:end] = main_slots[first - places.start : end - places.start] + self.first_filled
+                state.filled_to = max(state.filled_to, end)
 
     def extend_by_one(self, rows: Sequence[int], rows_device: Tensor, seq_lens: Tensor) -> None:
         """Take a slot for the next token of each row.
@@ -297,11 +311,12 @@ class DeepBand:
     def filled_violations(self, main_table: Tensor) -> Iterator[str]:
         """What is filled in for a row lies where its tokens lie in the main pool."""
         for row, state in self.rows.items():
-            places = slice(state.filled.start, state.filled.start + state.num_filled)
-            if self.first_filled is not None and not torch.equal(
-                self.table[row, places], main_table[row, places] + self.first_filled
-            ):
-                yield f"row {row}: what is filled in at {places} does not lie where the main table says"
+            for filled in state.filled:
+                places = slice(filled.start, max(filled.start, min(filled.stop, state.filled_to)))
+                if self.first_filled is not None and not torch.equal(
+                    self.table[row, places], main_table[row, places] + self.first_filled
+                ):
+                    yield f"row {row}: what is filled in at {places} does not lie where the main table says"
 
     def _user_violations(self) -> Iterator[str]:
         users = Counter(id(state.anchors) for state in self.rows.values() if state.anchors is not None)

@@ -71,7 +71,17 @@ class BandedReqToTokenPool(ReqToTokenPool):
     def deep_tokens_of(self, req: Req, band: DeepBand) -> DeepTokens:
         """The tokens of a request that are deep in a band, from its prompt's length and its scored span alone."""
         scored_from = req.logprob_start_len if req.return_logprob and req.logprob_start_len >= 0 else None
-        return band.policy.deep_tokens(len(req.origin_input_ids), scored_from)
+        return band.policy.deep_tokens(len(req.origin_input_ids), scored_from, req.origin_input_ids)
+
+    def end_of_chunk(self, req: Req, end: int, page_size: int) -> int:
+        """Where a chunk of a request that would end at `end` must end, so that what belongs in one forward is not taken
+        apart: before that, or else behind it."""
+        for band in self.deep_bands:
+            context = self.deep_tokens_of(req, band).context
+            if context is not None and context.is_cut_at(end):
+                before = context.whole_from // page_size * page_size
+                return before if before > HOST.prefix_len(req) else context.end
+        return end
 
     def max_reusable_prefix(self, req: Req) -> int:
         """Longest prefix of a request that may come from the radix tree."""
@@ -143,6 +153,8 @@ class BandedReqToTokenPool(ReqToTokenPool):
             counters.prompt_tokens += each.deep.num_before(prompt_len)
             counters.reused_tokens += each.deep.num_anchors if reused else 0
             counters.anchor_misses += int(each.anchor_key is not None and not reused)
+            counters.selected_tokens += each.deep.num_selected
+            counters.filled_tokens += each.deep.num_shallow if each.deep.is_filled else 0
 
     def check_integrity(self) -> None:
         """Raise IntegrityError with both sides of every sum that does not hold, in this table or a deep band."""

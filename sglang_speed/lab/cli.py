@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
 from sglang_speed import SUPPORTED_SGLANG, __version__
-from sglang_speed.config import DEFAULT_POLICY, POLICY_TRAITS
 from sglang_speed.errors import ConfigError
 from sglang_speed.lab.bench.options import BenchOptions
 from sglang_speed.lab.common.extras import require_extra
 from sglang_speed.lab.common.local_server import ServerFailed
-from sglang_speed.lab.common.options import PrefillLayers, command_of
+from sglang_speed.lab.common.options import command_of
 from sglang_speed.lab.cutoff.options import CutoffOptions
 from sglang_speed.lab.evaluation.options import EvaluationOptions
 from sglang_speed.lab.training.options import TrainOptions
+from sglang_speed.policy_config import DEFAULT_POLICY, POLICY_TRAITS
+
+Number = TypeVar("Number", int, float)
 
 app = typer.Typer(
     name="sglang-speed",
@@ -59,20 +62,58 @@ def options(
 
 def _defaults(name: str) -> str:
     """The default of each policy, for a help text."""
-    return " [default: " + ", ".join(f"{getattr(row, name)} ({policy})" for policy, row in POLICY_TRAITS.items()) + "]"
+    return "; default: " + ", ".join(f"{getattr(row, name)} ({policy})" for policy, row in POLICY_TRAITS.items()) + "."
+
+
+def _one_or_several(option: str, text: str, kind: Callable[[str], Number]) -> Number | list[Number]:
+    """The numbers of an option that takes several of them, separated by commas."""
+    try:
+        numbers = [kind(part) for part in text.split(",")]
+    except ValueError as error:
+        raise ConfigError(f"--{option} {text} is no number, nor several with commas between them") from error
+    return numbers[0] if len(numbers) == 1 else numbers
 
 
 @app.command()
 def convert(
     source: Annotated[str, typer.Argument(help="Directory, hub id in the local cache, or `speed-llama`.")],
     destination: Annotated[Path, typer.Argument(help="Directory to make; must be absent or empty.")],
-    prefill_layers: PrefillLayers,
-    policy: Annotated[str, typer.Option(help=f"Depth policy: {' or '.join(POLICY_TRAITS)}.")] = DEFAULT_POLICY,
+    prefill_layers: Annotated[
+        str,
+        typer.Option(
+            metavar="N[,N...]",
+            help="Layers that prompt tokens pass; several numbers begin a deep band each. `sglang-speed cutoff` finds "
+            "one.",
+        ),
+    ],
+    policy: Annotated[str, typer.Option(help=f"Depth policy: {', '.join(POLICY_TRAITS)}.")] = DEFAULT_POLICY,
     anchor_tokens: Annotated[
-        int | None, typer.Option(help=f"First prompt tokens that pass all layers.{_defaults('anchor_tokens')}")
+        int | None, typer.Option(help=f"First prompt tokens that pass all layers{_defaults('anchor_tokens')}")
     ] = None,
     tail_tokens: Annotated[
-        int | None, typer.Option(help=f"Last prompt tokens that pass all layers.{_defaults('tail_tokens')}")
+        int | None, typer.Option(help=f"Last prompt tokens that pass all layers{_defaults('tail_tokens')}")
+    ] = None,
+    select_ratio: Annotated[
+        str | None,
+        typer.Option(
+            metavar="R[,R...]",
+            help="fastkv: share of the prompt that passes the deep layers, or one for each cutoff; default: 0.2.",
+        ),
+    ] = None,
+    select_window: Annotated[
+        int | None, typer.Option(help="fastkv: last prompt tokens whose attention chooses; default: 8.")
+    ] = None,
+    select_kernel: Annotated[
+        int | None, typer.Option(help="fastkv: positions over which scores are max-pooled, odd; default: 7.")
+    ] = None,
+    deep_message_tokens: Annotated[
+        int | None, typer.Option(help="Messages of at most so many tokens pass all layers; default: 0, none.")
+    ] = None,
+    message_delimiter: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Text with which a message begins; may be given several times; default: what the chat template has."
+        ),
     ] = None,
     copy: Annotated[bool, typer.Option("--copy", help="Copy the weights instead of linking them.")] = False,
 ) -> None:
@@ -84,13 +125,18 @@ def convert(
     made = make_checkpoint(
         local_checkpoint(source),
         destination,
-        prefill_layers=prefill_layers,
+        prefill_layers=_one_or_several("prefill-layers", prefill_layers, int),
         policy=policy,
+        copy=copy,
+        message_delimiters=message_delimiter or (),
         anchor_tokens=anchor_tokens,
         tail_tokens=tail_tokens,
-        copy=copy,
+        select_ratio=None if select_ratio is None else _one_or_several("select-ratio", select_ratio, float),
+        select_window=select_window,
+        select_kernel=select_kernel,
+        deep_message_tokens=deep_message_tokens,
     )
-    depth = f"{made.speed.prefill_layers} of {made.speed.num_layers} prefill layers, policy {made.speed.policy}"
+    depth = f"{prefill_layers} of {made.speed.num_layers} prefill layers, policy {made.speed.policy}"
     print(f"{made.path}: {depth}, weights by {made.placement}")
     if made.training is Training.UNTRAINED:
         print(UNTRAINED_COST, UNTRAINED_NEXT, sep="\n")

@@ -17,8 +17,8 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from sglang_speed.config import DEFAULT_POLICY
 from sglang_speed.errors import ConfigError, HostMismatch
+from sglang_speed.policy_config import DEFAULT_POLICY
 
 PACKAGES = ("sglang-speed", "sglang", "torch", "transformers", "flashinfer-python", "triton", "xgrammar")
 

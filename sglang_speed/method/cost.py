@@ -147,21 +147,33 @@ class ModelShape:
         return 2 * self.weights_per_layer + self.pair_flops(context_len, self.seen(context_len))
 
 
+def state_layers(shape: ModelShape, config: SpeedConfig) -> int:
+    """As many layers of KV as the state of a token takes where it is kept, `s = ceil(hidden_size / numbers of KV)`."""
+    return -(-shape.hidden_size * shape.kv_dtype_bytes // shape.kv_bytes_per_layer) if config.keeps_states else 0
+
+
+def kept_layers(shape: ModelShape, config: SpeedConfig) -> int:
+    """As many layers' worth of KV of a prompt token as the radix tree keeps: `Lc`, or `L` where its deep KV is filled
+    in, and `s` more for its state where it is kept."""
+    return config.stored_layers + state_layers(shape, config)
+
+
 def kv_bytes_per_prompt_token(shape: ModelShape, config: SpeedConfig) -> int:
-    """What the radix tree keeps of a prompt token: `Lc * c`, or `L * c` where its deep KV is filled in."""
-    return config.stored_layers * shape.kv_bytes_per_layer
+    """What the radix tree keeps of a prompt token."""
+    return kept_layers(shape, config) * shape.kv_bytes_per_layer
 
 
 def kv_bytes_per_generated_token(shape: ModelShape, config: SpeedConfig) -> int:
-    """`L * c`: a generated token is cached in every layer, as at full depth. Where deep KV is filled in, its deep
-    layers have that beside its own, since what the tree keeps must not depend on who generated it."""
-    return (config.stored_layers + config.num_deep_layers) * shape.kv_bytes_per_layer
+    """`L * c`: a generated token is cached in every layer, as at full depth, and has a state like any other. Where deep
+    KV is filled in, its deep layers have that beside its own, since what the tree keeps must not depend on who
+    generated it."""
+    return kv_bytes_per_prompt_token(shape, config) + config.num_deep_layers * shape.kv_bytes_per_layer
 
 
 def request_kv_bytes(shape: ModelShape, config: SpeedConfig, num_tokens: int, num_deep_tokens: int) -> int:
     """KV bytes of a request of `num_tokens` tokens, `num_deep_tokens` of them computed in the deep band."""
-    stored = num_tokens * config.stored_layers
-    return (stored + num_deep_tokens * config.num_deep_layers) * shape.kv_bytes_per_layer
+    deep = num_deep_tokens * config.num_deep_layers * shape.kv_bytes_per_layer
+    return num_tokens * kv_bytes_per_prompt_token(shape, config) + deep
 
 
 def prefill_flops(
@@ -191,9 +203,10 @@ def _sum_of_min(prefix: int, length: int, most: int) -> int:
 
 
 def decode_flops(shape: ModelShape, config: SpeedConfig, context_len: int, batch_size: int) -> int:
-    """Operations of one decode step. Where few tokens are visible in the deep layers, these are neglected."""
+    """Operations of one decode step. Where only anchors and tail are visible in the deep layers, they are neglected."""
     shallow = config.prefill_layers * shape.layer_flops(context_len)
-    deep = config.num_deep_layers * shape.layer_flops(context_len if config.fills_deep_layers else 0)
+    visible = context_len if config.fills_deep_layers else round(config.selected_share * context_len)
+    deep = config.num_deep_layers * shape.layer_flops(visible)
     filled = config.num_deep_layers * 2 * shape.filled_weights if config.fills_deep_layers else 0
     return batch_size * (shallow + deep + filled + head_flops(shape))
 
@@ -204,10 +217,11 @@ def head_flops(shape: ModelShape) -> int:
 
 
 def decode_bytes(shape: ModelShape, config: SpeedConfig, context_len: int, batch_size: int) -> int:
-    """Bytes that one decode step reads: weights once, and the KV that each request sees (deep rows neglected)."""
+    """Bytes that one decode step reads: weights once, and the KV that each request sees; of the deep layers what is
+    filled in or selected."""
     share = 0.0 if shape.window is None else shape.window.share
     seen = share * shape.seen(context_len) + (1 - share) * context_len
-    kv = round(batch_size * seen * kv_bytes_per_prompt_token(shape, config))
+    kv = round(batch_size * seen * config.read_layers * shape.kv_bytes_per_layer)
     return _bytes_of(shape, config, shape.weights_read_per_layer(batch_size)) + kv
 
 
@@ -220,9 +234,14 @@ def _bytes_of(shape: ModelShape, config: SpeedConfig, weights_per_layer: int) ->
     return shape.weight_dtype_bytes * (config.num_layers * weights_per_layer + shape.vocab_size * shape.hidden_size)
 
 
-def prefill_ceiling(config: SpeedConfig) -> float:
-    """`L / Lc`: how much faster prefill can become at most."""
-    return config.num_layers / config.prefill_layers
+def prefill_ceiling(shape: ModelShape, config: SpeedConfig) -> float:
+    """`L / (Lc + f (L - Lc))`: how much faster prefill can become at most, attention aside. `f` is the share of a
+    layer's work that is done for a prompt token above the cutoff: 0, that of keys and values where they are filled in,
+    that of selected tokens where tokens are selected."""
+    share = config.selected_share
+    if config.fills_deep_layers:
+        share = shape.filled_weights / shape.weights_per_layer
+    return config.num_layers / (config.prefill_layers + share * config.num_deep_layers)
 
 
 def decode_ceiling(shape: ModelShape, config: SpeedConfig, context_len: int, batch_size: int) -> float:
@@ -252,11 +271,14 @@ class Extend:
 
 def extend_of(config: SpeedConfig, prompt_len: int, cached_len: int = 0) -> Extend:
     """What is computed for a prompt whose first `cached_len` tokens are in the tree: at least the tail, or the last
-    token where there is no deep band."""
-    least = 1 if config.is_stock else min(config.tail_tokens, prompt_len)
+    token where there is no deep band or hits bring states. Selected tokens are computed again for each request."""
+    if config.is_stock:
+        prefix = min(cached_len, prompt_len - 1)
+        return Extend(prompt_len - prefix, prompt_len - prefix, prefix)
+    tail = min(config.tail_tokens, prompt_len)
+    least = tail if config.selection is None else min(config.selection.window, prompt_len)
     prefix = min(cached_len, prompt_len - least)
-    deep = prompt_len - prefix if config.is_stock else least
-    return Extend(prompt_len - prefix, deep, prefix)
+    return Extend(prompt_len - prefix, max(tail, int(config.selected_share * prompt_len)), prefix)
 
 
 def ttft_floor(shape: ModelShape, config: SpeedConfig, extend: Extend, rates: Rates) -> float:

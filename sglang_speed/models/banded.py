@@ -15,11 +15,13 @@ from typing import Any
 
 import torch
 from sglang.srt.layers.utils import get_layer_id
+from sglang.srt.model_executor.forward_batch_info import ForwardBatch
 from sglang.srt.model_executor.forward_context import get_attn_backend
 from torch import Tensor, nn
 
-from sglang_speed.attention.banded import BandedAttnBackend
+from sglang_speed.attention.banded import BandedAttnBackend, DeepAttention
 from sglang_speed.attention.deep_batch import DeepBatch
+from sglang_speed.attention.from_states import DeepRows
 from sglang_speed.config import SpeedConfig
 from sglang_speed.errors import ConfigError
 from sglang_speed.host.adapter import HOST
@@ -27,6 +29,7 @@ from sglang_speed.host.base import Stream
 from sglang_speed.method.bands import DepthBand, depth_bands
 from sglang_speed.models.architectures import Architecture
 from sglang_speed.models.filling import FillingView
+from sglang_speed.models.from_states import WindowQueries, run_from_states
 from sglang_speed.models.hf_banded import HfBands
 from sglang_speed.models.views import View
 
@@ -40,24 +43,30 @@ def run_in_bands(model: nn.Module, config: SpeedConfig, architecture: Architectu
     if config.is_stock:
         return
     decoder, bands = _decoder_of(model, config.num_layers), depth_bands(config)
+    queries = WindowQueries(model, config.prefill_layers - 1) if config.selection is not None else None
     if type(decoder).__module__.startswith("transformers."):
-        HfBands(decoder, bands[1:])
+        HfBands(decoder, bands[1:], queries)
     else:
-        forward = BandedForward(decoder, bands)
+        forward = BandedForward(decoder, bands, architecture.residual_is_added)
+        forward.queries = queries
         if config.fills_deep_layers:
-            forward.filling = FillingView(decoder, bands[1], architecture.residual_is_added)
+            forward.filling = FillingView(decoder, bands[1])
         decoder.forward = forward
 
 
 class BandedForward:
     """The forward of a decoder: every row through the shallow band, deep rows through the deep bands, and back.
 
-    filling: what fills in the deep band's KV of all rows, where a policy wants that.
+    filling: what fills in the deep band's KV of all rows, where a policy wants that. queries: by which tokens are
+    selected, where a policy does that.
     """
 
     filling: FillingView | None = None
+    queries: WindowQueries | None = None
 
-    def __init__(self, decoder: Any, bands: Sequence[DepthBand]) -> None:
+    def __init__(self, decoder: Any, bands: Sequence[DepthBand], residual_is_added: bool) -> None:
+        """residual_is_added: whether the hidden states that layers give have what they give as residual in them."""
+        self._residual_is_added = residual_is_added
         self._parameters = list(inspect.signature(type(decoder).forward).parameters)[1:]
         self._shallow, *self._deep = [View(decoder, band, is_top=band is bands[-1]) for band in bands]
 
@@ -67,30 +76,58 @@ class BandedForward:
         positions, forward_batch = given["positions"], given["forward_batch"]
         backend = get_attn_backend()
         assert isinstance(backend, BandedAttnBackend), f"{type(backend).__name__} has no deep band"
+        deep_rows = backend.deep_rows_of(forward_batch)
+        if deep_rows is not None and self.queries is not None:
+            self.queries.keep(deep_rows, positions.device)
         with HOST.attention_context(backend.shallow, forward_batch):
             stream = self._shallow.run(**given)
-        if self.filling is not None:
-            assert backend.filling is not None, "the deep band has no room for what is filled in"
-            self.filling.fill(stream, positions, backend.filling, forward_batch)
+        if self.filling is not None or backend.from_states is not None:
+            self._keep(stream, positions, backend, forward_batch)
+        if deep_rows is not None:
+            return self._run_from_states(deep_rows, backend, stream, positions)
         all_rows, rows = stream.hidden, None
         for view, (attention, batch) in zip(self._deep, backend.deep_parts_of(forward_batch), strict=True):
-            if batch.anchors is not None:
-                _run_band(view, attention.backend, batch.anchors, stream, positions)
-                attention.plan(batch)
             if batch.forward_batch is None:
                 return torch.zeros_like(all_rows)
+            if batch.rows_below is not None:
+                stream, positions = stream.of_rows(batch.rows_below), positions[..., batch.rows_below]
             rows = batch.rows
-            stream, positions = _run_band(view, attention.backend, batch, stream, positions)
+            stream = _run_band(view, attention, batch, stream, positions)
         return stream.hidden if rows is None else torch.zeros_like(all_rows).index_copy_(0, rows, stream.hidden)
 
+    def _keep(self, stream: Stream, positions: Tensor, backend: BandedAttnBackend, forward_batch: ForwardBatch) -> None:
+        """Fill in the deep band's KV of all rows, or keep their states, or both."""
+        states = stream.hidden
+        if stream.residual is not None and not self._residual_is_added:
+            states = states + stream.residual
+        if self.filling is not None:
+            assert backend.filling is not None, "the deep band has no room for what is filled in"
+            self.filling.fill(stream, states, positions, backend.filling, forward_batch)
+        if backend.from_states is not None:
+            backend.from_states.store.write(forward_batch.out_cache_loc, states)
 
-def _run_band(view: View, backend: Any, batch: DeepBatch, stream: Stream, positions: Tensor) -> tuple[Stream, Tensor]:
-    """What a band gives for its rows, and their positions."""
-    if batch.rows_below is not None:
-        stream, positions = stream.of_rows(batch.rows_below), positions[..., batch.rows_below]
+    def _run_from_states(self, rows: DeepRows, backend: BandedAttnBackend, stream: Stream, positions: Tensor) -> Tensor:
+        """stream: what the shallow band gave, of all rows of the batch."""
+        out = torch.zeros_like(stream.hidden)
+        if not rows.requests:
+            return out
+
+        def run(band: int, attention: DeepAttention, batch: DeepBatch, given: Stream, at: Tensor) -> Stream:
+            return _run_band(self._deep[band], attention, batch, given, at)
+
+        def begin(states: Tensor, batch: Any) -> Stream:
+            first = HOST.as_first(stream, states, batch)
+            return first if first.beside is None else first._replace(beside=(None,) * len(first.beside))
+
+        given = run_from_states(rows, backend, self.queries, positions, begin, run)
+        return out.index_copy_(0, rows.lines.to(out.device, non_blocking=True), given)
+
+
+def _run_band(view: View, attention: DeepAttention, batch: DeepBatch, stream: Stream, positions: Tensor) -> Stream:
+    """What a band gives for its rows."""
     assert batch.forward_batch is not None, "a band without rows is not run"
-    with HOST.attention_context(backend, batch.forward_batch):
-        return view.go_on(stream, positions, batch.forward_batch), positions
+    with HOST.attention_context(attention.backend_for(batch), batch.forward_batch):
+        return view.go_on(stream, positions, batch.forward_batch)
 
 
 def _decoder_of(model: nn.Module, num_layers: int) -> Any:

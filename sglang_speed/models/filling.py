@@ -27,8 +27,7 @@ class FillingView:
     """A decoder whose deep layers keep the keys and values of the hidden states at the cutoff, which pass them as they
     are."""
 
-    def __init__(self, decoder: Any, band: DepthBand, residual_is_added: bool) -> None:
-        """residual_is_added: whether the hidden states that layers give have what they give as residual in them."""
+    def __init__(self, decoder: Any, band: DepthBand) -> None:
         self._entry = Entry()
         layers = [keys_and_values_of(layer) for layer in decoder.layers[band.first_layer :]]
         deep: list[nn.Module] = [_FilledLayer(layer, self._entry) for layer in layers]
@@ -38,14 +37,13 @@ class FillingView:
             "norm": _AllFilled(),
         }
         self._decoder = copy_with(decoder, changed, band)
-        self._residual_is_added = residual_is_added
 
-    def fill(self, stream: Stream, positions: Tensor, backend: FillingBackend, forward_batch: ForwardBatch) -> None:
-        """Fill in the KV of every row of the stream, whose residual is added first."""
-        batch, hidden = backend.batch_of(forward_batch), stream.hidden
-        if stream.residual is not None and not self._residual_is_added:
-            hidden = hidden + stream.residual
-        self._entry.given = HOST.as_first(stream, hidden, batch), batch
+    def fill(
+        self, stream: Stream, states: Tensor, positions: Tensor, backend: FillingBackend, forward_batch: ForwardBatch
+    ) -> None:
+        """Fill in the KV of every row of the stream. states: hidden states of these rows, with the residual in them."""
+        batch = backend.batch_of(forward_batch)
+        self._entry.given = HOST.as_first(stream, states, batch), batch
         try:
             with HOST.attention_context(backend, batch), suppress(Filled):
                 self._decoder(input_ids=batch.input_ids, positions=positions, forward_batch=batch)

@@ -3,6 +3,7 @@
 base     what the pools, the attention and the reference ask of any policy
 speed    SPEED
 pop      POP
+fastkv   FastKV
 
 A new policy is a file here and a row in POLICIES. Plain Python. Must not import torch or sglang.
 """
@@ -12,10 +13,11 @@ from collections.abc import Mapping
 from sglang_speed.config import SpeedConfig
 from sglang_speed.method.bands import DepthBand
 from sglang_speed.policies.base import DepthPolicy
+from sglang_speed.policies.fastkv import FastKvPolicy
 from sglang_speed.policies.pop import PopPolicy
 from sglang_speed.policies.speed import SpeedPolicy
 
-POLICIES: Mapping[str, type[DepthPolicy]] = {"speed": SpeedPolicy, "pop": PopPolicy}
+POLICIES: Mapping[str, type[DepthPolicy]] = {"speed": SpeedPolicy, "pop": PopPolicy, "fastkv": FastKvPolicy}
 
 
 def policy_of(config: SpeedConfig, band: DepthBand) -> DepthPolicy:
@@ -23,4 +25,4 @@ def policy_of(config: SpeedConfig, band: DepthBand) -> DepthPolicy:
     return POLICIES[config.policy].for_band(config, band)
 
 
-__all__ = ["POLICIES", "DepthPolicy", "PopPolicy", "SpeedPolicy", "policy_of"]
+__all__ = ["POLICIES", "DepthPolicy", "FastKvPolicy", "PopPolicy", "SpeedPolicy", "policy_of"]

@@ -4,11 +4,6 @@ A policy answers on the CPU and in counts, because the scheduler must know them 
 may be decided later and on the device. A deep band is always an ordinary causal sequence: of its deep tokens, or of all
 tokens where the others are filled in. From the deep start on every token is in it, so that in decode its length is the
 request's less one number, the gap.
-
-Tried on paper for what is not here yet (docs/design/semantics.md says what it means):
-
-fastkv    `deep_tokens` has the count of the prompt's deep set at once and its indices late; anchors are computed for
-          each request, from states in the tree, so `anchor_tokens` is None; a hit reaches the window.
 """
 
 from __future__ import annotations
@@ -37,11 +32,14 @@ class DepthPolicy(ABC):
         """The policy of one deep band of a checkpoint."""
 
     @abstractmethod
-    def deep_tokens(self, prompt_len: int, scored_from: int | None = None) -> DeepTokens:
+    def deep_tokens(
+        self, prompt_len: int, scored_from: int | None = None, token_ids: Sequence[int] | None = None
+    ) -> DeepTokens:
         """The deep tokens of a request.
 
         prompt_len: prompt tokens, at least 1.
         scored_from: first position whose input log-probabilities were asked for, None where they were not.
+        token_ids: those of the prompt; needed where messages count.
         """
 
     @property

@@ -6,6 +6,7 @@ the cutoff. So nothing is invisible, and a model needs no training for it; a pro
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from sglang_speed.method.deep_tokens import DeepTokens
@@ -17,5 +18,7 @@ class PopPolicy(SpeedPolicy):
 
     is_filled = True
 
-    def deep_tokens(self, prompt_len: int, scored_from: int | None = None) -> DeepTokens:
-        return replace(super().deep_tokens(prompt_len, scored_from), is_filled=True)
+    def deep_tokens(
+        self, prompt_len: int, scored_from: int | None = None, token_ids: Sequence[int] | None = None
+    ) -> DeepTokens:
+        return replace(super().deep_tokens(prompt_len, scored_from, token_ids), is_filled=True)

@@ -44,7 +44,7 @@ def greedy_steps(
     scored_from: first position whose log-probabilities were asked for; the prompt is deep from there on.
     use_cache: False computes the whole request again for every token.
     """
-    deep_tokens = model.deep_tokens(len(prompt_ids), scored_from)
+    deep_tokens = model.deep_tokens(prompt_ids, scored_from)
     cache = DynamicCache() if use_cache and not model.policy.is_filled else None
     tokens = list(prompt_ids)
     for _ in range(max_new_tokens):
@@ -82,7 +82,7 @@ def steps_along(
     """
     if not output_ids:
         return []
-    deep_tokens = model.deep_tokens(len(prompt_ids), scored_from)
+    deep_tokens = model.deep_tokens(prompt_ids, scored_from)
     ids = torch.tensor([[*prompt_ids, *output_ids[:-1]]], device=model.device)
     first_row = deep_tokens[-1].index_of(len(prompt_ids) - 1)
     logits = model(ids, deep_tokens).logits[0, first_row:].float()
@@ -97,7 +97,7 @@ def score(model: ReferenceModel, input_ids: Sequence[int], scored_from: int) -> 
     `logprob_start_len = scored_from`, whose first entry has no value.
     """
     assert 0 <= scored_from < len(input_ids), f"{scored_from=} is not a position of {len(input_ids)} tokens"
-    deep_tokens = model.deep_tokens(len(input_ids), scored_from)
+    deep_tokens = model.deep_tokens(input_ids, scored_from)
     ids = torch.tensor([input_ids], device=model.device)
     first_row = deep_tokens[-1].index_of(scored_from)
     logprobs = model(ids, deep_tokens).logits[0, first_row:-1].float().log_softmax(-1)

@@ -23,10 +23,12 @@ from transformers.utils import ModelOutput
 
 from sglang_speed.errors import ConfigError
 from sglang_speed.method import DeepTokens, depth_bands
+from sglang_speed.method.deep_tokens import Context
 from sglang_speed.models.architectures import ARCHITECTURES, Architecture
 from sglang_speed.models.hf_config import architecture_of_class, config_class
 from sglang_speed.policies import DepthPolicy, policy_of
 from sglang_speed.reference.filled import FilledRows, mask_of_rows
+from sglang_speed.reference.selected import Recording, selected
 
 IGNORED_LABEL = -100
 
@@ -54,12 +56,14 @@ class _DeepRows:
     """The rows of one forward that are deep.
 
     rows: for each deep band, those of `input_ids`, ascending. at_cutoff: hidden states of all rows where the deep band
-    begins, while a policy fills KV in.
+    begins, while a policy fills KV in. contexts: for each deep band, until scores have said which of its tokens are
+    deep; empty where none is selected.
     """
 
     rows: Sequence[Tensor]
     cache: Cache | None
     at_cutoff: Tensor | None = None
+    contexts: Sequence[Context] = ()
 
     def in_band_below(self, band: int) -> Tensor:
         """The same among the rows that the band below has."""
@@ -103,6 +107,11 @@ class ReferenceModel(PreTrainedModel):
         self.policies = tuple(policy_of(speed, band) for band in self.bands[1:] or self.bands)
         self._rows: _DeepRows | None = None
         layers = self.get_decoder().layers
+        self._recording = Recording() if speed.selection is not None and not speed.is_stock else None
+        if self._recording is not None:
+            last = layers[speed.prefill_layers - 1]
+            last.register_forward_pre_hook(self._recording.begin)
+            last.register_forward_hook(self._recording.end, always_call=True)
         for number, band in enumerate(self.bands[1:]):
             for layer in range(band.first_layer, band.end_layer):
                 choose = self._fill if self.policy.is_filled else partial(self._select, number)
@@ -126,9 +135,9 @@ class ReferenceModel(PreTrainedModel):
         """That of the highest deep band, which decides what passes all layers."""
         return self.policies[-1]
 
-    def deep_tokens(self, prompt_len: int, scored_from: int | None = None) -> tuple[DeepTokens, ...]:
-        """The deep tokens of a request, band by band from the bottom up."""
-        return tuple(policy.deep_tokens(prompt_len, scored_from) for policy in self.policies)
+    def deep_tokens(self, token_ids: Sequence[int], scored_from: int | None = None) -> tuple[DeepTokens, ...]:
+        """The deep tokens of a request, band by band from the bottom up. token_ids: those of its prompt."""
+        return tuple(policy.deep_tokens(len(token_ids), scored_from, token_ids) for policy in self.policies)
 
     def forward(
         self,
@@ -152,10 +161,12 @@ class ReferenceModel(PreTrainedModel):
         start = 0 if past_key_values is None else past_key_values.get_seq_length()
         end = start + input_ids.shape[1]
         if deep_tokens is None or isinstance(deep_tokens, DeepTokens):
-            deep_tokens = [deep_tokens] * len(self.policies) if deep_tokens else self.deep_tokens(end)
-        rows = [_rows_of(deep, start, end).to(input_ids.device) for deep in deep_tokens]
-
-        self._rows = _DeepRows(rows, past_key_values)
+            one = deep_tokens
+            deep_tokens = [one] * len(self.policies) if one else self.deep_tokens(input_ids[0].tolist())
+        rows = _DeepRows([_rows_of(deep, start, end).to(input_ids.device) for deep in deep_tokens], past_key_values)
+        if start == 0 and any(deep.num_selected for deep in deep_tokens):
+            rows.contexts = [deep.context for deep in deep_tokens if deep.context is not None]
+        self._rows = rows
         try:
             use_cache = past_key_values is not None
             logits = super().forward(input_ids=input_ids, past_key_values=past_key_values, use_cache=use_cache).logits
@@ -164,9 +175,9 @@ class ReferenceModel(PreTrainedModel):
         finally:
             self._rows = None
         if len(self.bands) == 1:
-            logits = logits[:, rows[-1]]
-        loss = None if labels is None else _next_token_loss(logits, labels, rows[-1])
-        return SpeedOutput(loss=loss, logits=logits, positions=rows[-1] + start)
+            logits = logits[:, rows.rows[-1]]
+        loss = None if labels is None else _next_token_loss(logits, labels, rows.rows[-1])
+        return SpeedOutput(loss=loss, logits=logits, positions=rows.rows[-1] + start)
 
     def _select(self, band: int, is_first: bool, layer: int, _: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """What a layer above a cutoff is given; everything where no forward of `ReferenceModel` runs."""
@@ -174,6 +185,7 @@ class ReferenceModel(PreTrainedModel):
             return None
         hidden, *rest = args
         if is_first:
+            self._select_tokens(self._rows)
             hidden = hidden[:, self._rows.in_band_below(band)]
         rows, num_seen = self._rows.rows[band], self._rows.num_seen(band, layer)
         if not len(rows):
@@ -195,6 +207,18 @@ class ReferenceModel(PreTrainedModel):
         own = {name: of_rows(name, value, rows, num_rows) for name, value in kwargs.items() if name != "attention_mask"}
         mask = mask_of_rows(kwargs["attention_mask"], rows, num_rows)
         return (hidden,), {**own, "attention_mask": mask, "past_key_values": filled}
+
+    def _select_tokens(self, rows: _DeepRows) -> None:
+        """Let scores say which tokens of the contexts are deep; the layer below the lowest cutoff has just run."""
+        if not rows.contexts or self._recording is None:
+            return
+        scores = self._recording.scores(rows.contexts[0].end, self.config.speed_config.selection)
+        num_rows = self._recording.queries.shape[1]
+        rows.rows = [
+            torch.tensor([*selected(context, scores), *range(context.end, num_rows)], device=scores.device)
+            for context in rows.contexts
+        ]
+        rows.contexts = ()
 
     def full_depth_logits(self, input_ids: Tensor, num_rows: int) -> Tensor:
         """Logits of the last rows, [batch, num_rows, vocab], when every token passes every layer."""
@@ -219,9 +243,13 @@ class ReferenceModel(PreTrainedModel):
 
 
 def _rows_of(deep_tokens: DeepTokens, start: int, end: int) -> Tensor:
-    """The deep tokens in a forward over `[start, end)`, counted from `start`."""
-    anchors, decode_phase = deep_tokens.computed_in(start, end)
-    return torch.tensor([*anchors, *decode_phase], dtype=torch.long) - start
+    """The deep tokens in a forward over `[start, end)`, counted from `start`; without those that scores select."""
+    parts: tuple[range, ...] = deep_tokens.computed_in(start, end)
+    if deep_tokens.context is not None and start < deep_tokens.context.end:
+        assert start == 0, "what is computed from the hidden states of a context is in one forward with it"
+        assert end >= deep_tokens.context.end, "a context is computed whole"
+        parts = *deep_tokens.context.chosen, *parts
+    return torch.tensor([position for part in parts for position in part], dtype=torch.long) - start
 
 
 def _next_token_loss(logits: Tensor, labels: Tensor, rows: Tensor) -> Tensor:

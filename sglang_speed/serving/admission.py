@@ -110,11 +110,37 @@ def add_within_deep_room(
     claim = _deep_claim(pool, req)
     if not _fits(adder, pool, claim):
         return AddReqResult.NO_TOKEN
+    if _is_first_chunk_too_short(adder, pool, req):
+        return AddReqResult.OTHER
     num_added = len(adder.can_run_list)
     result = original(adder, req, *args, **kwargs)
     if len(adder.can_run_list) > num_added:
         _promise(adder, claim)
+        if _keep_together(adder, pool, req):
+            adder.new_chunked_req = None
     return result
+
+
+def _is_first_chunk_too_short(adder: PrefillAdder, pool: BandedReqToTokenPool, req: Req) -> bool:
+    """Whether what other requests leave of this pass for a chunk holds a part of what belongs together, and nothing
+    before it."""
+    if adder.rem_chunk_tokens is None or not adder.can_run_list:
+        return False
+    end = HOST.prefix_len(req) + adder.rem_chunk_tokens
+    ends = (end, end // adder.page_size * adder.page_size)  # SGLang may round it to a page
+    return any(pool.end_of_chunk(req, end, adder.page_size) > end for end in ends)
+
+
+def _keep_together(adder: PrefillAdder, pool: BandedReqToTokenPool, req: Req) -> bool:
+    """Let the chunk that a request was given end before what belongs in one forward, if it would end within that.
+
+    A request in mid-prefill must go on: where nothing stands before that in its chunk it takes all of it, a few tokens
+    more than the pass has for it. Returns whether it has thereby become the last chunk.
+    """
+    end = HOST.extend_end(req)
+    kept = pool.end_of_chunk(req, end, adder.page_size)
+    HOST.end_extend_at(req, kept)
+    return end < kept == len(req.full_untruncated_fill_ids)
 
 
 def preempt_within_deep_room(original: Callable[..., bool], adder: PrefillAdder, req: Req, *args: Any) -> bool:
@@ -171,12 +197,15 @@ def _gain(adder: PrefillAdder, pool: BandedReqToTokenPool, victim: Req) -> Slots
     return tuple(band.rows[row].num_owned + expected for band in pool.deep_bands)
 
 
-def keep_room_for_chunked(_: Any, adder: PrefillAdder, req: Req) -> None:
-    """Hook after PrefillAdder.add_chunked_req: a request in mid-prefill holds its prompt's deep slots already;
+def keep_room_for_chunked(original: Callable[..., Req | None], adder: PrefillAdder, req: Req) -> Req | None:
+    """Hook around PrefillAdder.add_chunked_req: a request in mid-prefill holds its prompt's deep slots already;
     what it may generate is promised again in every pass, because it is not in the running batch."""
-    pool = banded(adder.tree_cache.req_to_token_pool)
-    if pool is not None:
-        _promise(adder, (_tokens_to_come(req),) * len(pool.deep_bands))
+    unfinished, pool = original(adder, req), banded(adder.tree_cache.req_to_token_pool)
+    if pool is None:
+        return unfinished
+    _promise(adder, (_tokens_to_come(req),) * len(pool.deep_bands))
+    became_last = req in adder.can_run_list and _keep_together(adder, pool, req)
+    return None if became_last else unfinished
 
 
 def fit_to_deep_bands(scheduler: Any, req: Req, is_retracted: bool = False) -> None:

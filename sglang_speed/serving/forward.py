@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from sglang.srt.distributed.parallel_state import get_tensor_model_parallel_rank, get_tensor_model_parallel_world_size
 from sglang.srt.layers.attention.base_attn_backend import AttentionBackend
 from sglang.srt.model_executor.forward_batch_info import ForwardBatch
 
-from sglang_speed.attention.banded import BandedAttnBackend, DeepAttention, DeepRunnerView
+from sglang_speed.attention.banded import BandedAttnBackend, DeepAttention, DeepRunnerView, FromStates
 from sglang_speed.attention.deep_batch import REQUEST_ROWS
+from sglang_speed.host.adapter import HOST
 from sglang_speed.kv_pool.request_pool import banded
+from sglang_speed.kv_pool.states import StateStore
+from sglang_speed.served import speed_of
 from sglang_speed.serving.fields import REQUEST_ROWS_OF_BATCH
 
 
@@ -33,4 +37,24 @@ def build_per_band(original: Callable[..., AttentionBackend], *, model_runner: A
         return shallow
     views = [DeepRunnerView(model_runner, band) for band in pool.deep_bands]
     deep = [DeepAttention(view.band, original(model_runner=view, **kwargs), view.kv_index_translator) for view in views]
-    return BandedAttnBackend(shallow, deep)
+    return BandedAttnBackend(shallow, deep, _from_states(model_runner))
+
+
+def _from_states(model_runner: Any) -> FromStates | None:
+    """What deep bands begin with where the main pool has states."""
+    config = speed_of(model_runner.model_config.hf_config)
+    assert config is not None, "only a SPEED model has deep bands"
+    if not config.keeps_states:
+        return None
+    args, num_ranks = HOST.resolved(model_runner.server_args), get_tensor_model_parallel_world_size()
+    num_layers = model_runner.layer_info.num_effective_layers - config.prefill_layers
+    store = StateStore(
+        model_runner.token_to_kv_pool,
+        config.prefill_layers,
+        num_layers,
+        model_runner.model_config.hidden_size,
+        num_ranks,
+        get_tensor_model_parallel_rank(),
+    )
+    max_rows = args.chunked_prefill_size if args.chunked_prefill_size > 0 else args.max_prefill_tokens
+    return FromStates(store, max_rows, config.selection)

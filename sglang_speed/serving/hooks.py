@@ -192,9 +192,10 @@ SCHEDULER_HOOKS = (
     Hook(
         target=f"{_MANAGERS}.schedule_policy.PrefillAdder.add_chunked_req",
         parameters=("self", "req"),
-        kind=HookType.AFTER,
+        kind=HookType.AROUND,
         function=admission.keep_room_for_chunked,
-        reason="a request in mid-prefill is not in the running batch, whose growth the budget counts",
+        reason="a request in mid-prefill is not in the running batch, whose growth the budget counts, and its chunk "
+        "must not take apart what belongs in one forward",
         remove_when="SGLang lets a request pool take part in the prefill budget",
     ),
     Hook(

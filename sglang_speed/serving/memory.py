@@ -49,21 +49,30 @@ class BandedPoolConfigurator(DefaultPoolConfigurator):
         super().__init__(kvc)
         self._kvc = kvc
         self._config = config
-        self._bytes_per_layer = self._cell_size // config.prefill_layers
+        num_layers = kvc.layer_info.num_effective_layers
+        self._state_layers = num_layers - config.prefill_layers
+        self._bytes_per_layer = self._cell_size // num_layers
         require_ran(kvc.server_args, SETTINGS)
         self._override = SETTINGS.get(kvc.server_args, None).deep_tokens
 
     def calculate_pool_sizes(self, available_bytes: int, page_size: int) -> MemoryPoolConfig:
         # no more requests than SGLang would let run if the shallow band had all of the memory
         tables = self._tables(self._kvc.resolve_max_num_reqs(available_bytes // self._cell_size))
-        split = split_kv_bytes(self._config, available_bytes, self._bytes_per_layer, page_size, self._override, tables)
+        split = split_kv_bytes(
+            self._config, available_bytes, self._bytes_per_layer, page_size, self._override, tables, self._state_layers
+        )
         return MemoryPoolConfig(max_total_num_tokens=split.prompt_tokens)
 
     def deep_tokens(self, sizes: Any) -> int:
         """Tokens of each deep band's pool beside a shallow pool whose size is final."""
         tables = self._tables(sizes.max_running_requests)
         requested = deep_tokens_beside(
-            self._config, sizes.max_total_num_tokens, self._bytes_per_layer, self._override, tables
+            self._config,
+            sizes.max_total_num_tokens,
+            self._bytes_per_layer,
+            self._override,
+            tables,
+            self._state_layers,
         )
         limits = sizes.max_running_requests, tables.max_width
         # the lowest deep band holds the most
@@ -98,8 +107,9 @@ def build_deep_bands(pools: Any, kvc: KVCacheConfigurator, *, sizes: Any, **_: A
     request_pool = None if config.is_stock else _banded_request_pool(kvc, config, sizes, pools.req_to_token_pool)
     prompt_tokens = sizes.max_total_num_tokens
     args = HOST.resolved(kvc.server_args)
-    serve(ServedModel(config, pools.token_to_kv_pool, prompt_tokens, args.tp_size, request_pool))
-    logger.info(_summary(config, prompt_tokens, request_pool))
+    model = ServedModel(config, pools.token_to_kv_pool, prompt_tokens, args.tp_size, request_pool)
+    serve(model)
+    logger.info(_summary(model))
     _warn_where_untrained(args)
     return None if request_pool is None else msgspec.structs.replace(pools, req_to_token_pool=request_pool)
 
@@ -158,12 +168,14 @@ def _warn_where_untrained(args: Any) -> None:
         logger.warning(f"sglang_speed: {UNTRAINED_COST}; {UNTRAINED_NEXT}")
 
 
-def _summary(config: SpeedConfig, prompt_tokens: int, request_pool: BandedReqToTokenPool | None) -> str:
+def _summary(model: ServedModel) -> str:
     """The one start-up line that says what the model is."""
-    if request_pool is None:
+    config, prompt_tokens = model.config, model.prompt_tokens
+    if model.request_pool is None:
         return f"sglang_speed: all {config.num_layers} layers for every token (the stock model); {prompt_tokens} tokens"
-    saved = 100 * (config.num_layers - config.stored_layers) / config.num_layers
-    rooms = [f"{band.capacity} in the {band.name} band" for band in request_pool.deep_bands]
+    kept = model.kv_pool.layer_num - config.prefill_layers + config.stored_layers
+    saved = 100 * (config.num_layers - kept) / config.num_layers
+    rooms = [f"{band.capacity} in the {band.name} band" for band in model.deep_bands]
     return (
         f"sglang_speed: prompt tokens pass {config.prefill_layers} of {config.num_layers} layers (policy="
         f"{config.policy}, anchor_tokens={config.anchor_tokens}, tail_tokens={config.tail_tokens}), {saved:.0f}% less "

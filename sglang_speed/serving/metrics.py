@@ -22,7 +22,8 @@ GAUGES = {
     "num_layers": "Decoder layers of the model.",
     "anchor_tokens": "First prompt tokens that pass all layers.",
     "tail_tokens": "Last prompt tokens that pass all layers.",
-    "kv_bytes_per_prompt_token": "KV bytes of a prompt token, all ranks.",
+    "kv_bytes_per_prompt_token": "Bytes that the radix tree keeps of a prompt token, all ranks: KV, and its state.",
+    "state_bytes_per_token": "Bytes of the hidden state that is kept of every token, all ranks; 0 where none is.",
     "kv_bytes_per_prompt_token_full_depth": "KV bytes that a prompt token would take at full depth, all ranks.",
     "kv_bytes_total": "Bytes of all bands' KV pools, all ranks.",
     "prompt_tokens_capacity": "Tokens that the shallow band's pool holds.",
@@ -40,6 +41,8 @@ COUNTERS = {
     "evicted_tokens": "Tokens evicted from the radix tree (shallow) or shared anchors (deep).",
     "retracted_requests": "Times that a request was retracted, to go on later, because the band was short.",
     "aborted_requests": "Requests aborted because the band was short and no other was left to retract.",
+    "selected_tokens": "Prompt tokens that attention scores chose for the band.",
+    "filled_tokens": "Prompt tokens that are visible in the band with keys and values that are filled in.",
     "anchor_misses": "Requests whose anchors were not there, so that they could reuse nothing.",
     "refused_requests": "Requests refused because they can never fit in the band.",
     "clipped_requests": "Requests whose max_new_tokens was cut to what the band can hold.",
@@ -52,7 +55,8 @@ ByBand = dict[str, dict[str, int]]
 
 def speed_state(model: ServedModel) -> dict[str, Any]:
     """The `speed` object of /server_info. Bytes are those of all tensor-parallel ranks together."""
-    facts, by_band = {"policy": model.config.policy, **facts_of(model)}, (deep_gauges(model), counts_of(model))
+    told = {"policy": model.config.policy, "config": model.config.to_dict()}
+    facts, by_band = {**told, **facts_of(model)}, (deep_gauges(model), counts_of(model))
     return {**facts, **{f"{band}_{name}": value for some in by_band for band, name, value in _each(some)}}
 
 
@@ -62,12 +66,14 @@ def facts_of(model: ServedModel) -> dict[str, int]:
     pools = [kv_pool, *(band.allocator.get_kvcache() for band in model.deep_bands)]
     num_slots = kv_pool.size + kv_pool.page_size  # the first page is padding
     bytes_per_layer = model.num_ranks * _bytes_of(kv_pool) // (num_slots * kv_pool.layer_num)
+    num_state_layers = kv_pool.layer_num - config.prefill_layers
     return {
         "prefill_layers": config.prefill_layers,
         "num_layers": config.num_layers,
         "anchor_tokens": config.anchor_tokens,
         "tail_tokens": config.tail_tokens,
-        "kv_bytes_per_prompt_token": config.stored_layers * bytes_per_layer,
+        "kv_bytes_per_prompt_token": (config.stored_layers + num_state_layers) * bytes_per_layer,
+        "state_bytes_per_token": num_state_layers * bytes_per_layer,
         "kv_bytes_per_prompt_token_full_depth": config.num_layers * bytes_per_layer,
         "kv_bytes_total": model.num_ranks * sum(map(_bytes_of, pools)),
         "prompt_tokens_capacity": model.prompt_tokens,

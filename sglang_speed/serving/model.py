@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from sglang.srt.distributed.parallel_state import get_tensor_model_parallel_world_size
 from sglang.srt.model_executor.model_runner_components.layer_setup import ModelLayerInfo
 from torch import nn
 from transformers import PreTrainedConfig
@@ -12,6 +13,7 @@ from transformers import PreTrainedConfig
 from sglang_speed.errors import ConfigError
 from sglang_speed.host.check import require_host
 from sglang_speed.host.versions import NEWEST, OLDEST, installed_version
+from sglang_speed.kv_pool.states import num_state_layers
 from sglang_speed.models.architectures import ARCHITECTURES, Architecture
 from sglang_speed.models.hf_config import read_as_stock, require_names
 from sglang_speed.served import speed_of
@@ -70,9 +72,12 @@ def run_model_in_bands(model: nn.Module, model_config: Any, *args: Any, **kwargs
 
 
 def keep_shallow_layers(_: Any, *, model_config: Any, **__: Any) -> ModelLayerInfo | None:
-    """Hook after resolve_layer_indices: the main KV pool has the layers of the shallow band."""
+    """Hook after resolve_layer_indices: the main KV pool has the layers of the shallow band, and of states above them
+    where they are kept."""
     speed = speed_of(model_config.hf_config)
     if speed is None or speed.is_stock:
         return None
     num_layers = speed.prefill_layers
+    if speed.keeps_states:
+        num_layers += num_state_layers(model_config, get_tensor_model_parallel_world_size())
     return ModelLayerInfo(start_layer=0, end_layer=num_layers, num_effective_layers=num_layers)

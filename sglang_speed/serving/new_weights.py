@@ -16,10 +16,11 @@ from transformers import PreTrainedConfig
 from sglang_speed.checkpoints.default_model import resolve_model
 from sglang_speed.checkpoints.hub import checkpoint_directory
 from sglang_speed.checkpoints.servable import require_servable
-from sglang_speed.config import DEFAULT_POLICY, is_speed_model, read_model_config
+from sglang_speed.config import is_speed_model, read_model_config
 from sglang_speed.errors import ConfigError
 from sglang_speed.features.loading import LOAD_FORMATS
 from sglang_speed.models.hf_config import as_stock, config_of
+from sglang_speed.policy_config import DEFAULT_POLICY
 from sglang_speed.served import speed_of
 
 NOT_COMPUTED_WITH = {

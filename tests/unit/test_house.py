@@ -13,6 +13,7 @@ PACKAGE = ROOT / "sglang_speed"
 
 FLOORS = (
     ("errors",),
+    ("policy_config",),
     ("config",),
     ("method", "host"),
     ("policies",),

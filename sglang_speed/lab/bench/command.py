@@ -11,7 +11,7 @@ import torch
 
 from sglang_speed.checkpoints.convert import read_source_config
 from sglang_speed.checkpoints.hub import local_checkpoint
-from sglang_speed.config import DEFAULT_POLICY, decoder_config
+from sglang_speed.config import decoder_config
 from sglang_speed.errors import ConfigError
 from sglang_speed.lab.bench.facts import REHEARSAL, described_rates
 from sglang_speed.lab.bench.models import Model, model_of, random_model
@@ -28,7 +28,8 @@ from sglang_speed.lab.common.local_server import exit_on_sigterm
 from sglang_speed.lab.common.machine import has_fast_bfloat16
 from sglang_speed.lab.common.outputs import Outputs
 from sglang_speed.lab.common.progress import print_written, progress_bars, wide_console
-from sglang_speed.method.cost import Rates, prefill_ceiling
+from sglang_speed.method.cost import Rates, kept_layers, prefill_ceiling
+from sglang_speed.policy_config import DEFAULT_POLICY
 
 console = wide_console(126)
 
@@ -102,7 +103,8 @@ def print_ceilings(model: Model, rates: Rates) -> None:
     config = model.speed
     console.print(
         f"policy {config.policy}, prompts in {config.prefill_layers} of {config.num_layers} layers: at most "
-        f"{prefill_ceiling(config):.2f}x in prefill and {config.num_layers / config.stored_layers:.2f}x in prompt "
+        f"{prefill_ceiling(model.shape, config):.2f}x in prefill and "
+        f"{config.num_layers / kept_layers(model.shape, config):.2f}x in prompt "
         "tokens per byte; this machine: "
         f"{described_rates(asdict(rates))}"
     )

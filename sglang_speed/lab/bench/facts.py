@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sglang_speed.config import SpeedConfig
-from sglang_speed.method.cost import ModelShape
+from sglang_speed.method.cost import ModelShape, kept_layers
 
 MIB = 2**20
 REHEARSAL = "rehearsal: sizes too small, figures mean nothing"
@@ -65,7 +65,7 @@ def model_facts(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     full_bytes = kv_bytes(results, 1)
     keys = {key: value for key, value in speed.items() if key != "num_layers"}
     config = SpeedConfig.from_dict(keys, speed["num_layers"])
-    prompt_bytes = full_bytes * config.stored_layers // config.num_layers
+    prompt_bytes = full_bytes * kept_layers(ModelShape.from_dict(shape), config) // config.num_layers
     return [
         ("model", model_name(results)),
         ("policy", config.policy),

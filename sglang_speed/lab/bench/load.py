@@ -13,6 +13,7 @@ from typing import Any
 
 from sglang_speed.lab.bench.servers import Server
 from sglang_speed.lab.common.client import GENERATION_SECONDS, Client, RequestFailed
+from sglang_speed.method.cost import ModelShape, kept_layers
 
 # command-line options that bench_serving's request function reads
 _COMMAND_LINE = {
@@ -124,13 +125,14 @@ class LoadClient(Client):
         """Make the scheduler sleep before each step; 0 ends it."""
         self.post("/slow_down", {"forward_sleep_time": seconds})
 
-    def kv_bytes_held(self, bytes_per_layer: int) -> int:
+    def kv_bytes_held(self, shape: ModelShape) -> int:
         """KV bytes in use by running requests, the radix tree and the deep band."""
         metrics = read_metrics(self.get("/metrics").text)
         config = self.server.contender.config
         shallow = metrics["sglang:kv_used_tokens"] + metrics["sglang:kv_evictable_tokens"]
         deep = metrics.get("sglang_speed:deep_tokens_used", 0.0)
-        return int((shallow * config.stored_layers + deep * config.num_deep_layers) * bytes_per_layer)
+        in_layers = shallow * kept_layers(shape, config) + deep * config.num_deep_layers
+        return int(in_layers * shape.kv_bytes_per_layer)
 
 
 def read_metrics(text: str) -> dict[str, float]:

@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from sglang_speed.config import POLICY_TRAITS
 from sglang_speed.errors import ConfigError
 from sglang_speed.lab.bench import ARCH_NAMES, PROFILE_NAMES, SCENARIO_NAMES
+from sglang_speed.policy_config import POLICY_TRAITS
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from sglang_speed.config import DEFAULT_POLICY, SpeedConfig
+from sglang_speed.config import SpeedConfig
 from sglang_speed.method.cost import Experts, ModelShape
+from sglang_speed.policy_config import DEFAULT_POLICY
 
 
 @dataclass(frozen=True)
@@ -14,12 +15,17 @@ class Pool:
     """The KV memory of each side of a scenario.
 
     tokens: capacity at full depth. deep_tokens: capacity of SPEED's deep band, within the same bytes.
-    running: maximum number of running requests.
+    running: maximum number of running requests. context: tokens of prompts that run at once, of which some may be
+    selected for the deep band.
     """
 
     tokens: int
     deep_tokens: int
     running: int
+    context: int = 0
+
+    def deep_tokens_for(self, config: SpeedConfig) -> int:
+        return self.deep_tokens + int(config.selected_share * self.context)
 
 
 @dataclass(frozen=True)
@@ -139,7 +145,7 @@ CPU = Profile(
     capacity_tokens=8,
     chat=ChatSizes(first_prompt=640, user_tokens=48, answer_tokens=4, num_turns=3, working_sets=(1.2,)),
     tree=TreeSizes(system_tokens=1024, observation_tokens=96, action_tokens=16, num_branches=4, num_steps=2),
-    long_pool=Pool(tokens=48 * 1024, deep_tokens=1024, running=8),
+    long_pool=Pool(tokens=48 * 1024, deep_tokens=1024, running=8, context=4 * 8192),
     cache_pool=Pool(tokens=6144, deep_tokens=576, running=32),
     step_pool=Pool(tokens=16384, deep_tokens=2048, running=16),
     copy_bytes=2**28,
@@ -165,7 +171,7 @@ GPU = Profile(
     capacity_tokens=128,
     chat=ChatSizes(first_prompt=8192, user_tokens=512, answer_tokens=128, num_turns=4, working_sets=(0.8, 1.2, 1.6)),
     tree=TreeSizes(system_tokens=16384, observation_tokens=1024, action_tokens=128, num_branches=16, num_steps=4),
-    long_pool=Pool(tokens=2 * (122880 + 1024), deep_tokens=4096, running=8),
+    long_pool=Pool(tokens=2 * (122880 + 1024), deep_tokens=4096, running=8, context=2 * 122880),
     cache_pool=Pool(tokens=131072, deep_tokens=8192, running=64),
     step_pool=Pool(tokens=131072, deep_tokens=16384, running=128),
     copy_bytes=8 * 2**30,
@@ -190,7 +196,7 @@ REHEARSAL = Profile(
     capacity_tokens=8,
     chat=ChatSizes(first_prompt=96, user_tokens=16, answer_tokens=8, num_turns=3, working_sets=(0.8, 1.2)),
     tree=TreeSizes(system_tokens=64, observation_tokens=16, action_tokens=8, num_branches=2, num_steps=2),
-    long_pool=Pool(tokens=2 * (256 + 64), deep_tokens=128, running=4),
+    long_pool=Pool(tokens=2 * (256 + 64), deep_tokens=128, running=4, context=2 * 256),
     cache_pool=Pool(tokens=1024, deep_tokens=256, running=16),
     step_pool=Pool(tokens=2048, deep_tokens=256, running=4),
     copy_bytes=2**24,

@@ -88,7 +88,7 @@ class Comparison:
 
     def _command_line(self, model: Model, side: str, pool: Pool) -> list[str]:
         """A server's environment variables and flags, as typed in a shell."""
-        variables = server_environment(side, pool, self.profile)
+        variables = server_environment(model.contenders[side], pool, self.profile)
         flags = server_flags(model, model.contenders[side], pool, self.profile)
         return [*(f"{name}={value}" for name, value in variables.items()), *flags, *self.flags]
 

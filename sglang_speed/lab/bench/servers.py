@@ -16,7 +16,7 @@ from sglang_speed.lab.bench.models import Contender, Model
 from sglang_speed.lab.bench.profiles import Pool, Profile
 from sglang_speed.lab.common.client import Client
 from sglang_speed.lab.common.local_server import LocalServer, start_server
-from sglang_speed.method.cost import ModelShape
+from sglang_speed.method.cost import ModelShape, kept_layers, state_layers
 
 MEMORY_TOLERANCE = 0.01
 OWN_FLAGS = frozenset(
@@ -84,7 +84,9 @@ def running(
 def prompt_tokens(shape: ModelShape, contender: Contender, pool: Pool) -> int:
     """Capacity of the main pool, without the deep band's bytes."""
     budget = pool.tokens * contender.config.num_layers * shape.kv_bytes_per_layer
-    return split_kv_bytes(contender.config, budget, shape.kv_bytes_per_layer, 1, pool.deep_tokens).prompt_tokens
+    config, states = contender.config, state_layers(shape, contender.config)
+    override = pool.deep_tokens_for(config)
+    return split_kv_bytes(config, budget, shape.kv_bytes_per_layer, 1, override, state_layers=states).prompt_tokens
 
 
 def server_flags(model: Model, contender: Contender, pool: Pool, profile: Profile) -> list[str]:
@@ -100,10 +102,10 @@ def server_flags(model: Model, contender: Contender, pool: Pool, profile: Profil
     return [*(str(part) for flag in flags.items() for part in flag), "--enable-metrics", *profile.flags]
 
 
-def server_environment(side: str, pool: Pool, profile: Profile) -> dict[str, str]:
+def server_environment(contender: Contender, pool: Pool, profile: Profile) -> dict[str, str]:
     """Environment variables of a side, added to this process's."""
-    if side != "stock":
-        return {DEEP_TOKENS_VARIABLE: str(pool.deep_tokens)}
+    if contender.name != "stock":
+        return {DEEP_TOKENS_VARIABLE: str(pool.deep_tokens_for(contender.config))}
     # without our hooks; on a CPU SGLang cannot serve without them
     return {} if profile.device == "cpu" else {"SGLANG_PLUGINS": "none"}
 
@@ -112,7 +114,7 @@ def _start(
     model: Model, contender: Contender, pool: Pool, profile: Profile, log: Path, flags: Sequence[str]
 ) -> LocalServer:
     given = [*server_flags(model, contender, pool, profile), *flags]
-    return start_server(contender.path, log, given, server_environment(contender.name, pool, profile))
+    return start_server(contender.path, log, given, server_environment(contender, pool, profile))
 
 
 def _describe(shape: ModelShape, contender: Contender, process: LocalServer) -> Server:
@@ -120,7 +122,7 @@ def _describe(shape: ModelShape, contender: Contender, process: LocalServer) -> 
     tokens: int = info["max_total_num_tokens"]
     speed: Mapping[str, int] = info["internal_states"][0].get("speed", {})
     config = contender.config
-    in_layers = tokens * config.stored_layers + speed.get("deep_tokens_capacity", 0) * config.num_deep_layers
+    in_layers = tokens * kept_layers(shape, config) + speed.get("deep_tokens_capacity", 0) * config.num_deep_layers
     return Server(contender, process, tokens, in_layers * shape.kv_bytes_per_layer)
 
 

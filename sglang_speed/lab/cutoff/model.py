@@ -12,9 +12,10 @@ from torch import Tensor
 
 from sglang_speed.checkpoints.convert import read_source_config, speed_model_config
 from sglang_speed.checkpoints.weights import read_weights, require_layers
-from sglang_speed.config import DEFAULT_POLICY, SpeedConfig, decoder_config
+from sglang_speed.config import SpeedConfig, decoder_config
 from sglang_speed.lab.common.progress import silence_libraries
 from sglang_speed.models.hf_config import config_of
+from sglang_speed.policy_config import DEFAULT_POLICY
 from sglang_speed.reference.modeling import ReferenceModel, class_for
 
 

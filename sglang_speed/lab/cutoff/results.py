@@ -18,7 +18,6 @@ from sglang_speed.lab.cutoff.evidence import KINDS as REQUEST_KINDS
 from sglang_speed.lab.cutoff.evidence import evidence_of, kinds_of, lacking
 from sglang_speed.lab.cutoff.fisher import KINDS
 from sglang_speed.lab.cutoff.request import Request
-from sglang_speed.method.cost import prefill_ceiling
 from sglang_speed.policies import SpeedPolicy
 
 
@@ -115,7 +114,7 @@ def _by_cutoff(
     return [
         {
             "prefill_layers": cutoff,
-            "ceiling": None if cutoff == NO_CONTEXT else prefill_ceiling(SpeedConfig(speed.num_layers, cutoff)),
+            "ceiling": None if cutoff == NO_CONTEXT else speed.num_layers / cutoff,
             **{name: figures_of(estimates[name][cutoff]) for name in MEASURES},
             "divergence_by_kind": {kind: figures_of(divergence[cutoff]) for kind, divergence in by_kind.items()},
             "divergence_of_worst_tenth": worst_tenth[cutoff],

@@ -15,15 +15,21 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from sglang_speed.checkpoints.adapter import require_untrained
-from sglang_speed.checkpoints.convert import convert, fill_full_depth, plain_model_config, read_source_config
+from sglang_speed.checkpoints.convert import (
+    fill_checkpoint,
+    fill_full_depth,
+    plain_model_config,
+    read_source_config,
+)
 from sglang_speed.checkpoints.hub import local_checkpoint
 from sglang_speed.checkpoints.manifest import file_sha256
 from sglang_speed.checkpoints.weights import find_weight_files
-from sglang_speed.config import DEFAULT_POLICY, SpeedConfig
+from sglang_speed.config import SpeedConfig
 from sglang_speed.errors import ConfigError
 from sglang_speed.lab.common.client import Client
 from sglang_speed.lab.common.digest import digest_of
 from sglang_speed.lab.common.local_server import start_server
+from sglang_speed.policy_config import DEFAULT_POLICY
 
 FULL_DEPTH = "full depth"
 
@@ -46,9 +52,7 @@ class Subject:
     def label(self) -> str:
         if self.speed is None:
             return self.name
-        policy = "" if self.speed.policy == DEFAULT_POLICY else f"{self.speed.policy}, "
-        bands = f"{policy}{self.speed.prefill_layers} of {self.speed.num_layers}, tail {self.speed.tail_tokens}"
-        return f"{self.name}, {bands}"
+        return f"{self.name}, {_described(self.speed)}"
 
     @property
     def file_name(self) -> str:
@@ -63,6 +67,18 @@ class Subject:
     def digest(self) -> str:
         """Equal for the same weights at the same depth, whatever the path."""
         return digest_of([self.weights, None if self.speed is None else self.speed.to_dict()])
+
+
+def _described(speed: SpeedConfig) -> str:
+    """What tells the subjects of a comparison apart."""
+    parts = [] if speed.policy == DEFAULT_POLICY else [speed.policy]
+    parts.append(f"{' and '.join(map(str, speed.cutoffs or (speed.num_layers,)))} of {speed.num_layers}")
+    if speed.selection is not None:
+        parts.append(f"r {' and '.join(map(str, speed.selection.ratios))}")
+    parts.append(f"tail {speed.tail_tokens}")
+    if speed.messages is not None:
+        parts.append(f"messages to {speed.messages.max_tokens}")
+    return ", ".join(parts)
 
 
 def is_url(source: str) -> bool:
@@ -116,8 +132,7 @@ def served_speed(info: dict[str, Any]) -> SpeedConfig | None:
     state = info["internal_states"][0].get("speed")
     if state is None:
         return None
-    numbers = {key: state[key] for key in ("num_layers", "prefill_layers", "anchor_tokens", "tail_tokens")}
-    return SpeedConfig(**numbers, policy=state.get("policy", DEFAULT_POLICY))
+    return SpeedConfig.from_dict(state["config"], state["num_layers"])
 
 
 @contextmanager
@@ -150,15 +165,9 @@ def _checkpoint(subject: Subject, directory: Path) -> Path:
         directory.mkdir()
         fill_full_depth(source, directory)
         return directory
-    speed = subject.speed
-    return convert(
-        source,
-        directory,
-        prefill_layers=speed.prefill_layers,
-        policy=speed.policy,
-        anchor_tokens=speed.anchor_tokens,
-        tail_tokens=speed.tail_tokens,
-    ).path
+    directory.mkdir()
+    fill_checkpoint(source, directory, subject.speed)
+    return directory
 
 
 def _read(path: Path) -> tuple[str, SpeedConfig | None]:

@@ -28,7 +28,7 @@ from sglang_speed.checkpoints.card import write_card
 from sglang_speed.checkpoints.convert import fill_full_depth, fill_trained, read_source_config, speed_model_config
 from sglang_speed.checkpoints.hub import local_checkpoint
 from sglang_speed.checkpoints.weights import read_weights, require_layers
-from sglang_speed.config import DEFAULT_TAIL_TOKENS, SpeedConfig
+from sglang_speed.config import SpeedConfig
 from sglang_speed.errors import ConfigError
 from sglang_speed.lab.common.chat import Chat, ChatFormat, Conversation, read_chats, read_conversations
 from sglang_speed.lab.common.data import chats_file
@@ -48,6 +48,7 @@ from sglang_speed.lab.training.states import StateFolder
 from sglang_speed.models.architectures import ARCHITECTURES, known_architecture
 from sglang_speed.models.hf_config import config_of
 from sglang_speed.policies import SpeedPolicy
+from sglang_speed.policy_config import DEFAULT_TAIL_TOKENS
 from sglang_speed.reference.modeling import class_for
 from sglang_speed.reference.training import TrainingModel
 from sglang_speed.reference.turn_attention import TURN_ATTENTION

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from sglang_speed.config import DEFAULT_ANCHOR_TOKENS
 from sglang_speed.lab.common.options import AnchorTokens, PrefillLayers
+from sglang_speed.policy_config import DEFAULT_ANCHOR_TOKENS
 
 
 @dataclass(frozen=True)

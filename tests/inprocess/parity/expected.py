@@ -49,13 +49,13 @@ class Expected:
     def __init__(self, directory: Path, bands: Bands, seed: int = 0, *, model: str = "llama", **shape: int) -> None:
         row = MODELS[model]
         self.bands = bands
-        self.path = make_tiny_model(directory, speed=vars(bands), seed=seed, **{**row, **shape})
+        self.path = make_tiny_model(directory, speed=bands.speed, seed=seed, **{**row, **shape})
         self.model = AutoModelForCausalLM.from_pretrained(self.path).eval()
         self._steps: dict[Any, list[GreedyStep]] = {}
         self._scores: dict[Any, list[float]] = {}
 
     def steps(self, prompt: Sequence[int], max_new_tokens: int, scored_from: int | None = None) -> list[GreedyStep]:
-        deep = self.model.deep_tokens(len(prompt), scored_from)
+        deep = self.model.deep_tokens(prompt, scored_from)
         known = self._steps.get((tuple(prompt), deep), [])
         if len(known) < max_new_tokens:
             known = list(greedy_steps(self.model, prompt, max_new_tokens, scored_from=scored_from))
@@ -65,7 +65,7 @@ class Expected:
     def steps_along(self, ask: Ask, output_ids: Sequence[int]) -> list[GreedyStep]:
         """The same along an answer, up to its first wrong token; many times faster."""
         scored_from = None if ask.scored_from == OF_THE_OUTPUT else ask.scored_from
-        key = tuple(ask.prompt), self.model.deep_tokens(len(ask.prompt), scored_from)
+        key = tuple(ask.prompt), self.model.deep_tokens(ask.prompt, scored_from)
         known = self._steps.get(key, [])[: len(output_ids)]
         if [step.token_id for step in known] == [*output_ids]:
             return known

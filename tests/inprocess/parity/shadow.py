@@ -7,8 +7,9 @@ its tokens are deep, and who holds which slot of either band. It reads the sched
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 from sglang_speed.host.adapter import HOST
@@ -39,13 +40,35 @@ class Limits:
     page_size: int
 
 
-def deep_positions(bands: Bands, ask: Ask, num_tokens: int) -> int:
-    """How many of a request's first `num_tokens` tokens are deep, counted one by one."""
+def deep_positions(bands: Bands, ask: Ask, num_tokens: int, band: int = 0) -> int:
+    """How many of a request's first `num_tokens` tokens are deep in a band, counted one by one."""
     start = max(0, len(ask.prompt) - bands.tail_tokens)
     if ask.scored_from is not None and ask.scored_from >= 0:
         start = min(start, ask.scored_from)
     anchors = min(bands.anchor_tokens, start)
-    return sum(position < anchors or position >= start for position in range(num_tokens))
+    deep = {position for position in range(num_tokens) if position < anchors or position >= start}
+    end = min(len(ask.prompt), start + bands.tail_tokens)
+    for begin, stop in messages_of(bands, ask.prompt[:end]):
+        if stop - begin <= (bands.deep_message_tokens or 0):
+            deep |= {*range(begin, stop)}
+    if bands.policy != "fastkv":
+        return len(deep)
+    window = 8 if bands.select_window is None else bands.select_window
+    deep |= {*range(max(0, end - window), end)}
+    ratio = bands.select_ratio[band] if isinstance(bands.select_ratio, tuple) else bands.select_ratio or 0.2
+    return len(deep) + max(0, int(ratio * end) - sum(position < end for position in deep))
+
+
+def messages_of(bands: Bands, context: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Where each message of a context begins and ends."""
+    delimiters = bands.message_delimiters or ()
+    begins = [
+        place
+        for place in range(len(context))
+        if any(tuple(context[place : place + len(delimiter)]) == delimiter for delimiter in delimiters)
+    ]
+    if begins:
+        yield from pairwise([0, *begins[1:], len(context)])
 
 
 class Shadow:
@@ -178,10 +201,10 @@ class Shadow:
 
     def _require_deep_rows(self) -> None:
         """Those who hold a row hold deep rows of the length and the gap that the method says, and nobody else."""
-        for band in active_pool().deep_bands:
-            self._require_rows_of(band)
+        for number, band in enumerate(active_pool().deep_bands):
+            self._require_rows_of(band, number)
 
-    def _require_rows_of(self, deep: DeepBand) -> None:
+    def _require_rows_of(self, deep: DeepBand, number: int) -> None:
         holders = self.holders()
         rows = {HOST.row_of(req): name for name, req in holders.items()}
         assert set(deep.rows) == set(rows), f"deep rows {sorted(deep.rows)}, rows that are held {sorted(rows)}"
@@ -189,12 +212,12 @@ class Shadow:
             req, ask = holders[name], self._ask_as_run(name)
             num_tokens = max(len(req.full_untruncated_fill_ids), req.kv.kv_allocated_len)
             bands = self.expected.bands
-            own = deep_positions(bands, ask, num_tokens)
+            own = deep_positions(bands, ask, num_tokens, number)
             length = num_tokens if bands.is_filled else own
             assert deep.rows[row].length == length, f"{name} sees {deep.rows[row].length} tokens, not {length}"
             shared = 0 if deep.rows[row].anchors is None else deep.rows[row].anchors.num_slots
             assert deep.rows[row].num_owned == own - shared, f"{name} has {deep.rows[row].num_owned} slots, not {own}"
-            gap = 0 if bands.is_filled else len(ask.prompt) - deep_positions(bands, ask, len(ask.prompt))
+            gap = 0 if bands.is_filled else len(ask.prompt) - deep_positions(bands, ask, len(ask.prompt), number)
             assert int(deep.gap[row]) == int(deep.gap_cpu[row]) == gap, (
                 f"{name} has gap {int(deep.gap[row])}, not {gap}"
             )

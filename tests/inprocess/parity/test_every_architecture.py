@@ -14,12 +14,12 @@ from sglang_speed.served import served
 from sglang_speed.serving.metrics import speed_state
 from sglang_speed.serving.model import CORE_MODEL_TYPES
 from tests import host
-from tests.catalogue import CHUNKS_OF_17, MODELS, POP_WITH_ANCHORS, Bands
+from tests.catalogue import CHUNKS_OF_17, FASTKV, MODELS, POP_WITH_ANCHORS, Bands
 from tests.inprocess.parity.expected import Ask, Expected, prompt, require_close, submit, tokens
 from tests.scheduler_harness import Answer, running_scheduler
 
 SERVED = [model for model in MODELS if not host.IS_OLDEST or model in CORE_MODEL_TYPES]
-BANDS = [Bands(), Bands((3, 6), 4, 16), POP_WITH_ANCHORS]
+BANDS = [Bands(), Bands((3, 6), 4, 16), POP_WITH_ANCHORS, FASTKV]
 FULL_DEPTH = (Bands(8), Bands(4, 0, 1000))
 LENGTHS = (2, 17, 41, 90)
 

@@ -10,15 +10,26 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from sglang.srt.model_executor.forward_batch_info import ForwardMode
 
-from tests.catalogue import BACKENDS, POP_WITH_ANCHORS, RETRACTED, SOME_SETTINGS, STANDINS, Bands
+from tests import host
+from tests.catalogue import (
+    BACKENDS,
+    FASTKV,
+    POP_WITH_ANCHORS,
+    POP_WITH_MESSAGES,
+    RETRACTED,
+    SOME_SETTINGS,
+    STANDINS,
+    Bands,
+)
 from tests.inprocess.parity.conftest import Checkpoints
 from tests.inprocess.parity.expected import Ask, Expected, prompt, tokens
 from tests.inprocess.parity.flashinfer_standin import PagedDecode, flashinfer_standin
 from tests.inprocess.parity.recorded_graph import record_decode_graphs
 from tests.scheduler_harness import SchedulerHarness, running_scheduler
 
-BANDS = [Bands(6, 1, 3), Bands(4, 4, 16), Bands(6, 0, 1), POP_WITH_ANCHORS]
+BANDS = [Bands(6, 1, 3), Bands(4, 4, 16), Bands(6, 0, 1), POP_WITH_ANCHORS, FASTKV]
 SETTINGS = {**SOME_SETTINGS, "retracted": RETRACTED}
 
 
@@ -58,7 +69,7 @@ def backends(engine: SchedulerHarness) -> tuple[Any, Any]:
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-@pytest.mark.parametrize("bands", [*BANDS[:2], POP_WITH_ANCHORS], ids=str)
+@pytest.mark.parametrize("bands", [*BANDS[:2], POP_WITH_ANCHORS, POP_WITH_MESSAGES, FASTKV], ids=str)
 def test_answers_are_the_references(backend: type, checkpoints: Checkpoints, name: str, bands: Bands) -> None:
     expected = checkpoints(bands)
     with running_scheduler(expected.path, **SETTINGS[name]) as engine:
@@ -82,6 +93,32 @@ def test_decode_graphs_of_other_bands_are_exact(backend: type, checkpoints: Chec
     with running_scheduler(expected.path, chunked_prefill_size=32) as engine:
         record_decode_graphs(engine.scheduler, [2, 6])
         answered_twice(expected, engine)
+
+
+@pytest.mark.parametrize("bands", [POP_WITH_ANCHORS, POP_WITH_MESSAGES], ids=str)
+def test_more_sequences_than_requests_are_exact(backend: type, checkpoints: Checkpoints, bands: Bands) -> None:
+    """Rows of a request with filled ones between them are sequences of their own; backends have a place for so many
+    as there are requests."""
+    expected = checkpoints(bands)
+    asks = [Ask(prompt(120, seed=seed), 4) for seed in range(2)]
+    with running_scheduler(expected.path, max_running_requests=2) as engine:
+        expected.answered(engine, asks)
+    runs = [len(expected.model.deep_tokens(ask.prompt)[0].runs) for ask in asks]
+    assert sum(runs) + len(asks) > 2
+
+
+@pytest.mark.skipif(host.IS_OLDEST, reason="SGLang does not ask there")
+def test_tables_are_read_to_the_end_of_an_extend_that_begins_with_states(
+    backend: type, checkpoints: Checkpoints
+) -> None:
+    """The scheduler changes them as soon as it may."""
+    ends = []
+    for bands in (BANDS[0], FASTKV):
+        with running_scheduler(checkpoints(bands).path) as engine:
+            banded = engine.scheduler.tp_worker.model_runner.attn_backend
+            ends.append([banded.shared_read_ends(mode).name for mode in (ForwardMode.DECODE, ForwardMode.EXTEND)])
+    assert ends[0][0] == ends[1][0]
+    assert ends[1][1] == "UNKNOWN"
 
 
 @pytest.mark.usefixtures("flashinfer")

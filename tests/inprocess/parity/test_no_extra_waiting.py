@@ -13,9 +13,12 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+import pytest
 import torch
 
 from sglang_speed.kv_pool.deep_band import DeepBand
+from tests.catalogue import FASTKV, Bands
+from tests.inprocess.parity.conftest import Checkpoints
 from tests.inprocess.parity.device_waits import waits_counted
 from tests.inprocess.parity.expected import Expected, prompt, tokens
 from tests.scheduler_harness import SchedulerHarness, running_scheduler
@@ -40,8 +43,11 @@ def waits_by_turn(path: Path) -> list[list[str]]:
         return waits.turns[:-1]
 
 
-def test_no_step_waits_more_often_than_that_of_the_stock_model(expected: Expected, plain_checkpoint: Path) -> None:
-    stock, speed = waits_by_turn(plain_checkpoint), waits_by_turn(expected.path)
+@pytest.mark.parametrize("bands", [Bands(), FASTKV], ids=str)
+def test_no_step_waits_more_often_than_that_of_the_stock_model(
+    checkpoints: Checkpoints, plain_checkpoint: Path, bands: Bands
+) -> None:
+    stock, speed = waits_by_turn(plain_checkpoint), waits_by_turn(checkpoints(bands).path)
     assert len(stock) > 60
     assert sum(map(bool, stock)) > 60, "SGLang itself waits for the tokens of each step"
     for turn, (theirs, ours) in enumerate(zip(stock, speed, strict=True)):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sglang_speed.served import active_pool
-from tests.catalogue import POP, Bands
+from tests.catalogue import POP, STATE_BANDS, Bands
 from tests.inprocess.parity.conftest import Checkpoints
 from tests.inprocess.parity.expected import Ask, Expected, is_in_chunks, prompt, tokens
 from tests.scheduler_harness import SchedulerHarness, running_scheduler
@@ -31,7 +31,7 @@ def chat(expected: Expected, engine: SchedulerHarness, seed: int, num_turns: int
     return cached
 
 
-@pytest.mark.parametrize("bands", [Bands(6, 1, 3), Bands(4, 0, 16), Bands(6, 4, 1), POP], ids=str)
+@pytest.mark.parametrize("bands", [Bands(6, 1, 3), Bands(4, 0, 16), Bands(6, 4, 1), POP, *STATE_BANDS], ids=str)
 @pytest.mark.parametrize("cache", CACHES)
 def test_prefixes_with_generated_tokens_are_reused_exactly(checkpoints: Checkpoints, cache: str, bands: Bands) -> None:
     with running_scheduler(checkpoints(bands).path, **CACHES[cache]) as engine:

@@ -9,12 +9,12 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from tests.catalogue import POP, POP_WITH_ANCHORS, Bands
+from tests.catalogue import POP, POP_WITH_ANCHORS, STATE_BANDS, Bands
 from tests.inprocess.parity.conftest import Checkpoints
 from tests.inprocess.parity.expected import Ask, Expected, prompt, submit, tokens
 from tests.scheduler_harness import Answer, SchedulerHarness, running_scheduler
 
-BANDS = [Bands(6, 1, 3), Bands(4, 4, 2), Bands(6, 0, 16), Bands(5, 2, 1), POP, POP_WITH_ANCHORS]
+BANDS = [Bands(6, 1, 3), Bands(4, 4, 2), Bands(6, 0, 16), Bands(5, 2, 1), POP, POP_WITH_ANCHORS, *STATE_BANDS]
 TRUNKS = [prompt(64, seed=1), prompt(64, seed=2), prompt(64, seed=2)[:20] + tokens(44), prompt(64, first=70)]
 SMALLEST_DEEP_BAND = 24
 
@@ -72,7 +72,7 @@ def scenarios(draw: st.DrawFn) -> Scenario:
 
 def room_for(expected: Expected, ask: Ask, deep_tokens: int) -> int:
     """Tokens that a request may generate before it has as many deep tokens as the deep band holds."""
-    deep = expected.model.policy.deep_tokens(len(ask.prompt), ask.scored_from)
+    deep = expected.model.deep_tokens(ask.prompt, ask.scored_from)[0]
     return deep_tokens - deep.num_before(len(ask.prompt))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.catalogue import POP, SETTINGS, Bands
+from tests.catalogue import FASTKV, FASTKV_TWICE, POP, POP_WITH_MESSAGES, SETTINGS, Bands
 from tests.inprocess.parity.conftest import Checkpoints
 from tests.inprocess.parity.expected import Ask, Expected, prompt, require_close, tokens
 from tests.scheduler_harness import running_scheduler
@@ -16,6 +16,9 @@ CHOSEN = (
     ("defaults", ONE_ANCHOR),
     ("defaults", FOUR_ANCHORS),
     ("chunks of 17", POP),
+    ("chunks of 17", FASTKV),
+    ("pages, chunks of 16", FASTKV_TWICE),
+    ("chunks of 16", POP_WITH_MESSAGES),
     ("chunks of 16", ONE_ANCHOR),
     ("chunks of 17", FOUR_ANCHORS),
     ("pages, chunks of 16", ONE_ANCHOR),

@@ -13,6 +13,7 @@ from tests.catalogue import NUM_LAYERS, Bands
 from tests.inprocess.parity.conftest import Checkpoints
 from tests.inprocess.parity.expected import Ask, Expected, prompt, require_close, submit, tokens
 from tests.scheduler_harness import Answer, running_scheduler
+from tests.tiny_models import BOS_ID
 
 SETTINGS: list[Mapping[str, Any]] = [
     {},
@@ -23,6 +24,8 @@ FULL_DEPTH = {
     "all layers are prefill layers": Bands(NUM_LAYERS, 1, 16),
     "the tail is longer than every prompt": Bands(4, 0, 1000),
     "the anchors are more than every prompt has": Bands(4, 1000, 1),
+    "all tokens are selected": Bands(4, 0, 1, "fastkv", select_ratio=1.0),
+    "every message is short": Bands(4, 0, 1, deep_message_tokens=1000, message_delimiters=((BOS_ID,),)),
 }
 
 

@@ -20,13 +20,17 @@ def interpreter() -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("policy", ["speed", "pop"])
-def test_cold_warm_and_chunked_answers_are_the_references(checkpoints: Checkpoints, policy: str) -> None:
+@pytest.mark.parametrize(
+    ("bands", "cached"),
+    [(Bands(5, 2, 2), 16), (Bands(5, 2, 2, "pop"), 16), (Bands(5, 2, 2, "fastkv", select_ratio=0.8), 10)],
+    ids=str,
+)
+def test_cold_warm_and_chunked_answers_are_the_references(checkpoints: Checkpoints, bands: Bands, cached: int) -> None:
     """A prompt of two chunks beside a short one with a scored span, then a hit. Two anchors, tails of two."""
-    expected = checkpoints(Bands(5, 2, 2, policy))
+    expected = checkpoints(bands)
     with running_scheduler(expected.path, chunked_prefill_size=16) as engine:
         backend = engine.scheduler.tp_worker.model_runner.attn_backend
         assert set(map(type, backend.backends)) == {TritonAttnBackend}
         expected.answered(engine, [Ask(prompt(18), 2), Ask(prompt(7, seed=1), 2, scored_from=4)])
         (warm,) = expected.answered(engine, [Ask(prompt(18), 2)])
-        assert warm.cached_tokens == 16
+        assert warm.cached_tokens == cached

@@ -27,6 +27,8 @@ def test_bands_and_costs_of_a_checkpoint(llama: Path, tmp_path: Path) -> None:
         "dtype": "float16",
         "full_depth_token": 4 * KV_BYTES,
         "prompt_token": 3 * KV_BYTES,
+        "running_prompt_token": 3 * KV_BYTES,
+        "state": 0,
         "generated_token": 4 * KV_BYTES,
         "extra_per_request": 17 * KV_BYTES,
     }

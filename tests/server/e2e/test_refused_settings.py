@@ -228,11 +228,34 @@ def test_an_fp8_cache_is_refused_for_a_backend_of_one_phase(tiny_speed: Path, ph
         refuse_unsupported(args)
 
 
-def test_an_fp8_cache_is_refused_where_keys_and_values_are_filled_in(tmp_path: Path) -> None:
-    model = make_tiny_model(tmp_path, speed={"prefill_layers": 6, "policy": "pop"})
+@pytest.mark.parametrize(
+    ("speed", "named"),
+    [
+        ({"policy": "pop"}, "policy pop "),
+        ({"policy": "fastkv"}, "policy fastkv "),
+        ({"deep_message_tokens": 6, "message_delimiters": [[5]]}, "policy speed and --deep-message-tokens "),
+    ],
+    ids=str,
+)
+def test_an_fp8_cache_is_refused_where_more_than_computed_kv_lies_in_it(
+    tmp_path: Path, speed: dict[str, Any], named: str
+) -> None:
+    model = make_tiny_model(tmp_path, speed={"prefill_layers": 6, **speed})
     check(model)
-    with pytest.raises(ConfigError, match=r"--kv-cache-dtype fp8_e5m2 is not supported with policy pop"):
+    with pytest.raises(ConfigError, match=f"--kv-cache-dtype fp8_e5m2 is not supported with {named}"):
         check(model, "--kv-cache-dtype fp8_e5m2")
+
+
+@pytest.mark.parametrize(
+    ("speed", "chunk"),
+    [({"policy": "fastkv", "select_window": 40}, 40), ({"policy": "fastkv", "tail_tokens": 50}, 50)],
+    ids=str,
+)
+def test_a_chunk_that_takes_apart_what_chooses_is_refused(tmp_path: Path, speed: dict[str, Any], chunk: int) -> None:
+    model = make_tiny_model(tmp_path, speed={"prefill_layers": 6, **speed})
+    check(model, f"--chunked-prefill-size {chunk}")
+    with pytest.raises(ConfigError, match=f"--chunked-prefill-size {chunk - 1} .* take at least {chunk}, or"):
+        check(model, f"--chunked-prefill-size {chunk - 1}")
 
 
 @pytest.mark.parametrize("refusal", USUAL, ids=lambda refusal: str(refusal.flag))

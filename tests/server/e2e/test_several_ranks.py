@@ -33,7 +33,7 @@ def test_two_data_parallel_ranks_are_exact(tiny_speed: Path, reference: Referenc
         assert server.log.count("sglang_speed: prompt tokens pass 6 of 8 layers") == 2
 
 
-@pytest.mark.parametrize(("policy", "num_bytes"), [("speed", 1536), ("pop", 2048)])
+@pytest.mark.parametrize(("policy", "num_bytes"), [("speed", 1536), ("pop", 2048), ("fastkv", 1792)])
 def test_two_tensor_parallel_ranks_are_exact(tmp_path: Path, policy: str, num_bytes: int) -> None:
     """The bytes of /server_info are those of all ranks together, so they are those of one rank alone."""
     model = make_tiny_model(tmp_path, speed={**SPEED, "policy": policy})

@@ -18,6 +18,7 @@ FIXED = {
     **SPEED,
     "num_layers": 8,
     "kv_bytes_per_prompt_token": PROMPT_BYTES,
+    "state_bytes_per_token": 0,
     "kv_bytes_per_prompt_token_full_depth": FULL_BYTES,
     # each pool has one slot more than it offers: slot 0 is padding
     "kv_bytes_total": (MAX_TOTAL_TOKENS + 1) * PROMPT_BYTES + (DEEP_TOKENS + 1) * (FULL_BYTES - PROMPT_BYTES),
@@ -28,7 +29,13 @@ FIXED = {
 
 COUNTED_IN_BOTH = ("prompt_tokens", "reused_tokens", "evicted_tokens", "retracted_requests", "aborted_requests")
 COUNTED = {f"{band}_{name}" for band in ("shallow", "deep") for name in COUNTED_IN_BOTH}
-COUNTED |= {"deep_anchor_misses", "deep_refused_requests", "deep_clipped_requests"}
+COUNTED |= {
+    "deep_selected_tokens",
+    "deep_filled_tokens",
+    "deep_anchor_misses",
+    "deep_refused_requests",
+    "deep_clipped_requests",
+}
 
 
 def exported(asker: Asker) -> dict[str, float]:
@@ -53,15 +60,15 @@ def counted_while(asker: Asker, *prompts: list[int]) -> dict[str, int]:
 
 
 def numbers_of(asker: Asker) -> dict[str, int]:
-    """Of /server_info: a metric cannot be the name of a policy."""
-    return {name: value for name, value in asker.speed_state().items() if name != "policy"}
+    """Of /server_info: a metric cannot be a name or an object."""
+    return {name: value for name, value in asker.speed_state().items() if name not in ("policy", "config")}
 
 
 def test_server_info_says_what_the_model_is(asker: Asker) -> None:
     asker.require_exact(PROMPT)
     state = asker.speed_state()
     facts = {name: value for name, value in state.items() if name not in COUNTED}
-    assert facts == {"policy": "speed", **FIXED, "deep_tokens_used": 1, "deep_anchor_tokens": 1}
+    assert facts == {"policy": "speed", "config": SPEED, **FIXED, "deep_tokens_used": 1, "deep_anchor_tokens": 1}
     assert state.keys() == facts.keys() | COUNTED
 
 

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 from sglang_speed.config import SpeedConfig
 from sglang_speed.lab.bench.load import Answer, Load
+from sglang_speed.method.cost import ModelShape
 
 SECONDS_PER_LAYER = 1e-6
 BYTES = 10
@@ -77,8 +78,8 @@ class FakeClient:
     def delay_steps(self, seconds: float) -> None:
         self.is_held_up = seconds > 0
 
-    def kv_bytes_held(self, bytes_per_layer: int) -> int:
-        return sum(map(len, self.cached)) * self.config.prefill_layers * bytes_per_layer
+    def kv_bytes_held(self, shape: ModelShape) -> int:
+        return sum(map(len, self.cached)) * self.config.prefill_layers * shape.kv_bytes_per_layer
 
 
 def common_prefix(one: Sequence[int], other: Sequence[int]) -> int:

@@ -76,6 +76,9 @@ def test_prefill_asks_both_sides_the_same_prompts_and_finds_the_ratio_of_layers(
     assert row.figure.is_headline
     assert row.figure.ceiling == pytest.approx(4 / 3, abs=0.005)
     assert len(row.stock) == len(row.rival) == CPU.prompt_repeats[-1]
+    hit = table["TTFT, 64 tokens behind 8192 cached"]
+    assert 1 < hit.figure.ceiling < 4 / 3
+    assert max(hit.stock) < min(row.stock) / 10
     stock, speed = (setting.clients[side].asked for side in ("stock", "speed"))  # type: ignore[attr-defined]
     assert stock == speed
     assert {(point.side, point.x) for point in points} == {

@@ -12,10 +12,13 @@ from sglang_speed.config import SpeedConfig
 from sglang_speed.method import ModelShape
 from sglang_speed.method.cost import (
     Experts,
+    Extend,
     Latent,
     Window,
     decode_bytes,
     decode_ceiling,
+    extend_of,
+    kept_layers,
     kv_bytes_per_generated_token,
     kv_bytes_per_prompt_token,
     prefill_ceiling,
@@ -35,6 +38,7 @@ DEEPSEEK_V3 = ModelShape(
     7168, 18432, 128, 128, 56, 129280, experts=Experts(256, 8, 2048, 2048), latent=Latent(512, 64, 1536, 128, 128)
 )
 THREE_QUARTERS = SpeedConfig(num_layers=32, prefill_layers=24)
+FASTKV_AT_HALF = SpeedConfig.of_policy(32, 16, "fastkv")
 
 configs = st.integers(1, 12).flatmap(
     lambda num_layers: st.builds(SpeedConfig, st.just(num_layers), st.integers(1, num_layers))
@@ -123,6 +127,26 @@ def test_a_prompt_token_of_pop_takes_the_kv_of_all_layers() -> None:
     assert kv_bytes_per_generated_token(LLAMA_8B, pop) == (32 + 8) * LLAMA_8B.kv_bytes_per_layer
 
 
+def test_a_token_of_fastkv_keeps_its_state() -> None:
+    assert kept_layers(LLAMA_8B, FASTKV_AT_HALF) == 16 + 2
+    assert kept_layers(DEEPSEEK_V3, FASTKV_AT_HALF) == 16 + 13
+    layers = kv_bytes_per_generated_token(LLAMA_8B, FASTKV_AT_HALF) / LLAMA_8B.kv_bytes_per_layer
+    assert layers == 16 + 2 + 16
+
+
+def test_fastkv_gains_what_was_published() -> None:
+    """Prefill and tokens at rest of a model at half depth, with a fifth of the tokens above."""
+    assert prefill_ceiling(LLAMA_8B, FASTKV_AT_HALF) == pytest.approx(1.67, abs=0.005)
+    assert 32 / kept_layers(LLAMA_8B, FASTKV_AT_HALF) == pytest.approx(1.78, abs=0.005)
+
+
+def test_selected_tokens_are_read_in_decode_and_computed_behind_a_hit() -> None:
+    none, some = (decode_bytes(LLAMA_8B, FASTKV_AT_HALF, length, 1) for length in (0, 1000))
+    assert some - none == 1000 * (16 + 0.2 * 16) * LLAMA_8B.kv_bytes_per_layer
+    assert extend_of(FASTKV_AT_HALF, 8192) == Extend(new=8192, deep=1638)
+    assert extend_of(FASTKV_AT_HALF, 8192, cached_len=8192) == Extend(new=8, deep=1638, prefix=8184)
+
+
 def test_a_prefill_in_two_parts_costs_what_it_costs_in_one() -> None:
     stock = SpeedConfig(num_layers=32, prefill_layers=32)
     whole = prefill_flops(LLAMA_8B, stock, 1000, 1000)
@@ -136,8 +160,8 @@ def test_prefill_never_beats_its_ceiling_and_reaches_it_without_deep_tokens(
     num_deep = data.draw(st.integers(0, num_tokens))
     full_depth = prefill_flops(TINY, config, num_tokens, num_tokens)
     speedup = full_depth / prefill_flops(TINY, config, num_tokens, num_deep)
-    assert speedup <= prefill_ceiling(config) * (1 + 1e-12)
-    assert full_depth / prefill_flops(TINY, config, num_tokens, 0) == pytest.approx(prefill_ceiling(config))
+    assert speedup <= prefill_ceiling(TINY, config) * (1 + 1e-12)
+    assert full_depth / prefill_flops(TINY, config, num_tokens, 0) == pytest.approx(prefill_ceiling(TINY, config))
 
 
 @pytest.mark.parametrize(("batch_size", "ceiling"), [(1, 1.15), (4, 1.26), (1000, 1.33)])
@@ -147,10 +171,10 @@ def test_decode_ceilings_of_llama_8b_at_128k_are_the_published_ones(batch_size: 
 
 @given(configs, st.integers(0, 10**6), st.integers(1, 1000))
 def test_decode_gains_less_than_the_layer_ratio(config: SpeedConfig, context_len: int, batch_size: int) -> None:
-    assert 1 <= decode_ceiling(LLAMA_8B, config, context_len, batch_size) <= prefill_ceiling(config)
+    assert 1 <= decode_ceiling(LLAMA_8B, config, context_len, batch_size) <= prefill_ceiling(LLAMA_8B, config)
 
 
 def test_the_stock_model_gains_nothing() -> None:
     stock = SpeedConfig(num_layers=32, prefill_layers=32)
-    assert prefill_ceiling(stock) == 1
+    assert prefill_ceiling(LLAMA_8B, stock) == 1
     assert decode_ceiling(LLAMA_8B, stock, context_len=131072, batch_size=8) == 1

@@ -10,6 +10,7 @@ import pytest
 
 from sglang_speed import ConfigError, SpeedConfig
 from sglang_speed.config import is_speed_model
+from sglang_speed.policy_config import Selection, ShortMessages
 
 # speed object, then what the message must name: the key, the value where there is one, and the rule or fix
 MISTAKES: list[tuple[Any, tuple[str, ...]]] = [
@@ -35,11 +36,46 @@ MISTAKES: list[tuple[Any, tuple[str, ...]]] = [
     ({"prefill_layers": 6, "tail_tokens": 0}, ("tail_tokens=0", "below 1", "16 is the default")),
     ({"prefill_layers": 6, "tail_tokens": -3}, ("tail_tokens=-3", "below 1")),
     ({"prefill_layers": 6, "tail_tokens": [1]}, ("tail_tokens=[1]", "whole number")),
-    ({"prefill_layers": 6, "policy": "skip"}, ("policy='skip'", "speed, pop")),
-    ({"prefill_layers": 6, "policy": ["pop"]}, ("policy=['pop']", "speed, pop")),
+    ({"prefill_layers": 6, "policy": "skip"}, ("policy='skip'", "speed, pop, fastkv")),
+    ({"prefill_layers": 6, "policy": ["pop"]}, ("policy=['pop']", "speed, pop, fastkv")),
     (
         {"prefill_layers": [4, 6], "policy": "pop"},
         ("prefill_layers=[4, 6]", "policy 'pop' takes one", "write one number"),
+    ),
+    ({"prefill_layers": 6, "select_ratio": 0.2}, ("select_ratio", "belong to policy 'fastkv'", "leave them out")),
+    ({"prefill_layers": 6, "policy": "pop", "select_window": 4}, ("select_window", "the policy is 'pop'")),
+    *(
+        ({"prefill_layers": [4, 6], "policy": "fastkv", **selection}, named)
+        for selection, named in (
+            ({"select_ratio": 0}, ("select_ratio=0 ", "above 0 and at most 1", "0.2 is the default")),
+            ({"select_ratio": 1.5}, ("select_ratio=1.5", "at most 1")),
+            ({"select_ratio": "0.2"}, ("select_ratio='0.2'", "at most 1")),
+            ({"select_ratio": True}, ("select_ratio=True", "at most 1")),
+            ({"select_ratio": []}, ("select_ratio=[]", "names no share")),
+            ({"select_ratio": [0.2, 0.3]}, ("select_ratio=[0.2, 0.3]", "grows", "falling shares")),
+            ({"select_ratio": [0.3, 0.2, 0.1]}, ("[0.3, 0.2, 0.1]", "prefill_layers=[4, 6]", "one for each cutoff")),
+            ({"select_window": 0}, ("select_window=0", "below 1", "8 is the default")),
+            ({"select_window": 1.0}, ("select_window=1.0", "whole number")),
+            ({"select_kernel": 4}, ("select_kernel=4", "odd", "7 is the default")),
+            ({"select_kernel": -1}, ("select_kernel=-1", "odd")),
+        )
+    ),
+    *(
+        ({"prefill_layers": 6, **messages}, named)
+        for messages, named in (
+            (
+                {"deep_message_tokens": 64},
+                ("deep_message_tokens=64", "needs message_delimiters", "sglang-speed convert"),
+            ),
+            ({"deep_message_tokens": -1, "message_delimiters": [[1]]}, ("deep_message_tokens=-1", "0 is off")),
+            ({"deep_message_tokens": 6.0, "message_delimiters": [[1]]}, ("deep_message_tokens=6.0", "whole number")),
+            (
+                {"deep_message_tokens": 6, "message_delimiters": [[]]},
+                ("message_delimiters", "[]", "no list of token ids"),
+            ),
+            ({"deep_message_tokens": 6, "message_delimiters": [["a"]]}, ("message_delimiters", "['a']", "token ids")),
+            ({"deep_message_tokens": 6, "message_delimiters": [1]}, ("message_delimiters=[1]", "list of lists")),
+        )
     ),
 ]
 
@@ -67,10 +103,29 @@ def test_each_policy_has_its_own_defaults() -> None:
     assert config == SpeedConfig.of_policy(8, 6, "pop") == SpeedConfig(8, 6, 0, 1, policy="pop")
     assert SpeedConfig.of_policy(8, 6, "pop", tail_tokens=5) == SpeedConfig(8, 6, 0, 5, policy="pop")
     assert (config.stored_layers, SpeedConfig(8, 6).stored_layers) == (8, 6)
+    assert SpeedConfig.of_policy(8, 4, "fastkv") == SpeedConfig(8, 4, 1, 16, policy="fastkv", selection=Selection())
+    assert Selection() == Selection((0.2,), window=8, kernel=7)
+
+
+def test_states_are_kept_where_tokens_become_deep_later() -> None:
+    assert SpeedConfig.of_policy(8, 4, "fastkv").keeps_states
+    assert SpeedConfig.of_policy(8, 4, deep_message_tokens=6, message_delimiters=[[1]]).keeps_states
+    assert not SpeedConfig.of_policy(8, 4, deep_message_tokens=0, message_delimiters=[[1]]).keeps_states
+    assert not SpeedConfig.of_policy(8, 4, "pop").keeps_states
+    assert not SpeedConfig.of_policy(8, 8, "fastkv").keeps_states
+
+
+def test_the_selected_share_is_that_of_the_average_deep_layer() -> None:
+    config = SpeedConfig.of_policy(8, [2, 4], "fastkv", select_ratio=[0.6, 0.3])
+    assert config.selected_share == pytest.approx((2 * 0.6 + 4 * 0.3) / 6)
+    assert config.at_full_depth() == SpeedConfig(8, 8, policy="fastkv", selection=Selection((0.6,)))
+    assert config.at_full_depth().selected_share == SpeedConfig(8, 4).selected_share == 0
 
 
 def test_the_speed_object_survives_a_round_trip() -> None:
-    for more in ({}, {"further_cutoffs": (7,)}, {"policy": "pop"}):
+    selecting = {"policy": "fastkv", "selection": Selection((0.4, 0.2), window=4, kernel=3), "further_cutoffs": (7,)}
+    messages = {"messages": ShortMessages(64, ((1, 2), (3,)))}
+    for more in ({}, {"further_cutoffs": (7,)}, {"policy": "pop"}, selecting, messages, selecting | messages):
         config = SpeedConfig(num_layers=8, prefill_layers=6, anchor_tokens=4, tail_tokens=2, **more)
         assert SpeedConfig.from_dict(json.loads(json.dumps(config.to_dict())), 8) == config
 

@@ -9,6 +9,7 @@ from sglang_speed.lab.bench.load import LoadClient
 from sglang_speed.lab.bench.results import Figure, Sample
 from sglang_speed.lab.bench.scenarios.base import Measurement, Scenario, Setting
 from sglang_speed.lab.common.client import RequestFailed
+from sglang_speed.method.cost import kept_layers
 
 TARGET_SHARE = 0.975
 """1.30 of four thirds."""
@@ -38,7 +39,7 @@ class Capacity(Scenario):
         """Ceilings: without what the deep band computes, the same bytes hold more tokens by the share of layers that
         store them; requests are whole numbers."""
         profile, config = setting.profile, setting.model.speed
-        depth = config.num_layers / config.stored_layers
+        depth = config.num_layers / kept_layers(setting.model.shape, config)
         tokens, each = profile.cache_pool.tokens, profile.capacity_prompt + profile.capacity_tokens
         whole = (tokens * depth // each) / (tokens // each)
         name = f"prompts of {profile.capacity_prompt} tokens that stay"

@@ -84,7 +84,7 @@ class MultiTurnChat(Scenario):
             for number, user in enumerate(users):
                 answer = await user.turn(self.new_tokens(setting, number, turn), chat.answer_tokens)
                 answered.turns[-1].append(answer)
-                held = client.kv_bytes_held(setting.bytes_per_layer)
+                held = client.kv_bytes_held(setting.model.shape)
                 yield Point(f"KV held, {working_set:g}", side, time.perf_counter() - start, held)
             yield Point(f"hit rate by turn, {working_set:g}", side, turn + 1, hit_rate(answered.turns[-1]))
             ttft = mean(answer.ttft for answer in answered.turns[-1])

@@ -1,4 +1,4 @@
-"""TTFT of cold prompts, at several lengths."""
+"""TTFT of cold prompts, at several lengths, and of a question behind the longest."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from sglang_speed.lab.bench.results import Figure, Point, Sample
 from sglang_speed.lab.bench.scenarios.base import Measurement, Scenario, Setting, alternating
 from sglang_speed.lab.common.client import RequestFailed
 
+QUESTION_TOKENS = 64
 MOST_SHARED = 1
 """Tokens that all prompts share: BoS."""
 TARGET_SHARE = 0.96
@@ -32,12 +33,33 @@ class Prefill(Scenario):
                     answer = require_cold(await setting.clients[side].ask(prompt, 1))
                     yield Sample(figure, side, answer.ttft)
                     yield Point("TTFT by context", side, length, answer.ttft)
+        for repeat in range(repeats):
+            question = setting.prompts.prompt("question", repeat, QUESTION_TOKENS + 1)[1:]
+            for side in alternating(self.sides, repeat):
+                answer = await setting.clients[side].ask([*prompt, *question], 1)
+                yield Sample(self.figure_of_hits(setting), side, require_hit(answer).ttft)
+
+    def figure_of_hits(self, setting: Setting) -> Figure:
+        cached = setting.profile.context_len
+        floors = [setting.ttft_floor(side, cached + QUESTION_TOKENS, cached) for side in self.sides]
+        name = f"TTFT, {QUESTION_TOKENS} tokens behind {cached} cached"
+        return Figure(self.name, name, "s", floors[0] / floors[1])
 
     def figure(self, setting: Setting, length: int) -> Figure:
         is_longest = length == setting.profile.context_len
         ceiling = setting.ttft_floor("stock", length) / setting.ttft_floor("speed", length)
         target = TARGET_SHARE * ceiling if is_longest else None
         return Figure(self.name, f"TTFT, {length} tokens", "s", ceiling, target, is_headline=is_longest)
+
+
+def require_hit(answer: Answer) -> Answer:
+    """Raise RequestFailed if less was cached than the question leaves."""
+    if answer.cached_len < answer.prompt_len - 2 * QUESTION_TOKENS:
+        raise RequestFailed(
+            f"{answer.cached_len} of {answer.prompt_len} tokens were cached of a question behind a prompt that was "
+            "just answered: nothing else may use the server"
+        )
+    return answer
 
 
 def require_cold(answer: Answer) -> Answer:
