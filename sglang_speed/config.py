@@ -133,6 +133,11 @@ class SpeedConfig:
         return not self.is_stock and (self.selection is not None or self.messages is not None)
 
     @property
+    def is_thinned(self) -> bool:
+        """Whether tokens behind the context see a part of it only, in all layers."""
+        return not self.is_stock and self.selection is not None and self.selection.kept < 1
+
+    @property
     def stored_layers(self) -> int:
         """Layers whose KV the radix tree keeps of a token; its state is kept beside them."""
         return self.num_layers if self.fills_deep_layers else self.prefill_layers
@@ -150,6 +155,8 @@ class SpeedConfig:
     @property
     def read_layers(self) -> float:
         """As many layers' worth of KV of a prompt as decode reads."""
+        if self.is_thinned and self.selection is not None:
+            return self.selection.kept * self.num_layers
         return self.stored_layers + self.selected_share * self.num_deep_layers
 
     @property

@@ -51,21 +51,25 @@ class Selection:
     ratios: for each cutoff, the share of the context that is deep above it; a single one holds for all.
     window: last tokens of the context, whose queries score the others; they are deep themselves.
     kernel: positions over which scores are max-pooled, an odd number.
+    kept: share of the context that tokens behind it see, in every layer and KV head the best by its scores; 1 for all.
     """
 
     ratios: tuple[float, ...] = (0.2,)
     window: int = 8
     kernel: int = 7
+    kept: float = 1.0
 
-    KEYS = ("select_ratio", "select_window", "select_kernel")
+    KEYS = ("select_ratio", "select_window", "select_kernel", "kv_keep")
 
     def __post_init__(self) -> None:
         for ratio in self.ratios:
-            if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 < ratio <= 1:
-                raise ConfigError(
-                    f"select_ratio={ratio!r} is not above 0 and at most 1: it is the share of prompt tokens that pass "
-                    "the deep layers; 0.2 is the default"
-                )
+            _require_share("select_ratio", ratio, "prompt tokens that pass the deep layers; 0.2 is the default")
+        _require_share("kv_keep", self.kept, "a prompt that decode reads; 1 is the default, all of it")
+        if min(self.ratios) < self.kept < 1:
+            raise ConfigError(
+                f"kv_keep={self.kept} is above select_ratio={self._ratios_in_json()}: deep layers have no more to keep "
+                "than what was selected for them; lower it, raise select_ratio, or write 1 to keep all"
+            )
         if any(above > below for below, above in pairwise(self.ratios)):
             raise ConfigError(
                 f"select_ratio={self._ratios_in_json()} grows from one cutoff to the next: a band chooses from the "
@@ -88,7 +92,9 @@ class Selection:
         return self.ratios[band] if len(self.ratios) > 1 else self.ratios[0]
 
     def to_dict(self) -> dict[str, Any]:
-        return {"select_ratio": self._ratios_in_json(), "select_window": self.window, "select_kernel": self.kernel}
+        thinned = {"kv_keep": self.kept} if self.kept < 1 else {}
+        own = {"select_ratio": self._ratios_in_json(), "select_window": self.window, "select_kernel": self.kernel}
+        return {**own, **thinned}
 
     def _ratios_in_json(self) -> float | list[float]:
         return self.ratios[0] if len(self.ratios) == 1 else list(self.ratios)
@@ -100,7 +106,8 @@ class Selection:
         if ratios in ([], ()):
             raise ConfigError("select_ratio=[] names no share: write one number, or one for each cutoff")
         given: dict[str, Any] = {"ratios": tuple(ratios) if isinstance(ratios, list | tuple) else (ratios,)}
-        given |= {key: speed[f"select_{key}"] for key in ("window", "kernel") if f"select_{key}" in speed}
+        names = {"window": "select_window", "kernel": "select_kernel", "kept": "kv_keep"}
+        given |= {field: speed[key] for field, key in names.items() if key in speed}
         return cls(**given)
 
 
@@ -150,6 +157,11 @@ class ShortMessages:
             )
         require_int("deep_message_tokens", max_tokens)
         return cls(max_tokens, tuple(map(tuple, delimiters))) if max_tokens else None
+
+
+def _require_share(key: str, value: Any, of_what: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
+        raise ConfigError(f"{key}={value!r} is not above 0 and at most 1: it is the share of {of_what}")
 
 
 def require_int(key: str, value: Any) -> None:

@@ -122,6 +122,7 @@ class Bands:
     select_ratio: float | tuple[float, ...] | None = None
     select_window: int | None = None
     select_kernel: int | None = None
+    kv_keep: float | None = None
     deep_message_tokens: int | None = None
     message_delimiters: tuple[tuple[int, ...], ...] | None = None
 
@@ -143,9 +144,13 @@ POP, POP_WITH_ANCHORS = Bands(6, 0, 1, "pop"), Bands(4, 2, 3, "pop")
 POP_BANDS = [POP, POP_WITH_ANCHORS, Bands(1, 0, 16, "pop"), Bands(NUM_LAYERS, 0, 1, "pop")]
 FASTKV = Bands(4, 1, 3, "fastkv", select_ratio=0.4)
 FASTKV_TWICE = Bands((3, 5), 2, 3, "fastkv", select_ratio=(0.6, 0.3), select_window=4, select_kernel=3)
+THINNED = Bands(4, 1, 3, "fastkv", select_ratio=0.6, select_window=4, kv_keep=0.3)
+THINNED_TWICE = Bands((2, 5), 2, 5, "fastkv", select_ratio=(0.7, 0.4), select_window=3, select_kernel=3, kv_keep=0.4)
 FASTKV_BANDS = [
     FASTKV,
     FASTKV_TWICE,
+    THINNED,
+    THINNED_TWICE,
     Bands(1, 0, 1, "fastkv", select_ratio=0.1, select_window=1, select_kernel=1),
     Bands(NUM_LAYERS - 1, 4, 12, "fastkv", select_ratio=1.0),
     Bands(NUM_LAYERS, 1, 3, "fastkv"),
@@ -156,7 +161,7 @@ WITH_MESSAGES = Bands(6, 1, 3, **SHORT_MESSAGES)
 POP_WITH_MESSAGES = Bands(6, 1, 2, "pop", **SHORT_MESSAGES)
 FASTKV_WITH_MESSAGES = Bands(4, 1, 3, "fastkv", select_ratio=0.4, **SHORT_MESSAGES)
 MESSAGE_BANDS = [WITH_MESSAGES, POP_WITH_MESSAGES, FASTKV_WITH_MESSAGES, Bands((3, 6), 0, 4, **SHORT_MESSAGES)]
-STATE_BANDS = [FASTKV, FASTKV_TWICE, WITH_MESSAGES, POP_WITH_MESSAGES]
+STATE_BANDS = [FASTKV, FASTKV_TWICE, THINNED, WITH_MESSAGES, POP_WITH_MESSAGES]
 """What begins with states in some deep band, for tests of many settings."""
 ALL_BANDS = [
     *DEEP_BANDS,

@@ -23,6 +23,7 @@ from sglang_speed.attention.from_states import DeepRows
 from sglang_speed.host.adapter import HOST
 from sglang_speed.kv_pool.deep_band import DeepBand
 from sglang_speed.kv_pool.states import StateStore
+from sglang_speed.method.bands import THINNED
 from sglang_speed.policy_config import Selection
 
 
@@ -65,13 +66,14 @@ class WritesFirst:
 
 @dataclass
 class DeepAttention:
-    """A deep band and the backend over its table and pool.
+    """A deep band, its layers, and the backend over its table and pool.
 
     translator: what the backend finds slots with, where it does not read the table.
     graph_buffers: what decode graphs read of the band.
     """
 
     band: DeepBand
+    layers: range
     backend: AttentionBackend
     translator: Any
     graph_buffers: DecodeBuffers | None = None
@@ -101,9 +103,13 @@ class BandedAttnBackend(AttentionBackend):
     def __init__(
         self, shallow: AttentionBackend, deep: Sequence[DeepAttention], from_states: FromStates | None = None
     ) -> None:
+        """deep: of all bands but the shallow one, in the order of `BandedReqToTokenPool.deep_bands`."""
         super().__init__()
         self.shallow = shallow
-        self.deep = tuple(deep)
+        *most, last = deep
+        is_thinned = last.band.name == THINNED
+        self.deep = tuple(most) if is_thinned else tuple(deep)
+        self.thinned = last if is_thinned else None
         self.filling = FillingBackend(deep[0].band) if deep[0].band.first_filled is not None else None
         self.from_states = from_states
         self._planned: tuple[ForwardBatch, Sequence[DeepBatch] | DeepRows] | None = None
@@ -116,16 +122,33 @@ class BandedAttnBackend(AttentionBackend):
     @property
     def backends(self) -> list[AttentionBackend]:
         """One for each band, from the bottom up."""
-        return [self.shallow, *(each.backend for each in self.deep)]
+        return [self.shallow, *(each.backend for each in self.deep), *(each.backend for each in self._behind)]
+
+    @property
+    def _behind(self) -> list[DeepAttention]:
+        return [] if self.thinned is None else [self.thinned]
+
+    @property
+    def _in_decode(self) -> list[DeepAttention]:
+        """Bands beside the shallow one that a decode step has; where contexts are thinned there is theirs alone."""
+        return self._behind or list(self.deep)
 
     def init_forward_metadata(self, forward_batch: ForwardBatch) -> None:
+        if self.thinned is not None and forward_batch.forward_mode.is_decode():
+            batches = build_deep_batches(forward_batch, [self.thinned.band])
+            self.thinned.plan(batches[0])
+            self._planned = (forward_batch, batches)
+            return
         self.shallow.init_forward_metadata(forward_batch)
         if self.filling is not None and forward_batch.forward_mode.is_extend():
             lengths = zip(forward_batch.extend_prefix_lens_cpu, forward_batch.extend_seq_lens_cpu, strict=True)
             self.req_to_token_pool.fill(request_rows(forward_batch), list(map(sum, lengths)))
         bands = [each.band for each in self.deep]
         if self.from_states is not None and forward_batch.forward_mode.is_extend():
-            rows = DeepRows(forward_batch, bands, self.from_states.max_rows)
+            behind = None if self.thinned is None else self.thinned.band
+            rows = DeepRows(forward_batch, bands, self.from_states.max_rows, behind)
+            if self.thinned is not None and rows.behind is not None:
+                self.thinned.plan(rows.behind)
             for each, pieces in zip(self.deep, rows.batches, strict=True):
                 if len(pieces) == 1:
                     each.plan(pieces[0])
@@ -142,6 +165,13 @@ class BandedAttnBackend(AttentionBackend):
         assert not isinstance(batches, DeepRows), "the deep bands of this batch begin with states"
         return list(zip(self.deep, batches, strict=True))
 
+    def thinned_step_of(self, forward_batch: ForwardBatch) -> tuple[DeepAttention, DeepBatch] | None:
+        """What a decode step runs on where contexts are thinned."""
+        planned = self._planned_for(forward_batch)
+        if self.thinned is None or isinstance(planned, DeepRows) or forward_batch.forward_mode.is_idle():
+            return None
+        return self.thinned, planned[0]
+
     def deep_rows_of(self, forward_batch: ForwardBatch) -> DeepRows | None:
         """What the deep bands compute from states, in an extend of a model that keeps them."""
         planned = self._planned_for(forward_batch)
@@ -154,15 +184,17 @@ class BandedAttnBackend(AttentionBackend):
         return batches
 
     def init_cuda_graph_state(self, max_bs: int, max_num_tokens: int) -> None:
-        self.shallow.init_cuda_graph_state(max_bs, max_num_tokens)
-        for each in self.deep:
+        if self.thinned is None:
+            self.shallow.init_cuda_graph_state(max_bs, max_num_tokens)
+        for each in self._in_decode:
             each.backend.init_cuda_graph_state(max_bs, max_num_tokens)
             each.graph_buffers = DecodeBuffers(max_bs, each.band)
 
     def init_forward_metadata_out_graph(self, forward_batch: ForwardBatch, in_capture: bool = False) -> None:
-        self.shallow.init_forward_metadata_out_graph(forward_batch, in_capture)
+        if self.thinned is None:
+            self.shallow.init_forward_metadata_out_graph(forward_batch, in_capture)
         batches = []
-        for each in self.deep:
+        for each in self._in_decode:
             assert each.graph_buffers is not None, "init_cuda_graph_state comes first"
             batch = each.graph_buffers.fill(forward_batch)
             HOST.bind_batch(each.translator, batch, in_graph=True)
@@ -171,8 +203,11 @@ class BandedAttnBackend(AttentionBackend):
         self._planned = (forward_batch, batches)
 
     def init_forward_metadata_in_graph(self, forward_batch: ForwardBatch) -> None:
-        self.shallow.init_forward_metadata_in_graph(forward_batch)
-        for each, batch in self.deep_parts_of(forward_batch):
+        if self.thinned is None:
+            self.shallow.init_forward_metadata_in_graph(forward_batch)
+        batches = self._planned_for(forward_batch)
+        assert not isinstance(batches, DeepRows), "a decode graph has no states to begin with"
+        for each, batch in zip(self._in_decode, batches, strict=True):
             each.backend.init_forward_metadata_in_graph(batch.forward_batch)
 
     def on_after_cuda_graph_warmup(self) -> None:
@@ -185,8 +220,8 @@ class BandedAttnBackend(AttentionBackend):
         return value
 
     def shared_read_ends(self, mode: Any) -> Any:
-        """When no backend reads the tables any more, which the scheduler may then change. Where deep bands begin with
-        states, the tables are read in the midst of an extend; the end of it is what SGLang takes of who says nothing."""
+        """When no backend reads the tables any more, which the scheduler may then change. Deep bands that begin with
+        states read them in the midst of an extend; its end is what SGLang takes of who says nothing."""
         if self.from_states is not None and mode.is_extend():
             return super().shared_read_ends(mode)
         return HOST.last_read([backend.shared_read_ends(mode) for backend in self.backends])
@@ -212,7 +247,8 @@ class DeepRunnerView:
         self.model_config = copy.copy(model_runner.model_config)
         self.model_config.context_len = width
         self.page_size = 1
-        self.token_to_kv_pool = band.allocator.get_kvcache()
+        self.token_to_kv_pool = pool = band.allocator.get_kvcache()
+        self.layers = range(pool.start_layer, pool.start_layer + pool.layer_num)
         self.token_to_kv_pool_allocator = band.allocator
         self.req_to_token_pool = SimpleNamespace(
             req_to_token=band.table, size=num_sequences, max_context_len=width, device=model_runner.device

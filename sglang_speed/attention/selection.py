@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from sglang.srt.distributed import tensor_model_parallel_all_reduce
+from sglang.srt.distributed import tensor_model_parallel_all_gather
 from torch import Tensor
 from torch.nn.functional import max_pool1d
 
@@ -19,8 +19,20 @@ BLOCK_KEYS = 8192
 """Keys that are multiplied at once; they are read into a block, in float32."""
 
 
-def scores(queries: Tensor, keys: Tensor, slots: Tensor, scaling: float, logit_cap: float, kernel: int) -> Tensor:
-    """How much the window attends to each position before it, float32 [num_slots - window].
+def summed(of_heads: Tensor) -> Tensor:
+    """Scores of all heads of all ranks, float32 [num_places], of those of each KV head of this rank.
+
+    Every rank adds the same numbers in the same order: ranks that chose different tokens would add up their rows.
+    """
+    of_ranks: Tensor = tensor_model_parallel_all_gather(of_heads.sum(0)[None], dim=0)
+    return of_ranks.sum(0)
+
+
+def scores_of_heads(
+    queries: Tensor, keys: Tensor, slots: Tensor, scaling: float, logit_cap: float, kernel: int
+) -> Tensor:
+    """How much the window attends to each position before it with the query heads of each KV head, float32
+    [num_kv_heads, num_slots - window].
 
     queries: [window, num_heads, head_dim], of the last positions, as they go into the scores. keys: a pool,
     [pool_size, num_kv_heads, head_dim]. slots: [num_slots], of the context in the order of positions.
@@ -35,8 +47,18 @@ def scores(queries: Tensor, keys: Tensor, slots: Tensor, scaling: float, logit_c
     logits[..., len(slots) - window :].masked_fill_(is_later, float("-inf"))
     of_heads = logits.softmax(-1)[..., : len(slots) - window].sum(1)
     pooled = max_pool1d(of_heads, kernel, stride=1, padding=kernel // 2)
-    total: Tensor = tensor_model_parallel_all_reduce(pooled.sum(0))
-    return total
+    return pooled.view(num_kv_heads, -1, pooled.shape[-1]).sum(1)
+
+
+def keep(found: Tensor, num_first: int, num_kept: int, num_places: int) -> Tensor:
+    """Places that each KV head keeps of a context, ascending, int64 [num_kv_heads, num_kept].
+
+    found: scores, [num_kv_heads, num_places - window]. The first `num_first` places are kept, and the window.
+    """
+    ranked = found.new_full((len(found), num_places), float("inf"))
+    ranked[:, num_first : found.shape[1]] = found[:, num_first:]
+    order = ranked.sort(dim=-1, descending=True, stable=True).indices
+    return order[:, :num_kept].sort(dim=-1).values
 
 
 def _products(grouped: Tensor, keys: Tensor, slots: Tensor) -> Tensor:

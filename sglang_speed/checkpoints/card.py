@@ -125,6 +125,8 @@ def described_choice(speed: SpeedConfig) -> str:
     if speed.selection is not None:
         ratios = " and ".join(f"{ratio:.0%}" for ratio in speed.selection.ratios)
         text += f"; {ratios} in all, chosen by the attention of the last {speed.selection.window}"
+        if speed.is_thinned:
+            text += f", and decode sees {speed.selection.kept:.0%} of it"
     if speed.messages is not None:
         text += f"; messages of at most {speed.messages.max_tokens} tokens"
     return text

@@ -61,8 +61,8 @@ def convert(
 
     prefill_layers: the cutoff, or several. policy: a depth policy. settings: what else a `speed` object may say; the
         policy has defaults for what is left out or None.
-    message_delimiters: texts with which messages begin, where short ones are deep; found in the chat template if there
-        are none.
+    message_delimiters: texts with which messages begin, beside what is found in the chat template, where short ones
+        are deep.
     copy: copy the weights; otherwise they are hard-linked, or symlinked where no hard link can be made.
     `destination` must be absent or empty, and is complete when it appears. Raises ConfigError for a source that
     cannot be served, a wrong setting, or a destination that cannot be written.
@@ -78,6 +78,11 @@ def convert(
         )
     speed = SpeedConfig.of_policy(num_layers, prefill_layers, policy, **settings)
     _require_trained_bands(source, speed)
+    if speed.is_thinned and known_architecture(config).is_of_transformers:
+        raise ConfigError(
+            f"--kv-keep {speed.selection.kept if speed.selection else ''} is not served for "
+            f"{known_architecture(config).model_type}, whose layers SGLang takes from transformers: leave it out"
+        )
     require_layers(read_weights(source), config, source)
     destination = absolute(destination)
     require_free(destination)

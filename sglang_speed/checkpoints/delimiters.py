@@ -6,23 +6,37 @@ Owns how they are found: what a template puts in front of one more message. Impo
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from sglang_speed.errors import ConfigError
 
-_TEXTS = ("What is the weight of a quince?", "About two hundred grams.", "And of a medlar?", "Ten to eighty grams.")
-_ROLES = ("user", "assistant", "user", "assistant")
+_SYSTEM, _USER, _ANSWER, _TOOL = (
+    {"role": role, "content": text}
+    for role, text in (
+        ("system", "Be brief."),
+        ("user", "What is the weight of a quince?"),
+        ("assistant", "About two hundred grams."),
+        ("tool", "200 g"),
+    )
+)
+_CHATS = (
+    [_USER, _ANSWER, _USER, _ANSWER],
+    [_SYSTEM, _USER],
+    [_USER, _ANSWER, _TOOL, _ANSWER],
+)
+"""A message of every role behind each other; a template may refuse some."""
 
 
 def delimiters_of(directory: Path, texts: Sequence[str] = ()) -> list[list[int]]:
     """Sequences of token ids, each of which begins a message.
 
-    texts: what begins a message, if the user knows better than the template. Raises ConfigError where there is no
-    tokenizer, where a text is no special token of it, and where the template shows no delimiter.
+    texts: what else begins a message than what the template shows. Raises ConfigError where there is no tokenizer,
+    where a text has no tokens, and where nothing is found.
     """
     tokenizer = _tokenizer_of(directory)
-    found = [_of_text(tokenizer, text) for text in texts] or list(_in_template(tokenizer))
+    found = [*_in_template(tokenizer), *(_of_text(tokenizer, text) for text in texts)]
     unique = [list(each) for each in dict.fromkeys(map(tuple, found))]
     if not unique:
         raise ConfigError(
@@ -57,12 +71,23 @@ def _in_template(tokenizer: Any) -> Iterator[list[int]]:
     """The special token with which each message of a chat begins, where one does."""
     if not tokenizer.chat_template:
         return
-    specials, before = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder), list[int]()
-    for number in range(1, len(_TEXTS) + 1):
-        chat = [{"role": role, "content": text} for role, text in zip(_ROLES[:number], _TEXTS[:number], strict=True)]
-        ids = list(tokenizer.apply_chat_template(chat, tokenize=True, return_dict=False))
-        # the first message stands behind the begin of the sequence, and maybe behind a system prompt
-        added = ids[len(before) :] if before and ids[: len(before)] == before else []
-        if added and added[0] in specials:
-            yield [added[0]]
-        before = ids
+    specials = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
+    for chat in _CHATS:
+        rendered = [_rendered(tokenizer, chat[:number]) for number in range(1, len(chat) + 1)]
+        for shorter, longer in pairwise(rendered):
+            added = longer[len(shorter) :] if shorter and longer[: len(shorter)] == shorter else []
+            if added and added[0] in specials:
+                yield [added[0]]
+    # a first message stands behind what begins a sequence, which is the same for every role
+    system, user = _rendered(tokenizer, [_SYSTEM]), _rendered(tokenizer, [_USER])
+    begins = next((one for one, other in zip(system, user, strict=False) if one != other), None)
+    if begins is not None and begins in specials:
+        yield [begins]
+
+
+def _rendered(tokenizer: Any, chat: Sequence[dict[str, str]]) -> list[int]:
+    """Empty where the template refuses a chat."""
+    try:
+        return list(tokenizer.apply_chat_template(list(chat), tokenize=True, return_dict=False))
+    except Exception:  # templates raise what they like
+        return []

@@ -83,11 +83,10 @@ class Description:
     @property
     def running_token_kv_bytes(self) -> int:
         """KV bytes of a prompt token while its request runs, on average; anchors, tail and short messages aside."""
-        return round(self.prompt_token_kv_bytes + self._selected_layers * self.shape.kv_bytes_per_layer)
-
-    @property
-    def _selected_layers(self) -> float:
-        return self.config.selected_share * self.config.num_deep_layers
+        layers = self.config.selected_share * self.config.num_deep_layers
+        if self.config.is_thinned:
+            layers = self.config.read_layers
+        return round(self.prompt_token_kv_bytes + layers * self.shape.kv_bytes_per_layer)
 
     @property
     def request_extra_kv_bytes(self) -> int:

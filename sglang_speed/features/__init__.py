@@ -34,6 +34,7 @@ from sglang_speed.features import (
     quantization,
     sessions,
     speculation,
+    states,
     tensor_parallel,
 )
 from sglang_speed.features.base import Feature, Refusal, Status
@@ -61,6 +62,7 @@ MODULES = (
     quantization,
     attention_backends,
     kv_cache_dtype,
+    states,
     cuda_graphs,
 )
 """In the order in which they are asked. A feature often sets flags of features below it, so it comes first and is the

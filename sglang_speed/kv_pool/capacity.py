@@ -25,7 +25,7 @@ from sglang_speed.config import SpeedConfig
 from sglang_speed.errors import ConfigError
 from sglang_speed.policies import DepthPolicy
 
-DEEP_PERCENT, DEEP_PERCENT_WHERE_SELECTED = 6, 4
+DEEP_PERCENT, DEEP_PERCENT_WHERE_SELECTED, DEEP_PERCENT_WHERE_THINNED = 6, 4, 10
 DEEP_TOKENS_VARIABLE = "SGLANG_SPEED_DEEP_TOKENS"
 TABLE_BYTES = 4
 """An entry of the request table, int32."""
@@ -67,12 +67,23 @@ def table_width(config: SpeedConfig, deep_tokens: int, context_len: int) -> int:
 
 def deep_bytes(config: SpeedConfig, deep_tokens: int, bytes_per_layer: int, tables: DeepTables) -> int:
     """Bytes of all deep bands with `deep_tokens` each: their pools and the tables beside them."""
-    columns = len(config.cutoffs) * table_width(config, deep_tokens, tables.max_width)
-    return deep_tokens * config.num_deep_layers * bytes_per_layer + columns * tables.column_bytes
+    columns = _num_tables(config) * table_width(config, deep_tokens, tables.max_width)
+    return deep_tokens * _num_layers_beside(config) * bytes_per_layer + columns * tables.column_bytes
+
+
+def _num_tables(config: SpeedConfig) -> int:
+    return len(config.cutoffs) + config.is_thinned
+
+
+def _num_layers_beside(config: SpeedConfig) -> int:
+    """Layers of all pools but the main one: what is thinned has all layers once more."""
+    return config.num_deep_layers + (config.num_layers if config.is_thinned else 0)
 
 
 def deep_percent(config: SpeedConfig) -> int:
     """Of 100 parts of the budget those that the deep bands have."""
+    if config.is_thinned:
+        return DEEP_PERCENT_WHERE_THINNED
     return DEEP_PERCENT if config.selection is None else DEEP_PERCENT_WHERE_SELECTED
 
 
@@ -86,8 +97,8 @@ def deep_tokens_beside(
 ) -> int:
     """Tokens of each deep band beside a shallow pool of `prompt_tokens`.
 
-    The bytes of prompt tokens are 94 parts of 100; the deep bands have the other 6, for as many tokens as `deep_bytes`
-    allows: pools narrower than the tables can be, or ones that leave them at their full width.
+    Of 100 parts of the bytes the deep bands have `deep_percent`, prompt tokens the others; that is for as many tokens
+    as `deep_bytes` allows: pools narrower than the tables can be, or ones that leave them at their full width.
     """
     if config.is_stock:
         return 0
@@ -95,10 +106,10 @@ def deep_tokens_beside(
         return override
     percent = deep_percent(config)
     share = prompt_tokens * (config.stored_layers + state_layers) * bytes_per_layer * percent // (100 - percent)
-    cell = config.num_deep_layers * bytes_per_layer
+    cell = _num_layers_beside(config) * bytes_per_layer
     if config.fills_deep_layers:
         return share // cell
-    column = len(config.cutoffs) * tables.column_bytes
+    column = _num_tables(config) * tables.column_bytes
     return max(share // (cell + column), (share - tables.max_width * column) // cell)
 
 

@@ -19,7 +19,7 @@ from sglang_speed.errors import IntegrityError, raise_violations
 from sglang_speed.kv_pool.anchors import AnchorEntry, AnchorRegistry
 from sglang_speed.kv_pool.counters import DeepBandCounters
 from sglang_speed.method.bands import DEEP
-from sglang_speed.method.deep_tokens import DeepTokens
+from sglang_speed.method.deep_tokens import Context, DeepTokens
 from sglang_speed.policies import DepthPolicy
 
 
@@ -110,6 +110,7 @@ class DeepBand:
     table: [num_rows, width], int32, on the device: slot of the j-th token that a row sees.
     gap: [num_rows], int64, on the device; `gap_cpu` is its copy. In decode a row sees `n - gap` tokens.
     name: of the band, as in `method.bands`. counters: what happened in it.
+    grows: whether tokens behind the context are in the band; otherwise requests leave it when they begin to decode.
     first_filled: slot of the band's pool that belongs to slot 0 of the main pool, whose slots follow it in their order;
         None where nothing is filled in.
     """
@@ -122,9 +123,11 @@ class DeepBand:
         width: int,
         device: str,
         name: str = DEEP,
+        grows: bool = True,
     ) -> None:
         self.name = name
         self.policy = policy
+        self.grows = grows
         self.first_filled = allocator.size + 1 if policy.is_filled else None
         self.counters = DeepBandCounters()
         self.allocator = allocator
@@ -187,7 +190,7 @@ class DeepBand:
 
     def _fill_row(self, admission: Admission) -> None:
         row, state = admission.row, self.rows[admission.row]
-        state.length = state.num_visible_before(admission.num_tokens)
+        state.length = state.num_visible_before(admission.num_tokens if self.grows else _context_of(state.deep).end)
         assert state.length <= self.width, f"row {row} wants {state.length} deep tokens, the table holds {self.width}"
         if state.anchors is not None:
             self.table[row, : state.first_owned] = state.anchors.slots.to(torch.int32)
@@ -231,6 +234,19 @@ class DeepBand:
             self.rows[row].length += 1
             assert self.rows[row].length <= self.width, f"row {row} outgrew the deep table of {self.width} columns"
         self.table[rows_device, seq_lens - self.gap[rows_device]] = slots.to(torch.int32)
+
+    def num_slots_for(self, deep: DeepTokens, num_tokens: int, to_come: int = 0) -> int:
+        """Slots that a request of `num_tokens` tokens takes, its prompt among them, and what it may yet generate."""
+        return deep.num_before(num_tokens) + to_come if self.grows else _context_of(deep).num_deep
+
+    def end_contexts(self, rows: Sequence[int]) -> bool:
+        """Take back what rows own in a band that does not grow: what they decode does not see it. Returns whether they
+        owned anything."""
+        owning = [row for row in rows if self.rows[row].length]
+        for row in owning:
+            self.allocator.free(self._owned_by(row, self.rows[row]))
+            self.rows[row].length = 0
+        return bool(owning)
 
     def release(self, row: int) -> None:
         """Give back everything that a row owns; nothing happens for a row that was never admitted."""
@@ -323,3 +339,8 @@ class DeepBand:
         for key, entry in self.anchors.entries.items():
             if users[id(entry)] != entry.num_users:
                 yield f"anchors {key}: num_users {entry.num_users} != {users[id(entry)]} rows that read them"
+
+
+def _context_of(deep: DeepTokens) -> Context:
+    assert deep.context is not None, "a band that does not grow has contexts only"
+    return deep.context

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from sglang.srt.mem_cache.memory_pool import ReqToTokenPool
 
@@ -18,6 +19,7 @@ from sglang_speed.kv_pool.counters import BandCounters
 from sglang_speed.kv_pool.deep_band import Admission, DeepBand
 from sglang_speed.method.bands import SHALLOW
 from sglang_speed.method.deep_tokens import DeepTokens
+from sglang_speed.policies import ThinnedPolicy
 
 if TYPE_CHECKING:
     from sglang.srt.managers.schedule_batch import Req
@@ -44,13 +46,15 @@ class _InBand:
 class BandedReqToTokenPool(ReqToTokenPool):
     """A request table whose rows own deep slots. `attach` comes before the first request.
 
-    deep_bands: from the bottom up. counters: by the name of the band, the shallow one included.
+    deep_bands: from the bottom up; where contexts are thinned, the band of all layers behind them comes last.
+    counters: by the name of the band, the shallow one included.
     preempted: requests that the scheduling pass at hand has preempted.
     """
 
     deep_bands: tuple[DeepBand, ...]
     counters: dict[str, BandCounters]
     preempted: list[Req]
+    _known: WeakKeyDictionary[Req, dict[Hashable, DeepTokens]]
     _num_admitted: int
     _idle_checked_at: int
 
@@ -65,23 +69,41 @@ class BandedReqToTokenPool(ReqToTokenPool):
         self.deep_bands = tuple(deep_bands)
         self.counters = {SHALLOW: BandCounters(), **{band.name: band.counters for band in deep_bands}}
         self.preempted = []
+        self._known = WeakKeyDictionary()
         self._num_admitted = 0
         self._idle_checked_at = -1
 
+    @property
+    def growing_bands(self) -> list[DeepBand]:
+        """Those in which each decode step takes a slot."""
+        return [band for band in self.deep_bands if band.grows]
+
+    def context_end_of(self, req: Req) -> int | None:
+        """What stands behind it depends on the request itself, where its context is thinned; None where it is not."""
+        *_, top = self.deep_bands
+        context = self.deep_tokens_of(req, top).context
+        return context.end if isinstance(top.policy, ThinnedPolicy) and context is not None else None
+
     def deep_tokens_of(self, req: Req, band: DeepBand) -> DeepTokens:
         """The tokens of a request that are deep in a band, from its prompt's length and its scored span alone."""
+        row = HOST.row_of(req)
+        if row is not None and row in band.rows:
+            return band.rows[row].deep
         scored_from = req.logprob_start_len if req.return_logprob and req.logprob_start_len >= 0 else None
-        return band.policy.deep_tokens(len(req.origin_input_ids), scored_from, req.origin_input_ids)
+        key, known = (band.name, len(req.origin_input_ids), scored_from), self._known.setdefault(req, {})
+        if key not in known:  # messages are looked for once, however often the scheduler asks
+            known[key] = band.policy.deep_tokens(len(req.origin_input_ids), scored_from, req.origin_input_ids)
+        return known[key]
 
     def end_of_chunk(self, req: Req, end: int, page_size: int) -> int:
         """Where a chunk of a request that would end at `end` must end, so that what belongs in one forward is not taken
         apart: before that, or else behind it."""
-        for band in self.deep_bands:
-            context = self.deep_tokens_of(req, band).context
-            if context is not None and context.is_cut_at(end):
-                before = context.whole_from // page_size * page_size
-                return before if before > HOST.prefix_len(req) else context.end
-        return end
+        contexts = [self.deep_tokens_of(req, band).context for band in self.deep_bands]
+        found = [context for context in contexts if context is not None]
+        if not any(context.is_cut_at(end) for context in found):
+            return end
+        before = min(context.whole_from for context in found) // page_size * page_size
+        return before if before > HOST.prefix_len(req) else found[0].end
 
     def max_reusable_prefix(self, req: Req) -> int:
         """Longest prefix of a request that may come from the radix tree."""

@@ -39,7 +39,8 @@ class StateStore:
         """pool: its layers from `first_layer` on are pseudo-layers. rank, num_ranks: of tensor parallelism."""
         share = _share(hidden_size, num_ranks)
         self._own = slice(rank * share, (rank + 1) * share)
-        buffers = [buffer for layer in range(first_layer, first_layer + num_layers) for buffer in _buffers(pool, layer)]
+        layers = range(first_layer, first_layer + num_layers)
+        buffers = [buffer.view(len(buffer), -1) for layer in layers for buffer in kv_buffers(pool, layer)]
         ends = list(accumulate((buffer.shape[1] for buffer in buffers), initial=0))
         assert share <= ends[-1], f"{num_layers} pseudo-layers hold {ends[-1]} numbers of a state, and it has {share}"
         self._pieces = [
@@ -61,8 +62,9 @@ class StateStore:
         return gathered
 
 
-def _buffers(pool: Any, layer: int) -> list[Tensor]:
-    """What the pool has of a layer, each [num_slots, numbers]; latents are one buffer, of which values are a part."""
+def kv_buffers(pool: Any, layer: int) -> list[Tensor]:
+    """What the pool has of a layer, each [num_slots, num_heads, numbers]; latents are one buffer, of which values are a
+    part."""
     keys, values = pool.get_key_buffer(layer), pool.get_value_buffer(layer)
     shared = keys.untyped_storage().data_ptr() == values.untyped_storage().data_ptr()
-    return [part.view(len(part), -1) for part in ([keys] if shared else [keys, values])]
+    return [keys] if shared else [keys, values]

@@ -106,14 +106,16 @@ def convert(
     select_kernel: Annotated[
         int | None, typer.Option(help="fastkv: positions over which scores are max-pooled, odd; default: 7.")
     ] = None,
+    kv_keep: Annotated[
+        float | None,
+        typer.Option(help="fastkv: share of a prompt that decode reads, in every layer; default: 1, all of it."),
+    ] = None,
     deep_message_tokens: Annotated[
         int | None, typer.Option(help="Messages of at most so many tokens pass all layers; default: 0, none.")
     ] = None,
     message_delimiter: Annotated[
         list[str] | None,
-        typer.Option(
-            help="Text with which a message begins; may be given several times; default: what the chat template has."
-        ),
+        typer.Option(help="Text with which a message begins, beside those of the chat template; may be repeated."),
     ] = None,
     copy: Annotated[bool, typer.Option("--copy", help="Copy the weights instead of linking them.")] = False,
 ) -> None:
@@ -134,6 +136,7 @@ def convert(
         select_ratio=None if select_ratio is None else _one_or_several("select-ratio", select_ratio, float),
         select_window=select_window,
         select_kernel=select_kernel,
+        kv_keep=kv_keep,
         deep_message_tokens=deep_message_tokens,
     )
     depth = f"{prefill_layers} of {made.speed.num_layers} prefill layers, policy {made.speed.policy}"

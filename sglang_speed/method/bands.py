@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from sglang_speed.config import SpeedConfig
 
-SHALLOW, DEEP = "shallow", "deep"
+SHALLOW, DEEP, THINNED = "shallow", "deep", "thinned"
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,11 @@ class DepthBand:
     @property
     def num_layers(self) -> int:
         return self.end_layer - self.first_layer
+
+
+def thinned_band(config: SpeedConfig) -> DepthBand:
+    """All layers, as tokens behind a thinned context see them."""
+    return DepthBand(THINNED, 0, config.num_layers)
 
 
 def depth_bands(config: SpeedConfig) -> tuple[DepthBand, ...]:

@@ -166,8 +166,9 @@ def kv_bytes_per_prompt_token(shape: ModelShape, config: SpeedConfig) -> int:
 def kv_bytes_per_generated_token(shape: ModelShape, config: SpeedConfig) -> int:
     """`L * c`: a generated token is cached in every layer, as at full depth, and has a state like any other. Where deep
     KV is filled in, its deep layers have that beside its own, since what the tree keeps must not depend on who
-    generated it."""
-    return kv_bytes_per_prompt_token(shape, config) + config.num_deep_layers * shape.kv_bytes_per_layer
+    generated it; where contexts are thinned all layers do, and SGLang's slot of it stays empty."""
+    beside = config.num_layers if config.is_thinned else config.num_deep_layers
+    return kv_bytes_per_prompt_token(shape, config) + beside * shape.kv_bytes_per_layer
 
 
 def request_kv_bytes(shape: ModelShape, config: SpeedConfig, num_tokens: int, num_deep_tokens: int) -> int:
@@ -204,6 +205,9 @@ def _sum_of_min(prefix: int, length: int, most: int) -> int:
 
 def decode_flops(shape: ModelShape, config: SpeedConfig, context_len: int, batch_size: int) -> int:
     """Operations of one decode step. Where only anchors and tail are visible in the deep layers, they are neglected."""
+    if config.is_thinned and config.selection is not None:
+        kept = round(config.selection.kept * context_len)
+        return batch_size * (config.num_layers * shape.layer_flops(kept) + head_flops(shape))
     shallow = config.prefill_layers * shape.layer_flops(context_len)
     visible = context_len if config.fills_deep_layers else round(config.selected_share * context_len)
     deep = config.num_deep_layers * shape.layer_flops(visible)

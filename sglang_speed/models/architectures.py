@@ -112,6 +112,7 @@ class Architecture:
     is_gated: whether the MLP has three matrices instead of two.
     branches: the parts of a layer in transformers whose outputs are added to the residual stream.
     residual_is_added: whether a layer of SGLang's gives hidden states that have the residual in them already.
+    is_of_transformers: whether SGLang runs transformers' layers.
     """
 
     model_type: str
@@ -124,6 +125,7 @@ class Architecture:
     needs_matrices: bool = False
     is_gated: bool = True
     residual_is_added: bool = False
+    is_of_transformers: bool = False
 
     @property
     def speed_model_type(self) -> str:
@@ -254,8 +256,17 @@ ARCHITECTURES = {
         Architecture("stablelm", "StableLmForCausalLM", "StableLM 2 1.6B", _STABLELM),
         Architecture("qwen2_5_vl", "Qwen2_5_VLForConditionalGeneration", "Qwen2.5-VL", _QWEN, _NO_IMAGES),
         Architecture("qwen3_vl", "Qwen3VLForConditionalGeneration", "Qwen3-VL", _QWEN, _NO_IMAGES),
-        Architecture("smollm3", "SmolLM3ForCausalLM", "SmolLM3", (_silu, _no_window_in_use), _BY_TRANSFORMERS),
-        Architecture("ernie4_5", "Ernie4_5ForCausalLM", "ERNIE 4.5 0.3B", _GATED, _BY_TRANSFORMERS),
+        Architecture(
+            "smollm3",
+            "SmolLM3ForCausalLM",
+            "SmolLM3",
+            (_silu, _no_window_in_use),
+            _BY_TRANSFORMERS,
+            is_of_transformers=True,
+        ),
+        Architecture(
+            "ernie4_5", "Ernie4_5ForCausalLM", "ERNIE 4.5 0.3B", _GATED, _BY_TRANSFORMERS, is_of_transformers=True
+        ),
     )
 }
 """By the model type of the stock model, those that people serve most first."""

@@ -26,7 +26,7 @@ from sglang_speed.config import SpeedConfig
 from sglang_speed.errors import ConfigError
 from sglang_speed.host.adapter import HOST
 from sglang_speed.host.base import Stream
-from sglang_speed.method.bands import DepthBand, depth_bands
+from sglang_speed.method.bands import DepthBand, depth_bands, thinned_band
 from sglang_speed.models.architectures import Architecture
 from sglang_speed.models.filling import FillingView
 from sglang_speed.models.from_states import WindowQueries, run_from_states
@@ -43,12 +43,22 @@ def run_in_bands(model: nn.Module, config: SpeedConfig, architecture: Architectu
     if config.is_stock:
         return
     decoder, bands = _decoder_of(model, config.num_layers), depth_bands(config)
-    queries = WindowQueries(model, config.prefill_layers - 1) if config.selection is not None else None
-    if type(decoder).__module__.startswith("transformers."):
+    queries = None
+    if config.selection is not None:
+        last = config.prefill_layers - 1
+        queries = WindowQueries(model, range(config.num_layers) if config.is_thinned else [last])
+    if architecture.is_of_transformers:
+        if config.is_thinned:
+            raise ConfigError(
+                f"sglang_speed: kv_keep is not supported for {architecture.model_type}, whose layers SGLang takes from "
+                "transformers; convert the model without --kv-keep"
+            )
         HfBands(decoder, bands[1:], queries)
     else:
         forward = BandedForward(decoder, bands, architecture.residual_is_added)
         forward.queries = queries
+        if config.is_thinned:
+            forward.behind = View(decoder, thinned_band(config), is_top=True)
         if config.fills_deep_layers:
             forward.filling = FillingView(decoder, bands[1])
         decoder.forward = forward
@@ -58,11 +68,12 @@ class BandedForward:
     """The forward of a decoder: every row through the shallow band, deep rows through the deep bands, and back.
 
     filling: what fills in the deep band's KV of all rows, where a policy wants that. queries: by which tokens are
-    selected, where a policy does that.
+    selected, where a policy does that. behind: all layers, for what stands behind a context where that is thinned.
     """
 
     filling: FillingView | None = None
     queries: WindowQueries | None = None
+    behind: View | None = None
 
     def __init__(self, decoder: Any, bands: Sequence[DepthBand], residual_is_added: bool) -> None:
         """residual_is_added: whether the hidden states that layers give have what they give as residual in them."""
@@ -76,6 +87,9 @@ class BandedForward:
         positions, forward_batch = given["positions"], given["forward_batch"]
         backend = get_attn_backend()
         assert isinstance(backend, BandedAttnBackend), f"{type(backend).__name__} has no deep band"
+        step = backend.thinned_step_of(forward_batch)
+        if step is not None:
+            return self._run_behind(*step, **given)
         deep_rows = backend.deep_rows_of(forward_batch)
         if deep_rows is not None and self.queries is not None:
             self.queries.keep(deep_rows, positions.device)
@@ -84,7 +98,10 @@ class BandedForward:
         if self.filling is not None or backend.from_states is not None:
             self._keep(stream, positions, backend, forward_batch)
         if deep_rows is not None:
-            return self._run_from_states(deep_rows, backend, stream, positions)
+            out = self._run_from_states(deep_rows, backend, stream, positions)
+            if backend.thinned is not None and deep_rows.behind is not None:
+                self._add_behind(out, deep_rows, backend.thinned, given)
+            return out
         all_rows, rows = stream.hidden, None
         for view, (attention, batch) in zip(self._deep, backend.deep_parts_of(forward_batch), strict=True):
             if batch.forward_batch is None:
@@ -106,10 +123,29 @@ class BandedForward:
         if backend.from_states is not None:
             backend.from_states.store.write(forward_batch.out_cache_loc, states)
 
+    def _run_behind(self, attention: DeepAttention, batch: DeepBatch, **given: Any) -> Tensor:
+        """Hidden states of rows that stand behind thinned contexts, all of a batch."""
+        assert self.behind is not None, "no context is thinned"
+        assert batch.forward_batch is not None, "a batch without rows is not run"
+        given |= {"forward_batch": batch.forward_batch}
+        with HOST.attention_context(attention.backend, batch.forward_batch):
+            return self.behind.run(**given).hidden
+
+    def _add_behind(self, out: Tensor, rows: DeepRows, attention: DeepAttention, given: dict[str, Any]) -> None:
+        """Run the rows of an extend that stand behind thinned contexts, and put what they give among all."""
+        assert rows.behind is not None, "nothing is planned behind contexts"
+        batch, lines = rows.behind.forward_batch, rows.lines_behind.to(out.device, non_blocking=True)
+        if batch is None:
+            return
+        own = {name: given[name][lines] for name in ("input_ids", "input_embeds") if given.get(name) is not None}
+        own["positions"] = given["positions"][..., lines]
+        batch.positions, batch.input_ids = own["positions"], own.get("input_ids", batch.input_ids)
+        out.index_copy_(0, lines, self._run_behind(attention, rows.behind, **{**given, **own}))
+
     def _run_from_states(self, rows: DeepRows, backend: BandedAttnBackend, stream: Stream, positions: Tensor) -> Tensor:
         """stream: what the shallow band gave, of all rows of the batch."""
         out = torch.zeros_like(stream.hidden)
-        if not rows.requests:
+        if not rows.pieces[0]:
             return out
 
         def run(band: int, attention: DeepAttention, batch: DeepBatch, given: Stream, at: Tensor) -> Stream:

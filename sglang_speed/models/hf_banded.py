@@ -81,7 +81,7 @@ class HfBands:
         self, rows: DeepRows, banded: BandedAttnBackend, hidden: Tensor, *args: Any, **kwargs: Any
     ) -> Tensor:
         """What the deep layers give for `rows.lines`, [num_lines, hidden_size]."""
-        if not rows.requests:
+        if not rows.pieces[0]:
             return hidden[0, :0]
 
         def begin(states: Tensor, batch: Any) -> Stream:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from sglang_speed.config import SpeedConfig
 from sglang_speed.method.bands import DepthBand
 from sglang_speed.policies.base import DepthPolicy
-from sglang_speed.policies.fastkv import FastKvPolicy
+from sglang_speed.policies.fastkv import FastKvPolicy, ThinnedPolicy
 from sglang_speed.policies.pop import PopPolicy
 from sglang_speed.policies.speed import SpeedPolicy
 
@@ -25,4 +25,4 @@ def policy_of(config: SpeedConfig, band: DepthBand) -> DepthPolicy:
     return POLICIES[config.policy].for_band(config, band)
 
 
-__all__ = ["POLICIES", "DepthPolicy", "FastKvPolicy", "PopPolicy", "SpeedPolicy", "policy_of"]
+__all__ = ["POLICIES", "DepthPolicy", "FastKvPolicy", "PopPolicy", "SpeedPolicy", "ThinnedPolicy", "policy_of"]

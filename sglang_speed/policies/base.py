@@ -26,6 +26,11 @@ class DepthPolicy(ABC):
 
     is_filled = False
 
+    @property
+    @abstractmethod
+    def chooses(self) -> bool:
+        """Whether prompt tokens pass the deep band for what they are, not only for where they stand."""
+
     @classmethod
     @abstractmethod
     def for_band(cls, config: SpeedConfig, band: DepthBand) -> Self:

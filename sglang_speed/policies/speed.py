@@ -56,6 +56,10 @@ class SpeedPolicy(DepthPolicy):
             whole_from = min(whole_from, scored_from)
         return Context(end, chosen, num_deep, window, whole_from)
 
+    @property
+    def chooses(self) -> bool:
+        return self.config.keeps_states
+
     def num_in_context(self, end: int, num_chosen: int) -> int:
         """Deep tokens of a context of `end` tokens, of which `num_chosen` are deep by themselves."""
         return num_chosen

@@ -45,7 +45,8 @@ def greedy_steps(
     use_cache: False computes the whole request again for every token.
     """
     deep_tokens = model.deep_tokens(prompt_ids, scored_from)
-    cache = DynamicCache() if use_cache and not model.policy.is_filled else None
+    is_whole = model.policy.is_filled or model.config.speed_config.is_thinned
+    cache = DynamicCache() if use_cache and not is_whole else None
     tokens = list(prompt_ids)
     for _ in range(max_new_tokens):
         logits = _last_logits(model, tokens, deep_tokens, cache)

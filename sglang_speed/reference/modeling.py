@@ -29,6 +29,7 @@ from sglang_speed.models.hf_config import architecture_of_class, config_class
 from sglang_speed.policies import DepthPolicy, policy_of
 from sglang_speed.reference.filled import FilledRows, mask_of_rows
 from sglang_speed.reference.selected import Recording, selected
+from sglang_speed.reference.thinned import Thinned
 
 IGNORED_LABEL = -100
 
@@ -57,13 +58,14 @@ class _DeepRows:
 
     rows: for each deep band, those of `input_ids`, ascending. at_cutoff: hidden states of all rows where the deep band
     begins, while a policy fills KV in. contexts: for each deep band, until scores have said which of its tokens are
-    deep; empty where none is selected.
+    deep; empty where none is selected. deep_tokens: the same, where rows behind a context see a part of it only.
     """
 
     rows: Sequence[Tensor]
     cache: Cache | None
     at_cutoff: Tensor | None = None
     contexts: Sequence[Context] = ()
+    deep_tokens: Sequence[DeepTokens] = ()
 
     def in_band_below(self, band: int) -> Tensor:
         """The same among the rows that the band below has."""
@@ -107,16 +109,18 @@ class ReferenceModel(PreTrainedModel):
         self.policies = tuple(policy_of(speed, band) for band in self.bands[1:] or self.bands)
         self._rows: _DeepRows | None = None
         layers = self.get_decoder().layers
-        self._recording = Recording() if speed.selection is not None and not speed.is_stock else None
-        if self._recording is not None:
-            last = layers[speed.prefill_layers - 1]
-            last.register_forward_pre_hook(self._recording.begin)
-            last.register_forward_hook(self._recording.end, always_call=True)
+        self._recordings: dict[int, Recording] = {}
+        if speed.selection is not None and not speed.is_stock:
+            last = speed.prefill_layers - 1
+            self._recordings = {layer: Recording() for layer in (range(len(layers)) if speed.is_thinned else [last])}
         for number, band in enumerate(self.bands[1:]):
             for layer in range(band.first_layer, band.end_layer):
                 choose = self._fill if self.policy.is_filled else partial(self._select, number)
                 choose = partial(choose, layer == band.first_layer, layer)
                 layers[layer].register_forward_pre_hook(choose, with_kwargs=True)
+        for layer, recording in self._recordings.items():
+            layers[layer].register_forward_pre_hook(partial(self._begin_recording, layer, recording))
+            layers[layer].register_forward_hook(recording.end, always_call=True)
 
     @classmethod
     def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
@@ -157,7 +161,8 @@ class ReferenceModel(PreTrainedModel):
             not follow a deep token are not learned.
         """
         assert deep_tokens or past_key_values is None, "input_ids alone do not say where a cached prompt ends"
-        assert past_key_values is None or not self.policy.is_filled, "what is filled in is computed without a cache"
+        is_whole = self.policy.is_filled or self.config.speed_config.is_thinned
+        assert past_key_values is None or not is_whole, "what is filled in or thinned is computed without a cache"
         start = 0 if past_key_values is None else past_key_values.get_seq_length()
         end = start + input_ids.shape[1]
         if deep_tokens is None or isinstance(deep_tokens, DeepTokens):
@@ -166,6 +171,8 @@ class ReferenceModel(PreTrainedModel):
         rows = _DeepRows([_rows_of(deep, start, end).to(input_ids.device) for deep in deep_tokens], past_key_values)
         if start == 0 and any(deep.num_selected for deep in deep_tokens):
             rows.contexts = [deep.context for deep in deep_tokens if deep.context is not None]
+        if self.config.speed_config.is_thinned:
+            rows.deep_tokens = deep_tokens
         self._rows = rows
         try:
             use_cache = past_key_values is not None
@@ -210,15 +217,36 @@ class ReferenceModel(PreTrainedModel):
 
     def _select_tokens(self, rows: _DeepRows) -> None:
         """Let scores say which tokens of the contexts are deep; the layer below the lowest cutoff has just run."""
-        if not rows.contexts or self._recording is None:
+        if not rows.contexts:
             return
-        scores = self._recording.scores(rows.contexts[0].end, self.config.speed_config.selection)
-        num_rows = self._recording.queries.shape[1]
+        speed = self.config.speed_config
+        recording = self._recordings[speed.prefill_layers - 1]
+        scores, num_rows = recording.scores(rows.contexts[0].end, speed.selection), recording.queries.shape[1]
         rows.rows = [
             torch.tensor([*selected(context, scores), *range(context.end, num_rows)], device=scores.device)
             for context in rows.contexts
         ]
         rows.contexts = ()
+
+    def _begin_recording(self, layer: int, recording: Recording, *_: Any) -> None:
+        """Before a layer whose queries and keys are kept: let rows behind the context see a part of it, if so asked."""
+        recording.change = None
+        if self._rows is not None and self._rows.deep_tokens:
+            band = sum(layer >= each.first_layer for each in self.bands[1:]) - 1
+            deep = self._rows.deep_tokens[band]
+            assert deep.context is not None, "what is thinned is a context"
+            boundary = deep.context.end if band < 0 else deep.context.num_deep
+            recording.change = partial(self._thinned(deep, boundary).change, recording)
+        recording.begin()
+
+    def _thinned(self, deep: DeepTokens, boundary: int) -> Thinned:
+        speed, text = self.config.speed_config, self.config.get_text_config()
+        first = min(speed.anchor_tokens, deep.deep_start)
+        assert deep.context is not None, "what is thinned is a context"
+        chosen = len({*range(first), *range(deep.context.window_from, deep.context.end)})
+        num_kept = max(chosen, int(speed.selection.kept * deep.context.end))
+        num_groups = 1 if getattr(text, "kv_lora_rank", None) else text.num_key_value_heads
+        return Thinned(boundary, first, num_kept, num_groups, speed.selection)
 
     def full_depth_logits(self, input_ids: Tensor, num_rows: int) -> Tensor:
         """Logits of the last rows, [batch, num_rows, vocab], when every token passes every layer."""

@@ -16,12 +16,18 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from sglang_speed.method.deep_tokens import Context
 from sglang_speed.policy_config import Selection
 
+Attend = Callable[..., tuple[Tensor, Any]]
+"""An attention function of transformers."""
+
 
 class Recording:
     """Hooks of a layer that keep the queries and keys of its attention, as they go into the scores.
 
     queries: [num_heads, num_rows, head_dim]. keys: [num_heads, num_rows, head_dim], float32 both.
+    change: what else becomes of the layer's attention function while its hooks are set; None for nothing.
     """
+
+    change: Callable[[Attend], Attend] | None = None
 
     def __init__(self) -> None:
         self._original: Callable[..., Any] | None = None
@@ -34,7 +40,9 @@ class Recording:
     def end(self, *_: Any) -> None:
         ALL_ATTENTION_FUNCTIONS.get_interface = self._original
 
-    def _keeping(self, attend: Callable[..., Any]) -> Callable[..., Any]:
+    def _keeping(self, attend: Attend) -> Attend:
+        attend = attend if self.change is None else self.change(attend)
+
         def keep(module: Any, query: Tensor, key: Tensor, *args: Any, **kwargs: Any) -> Any:
             assert len(query) == 1, "tokens are selected for one request at a time"
             self.queries, self.keys = query[0].float(), key[0].float()
@@ -46,6 +54,10 @@ class Recording:
 
     def scores(self, end: int, selection: Selection) -> Tensor:
         """How much the window attends to each position before it, [end - window]."""
+        return self.scores_of_heads(end, selection).sum(0)
+
+    def scores_of_heads(self, end: int, selection: Selection) -> Tensor:
+        """The same of each query head, [num_heads, end - window]."""
         window = min(selection.window, end)
         logits = self.queries[:, end - window : end] @ self.keys[:, :end].transpose(1, 2) * self._scaling
         if self._cap is not None:
@@ -53,8 +65,9 @@ class Recording:
         is_later = torch.arange(end)[None] > torch.arange(end - window, end)[:, None]
         weights = logits.masked_fill(is_later.to(logits.device), float("-inf")).softmax(-1)
         of_heads = weights[:, :, : end - window].sum(1)
-        pooled = functional.max_pool1d(of_heads, selection.kernel, stride=1, padding=selection.kernel // 2)
-        return pooled.sum(0)
+        if window == end:
+            return of_heads
+        return functional.max_pool1d(of_heads, selection.kernel, stride=1, padding=selection.kernel // 2)
 
 
 def selected(context: Context, scores: Tensor) -> list[int]:

@@ -17,6 +17,7 @@ from sglang_speed.host.adapter import HOST
 from sglang_speed.kv_pool.capacity import DEEP_TOKENS_VARIABLE
 from sglang_speed.kv_pool.deep_band import DeepBand
 from sglang_speed.kv_pool.request_pool import BandedReqToTokenPool, banded
+from sglang_speed.policies import ThinnedPolicy
 from sglang_speed.served import active_pool
 from sglang_speed.serving.fields import DEEP_PROMISED
 
@@ -43,7 +44,10 @@ def take_decode_slots(_: Any, batch: ScheduleBatch, token_per_req: int) -> None:
     assert token_per_req == 1, f"{token_per_req=}: speculative decoding is refused at start-up"
     rows = batch.req_pool_indices_cpu.tolist()
     for band in pool.deep_bands:
-        band.extend_by_one(rows, batch.req_pool_indices, batch.seq_lens)
+        if band.grows:
+            band.extend_by_one(rows, batch.req_pool_indices, batch.seq_lens)
+        elif band.end_contexts(rows):
+            batch.batch_is_full = False  # there is room for who waits, though nobody has left
 
 
 def refuse_beams(original: Callable[..., Any], coordinator: Any, req: Req, *args: Any) -> Any:
@@ -62,7 +66,7 @@ def check_deep_decode(fits: bool, batch: ScheduleBatch, selected_indices: list[i
     if pool is None:
         return fits
     num_rows = len(batch.reqs if selected_indices is None else selected_indices)
-    return fits and all(band.reclaim(num_rows) for band in pool.deep_bands)
+    return fits and all(band.reclaim(num_rows) for band in pool.growing_bands)
 
 
 def _tokens_to_come(req: Req) -> int:
@@ -77,7 +81,7 @@ def _deep_claim(pool: BandedReqToTokenPool, req: Req) -> Slots:
     """Deep slots that a request must find free before it starts: to prefill, and to generate."""
     num_tokens = len(req.origin_input_ids) + len(req.output_ids)
     to_come = _tokens_to_come(req)
-    return tuple(pool.deep_tokens_of(req, band).num_before(num_tokens) + to_come for band in pool.deep_bands)
+    return tuple(band.num_slots_for(pool.deep_tokens_of(req, band), num_tokens, to_come) for band in pool.deep_bands)
 
 
 def _fits(adder: PrefillAdder, pool: BandedReqToTokenPool, claim: Slots, gains: Sequence[Slots] = ()) -> bool:
@@ -89,7 +93,7 @@ def _fits(adder: PrefillAdder, pool: BandedReqToTokenPool, claim: Slots, gains: 
     expected = sum(adder._get_running_request_total_token_offset(req) for req in running)
     promised = DEEP_PROMISED.get(adder, (0,) * len(claim))
     return all(
-        claimed <= band.num_available - expected - already + sum(gained)
+        claimed <= band.num_available - expected * band.grows - already + sum(gained)
         for claimed, band, already, *gained in zip(claim, pool.deep_bands, promised, *gains, strict=True)
     )
 
@@ -194,7 +198,7 @@ def _gain(adder: PrefillAdder, pool: BandedReqToTokenPool, victim: Req) -> Slots
     expected = adder._get_running_request_total_token_offset(victim)
     row = HOST.row_of(victim)
     assert row is not None, f"request {victim.rid} runs without a row"
-    return tuple(band.rows[row].num_owned + expected for band in pool.deep_bands)
+    return tuple(band.rows[row].num_owned + expected * band.grows for band in pool.deep_bands)
 
 
 def keep_room_for_chunked(original: Callable[..., Req | None], adder: PrefillAdder, req: Req) -> Req | None:
@@ -203,7 +207,7 @@ def keep_room_for_chunked(original: Callable[..., Req | None], adder: PrefillAdd
     unfinished, pool = original(adder, req), banded(adder.tree_cache.req_to_token_pool)
     if pool is None:
         return unfinished
-    _promise(adder, (_tokens_to_come(req),) * len(pool.deep_bands))
+    _promise(adder, tuple(_tokens_to_come(req) * band.grows for band in pool.deep_bands))
     became_last = req in adder.can_run_list and _keep_together(adder, pool, req)
     return None if became_last else unfinished
 
@@ -230,21 +234,26 @@ def fit_to_deep_bands(scheduler: Any, req: Req, is_retracted: bool = False) -> N
         )
     for band in pool.deep_bands:
         if req.to_finish is None and not req.finished():
-            _fit_to(band, req, pool.deep_tokens_of(req, band).num_before(len(req.origin_input_ids)))
+            _fit_to(band, req, band.num_slots_for(pool.deep_tokens_of(req, band), len(req.origin_input_ids)))
 
 
 def _fit_to(band: DeepBand, req: Req, needed: int) -> None:
     """needed: slots of the request's prompt in the band."""
     limit, params = band.max_request_len, req.sampling_params
     room = limit - needed
-    if room < min(1, params.max_new_tokens):
+    if room < min(1, params.max_new_tokens) * band.grows:
         band.counters.refused_requests += 1
+        which = "anchors, tail and the span whose log-probabilities it asks for"
+        if band.policy.chooses:
+            which = "anchors, tail, what else of the prompt passes the deep layers, and what is scored behind it"
+            if isinstance(band.policy, ThinnedPolicy):
+                which = "what is kept of it, and what stands behind its context"
+        shorter = "raise logprob_start_len" if req.return_logprob else "send a shorter prompt"
         req.set_finish_with_abort(
-            f"sglang_speed: the request needs {needed} deep tokens for its prompt (anchors, tail and the span whose "
-            f"log-probabilities it asks for), and the {band.name} band holds {limit}; raise logprob_start_len, or "
-            f"start the server with a larger {DEEP_TOKENS_VARIABLE}"
+            f"sglang_speed: the request needs {needed} deep tokens for its prompt ({which}), and the {band.name} band "
+            f"holds {limit}; {shorter}, or start the server with a larger {DEEP_TOKENS_VARIABLE}"
         )
-    elif params.max_new_tokens > room:
+    elif band.grows and params.max_new_tokens > room:
         band.counters.clipped_requests += 1
         logger.warning(
             f"sglang_speed: max_new_tokens of {req.rid} is cut from {params.max_new_tokens} to {room}, which is what "

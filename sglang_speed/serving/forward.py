@@ -36,7 +36,10 @@ def build_per_band(original: Callable[..., AttentionBackend], *, model_runner: A
     if pool is None:
         return shallow
     views = [DeepRunnerView(model_runner, band) for band in pool.deep_bands]
-    deep = [DeepAttention(view.band, original(model_runner=view, **kwargs), view.kv_index_translator) for view in views]
+    deep = [
+        DeepAttention(view.band, view.layers, original(model_runner=view, **kwargs), view.kv_index_translator)
+        for view in views
+    ]
     return BandedAttnBackend(shallow, deep, _from_states(model_runner))
 
 

@@ -21,6 +21,7 @@ from sglang_speed.serving import (
     new_weights,
     observe,
     refused_start,
+    thinned,
 )
 from sglang_speed.serving.refusals import refuse_unsupported
 
@@ -221,6 +222,20 @@ SCHEDULER_HOOKS = (
         function=admission.check_deep_decode,
         reason="a decode step needs a slot in each band; without it requests are retracted",
         remove_when="SGLang lets a request pool take part in the decode check",
+    ),
+    *(
+        Hook(
+            target=f"sglang.srt.mem_cache.{tree}.checkpoint",
+            parameters={NEWEST: parameters},
+            kind=HookType.AROUND,
+            function=thinned.keep_contexts_only,
+            reason="KV of tokens that see a thinned context depends on the request and must not be shared",
+            remove_when="SGLang lets a request say how far it may be cached",
+        )
+        for tree, parameters in (
+            ("unified_radix_cache.UnifiedRadixCache", ("self", "req", "up_to", "kwargs")),
+            ("radix_cache.RadixCache", ("self", "req", "up_to")),
+        )
     ),
     Hook(
         target="sglang.srt.mem_cache.allocation.alloc_for_decode",

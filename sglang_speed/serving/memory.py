@@ -33,8 +33,8 @@ from sglang_speed.kv_pool.capacity import (
 )
 from sglang_speed.kv_pool.deep_band import DeepBand
 from sglang_speed.kv_pool.request_pool import BandedReqToTokenPool
-from sglang_speed.method.bands import DepthBand, depth_bands
-from sglang_speed.policies import policy_of
+from sglang_speed.method.bands import THINNED, DepthBand, depth_bands, thinned_band
+from sglang_speed.policies import ThinnedPolicy, policy_of
 from sglang_speed.served import ServedModel, serve, speed_of
 from sglang_speed.serving.fields import SETTINGS
 from sglang_speed.serving.refusals import refuse_unsupported
@@ -123,7 +123,10 @@ def _banded_request_pool(
         )
     num_tokens = BandedPoolConfigurator(kvc, config).deep_tokens(sizes)
     pool = BandedReqToTokenPool.adopt(stock_pool)
-    pool.attach([_deep_band(kvc, config, band, num_tokens, sizes, stock_pool) for band in depth_bands(config)[1:]])
+    bands = [_deep_band(kvc, config, band, num_tokens, sizes, stock_pool) for band in depth_bands(config)[1:]]
+    if config.is_thinned:
+        bands.append(_deep_band(kvc, config, thinned_band(config), num_tokens, sizes, stock_pool))
+    pool.attach(bands)
     return pool
 
 
@@ -143,7 +146,10 @@ def _deep_band(
         need_sort=False,
     )
     width = table_width(config, num_tokens, context_len)
-    return DeepBand(policy_of(config, band), allocator, num_rows, width, kvc.device, band.name)
+    is_thinned = band.name == THINNED
+    policy = ThinnedPolicy.of(config) if is_thinned else policy_of(config, band)
+    grows = is_thinned or not config.is_thinned
+    return DeepBand(policy, allocator, num_rows, width, kvc.device, band.name, grows)
 
 
 def _deep_kv_pool(kvc: KVCacheConfigurator, band: DepthBand, sizes: Any, request_pool: ReqToTokenPool) -> KVCache:

@@ -25,6 +25,7 @@ GAUGES = {
     "kv_bytes_per_prompt_token": "Bytes that the radix tree keeps of a prompt token, all ranks: KV, and its state.",
     "state_bytes_per_token": "Bytes of the hidden state that is kept of every token, all ranks; 0 where none is.",
     "kv_bytes_per_prompt_token_full_depth": "KV bytes that a prompt token would take at full depth, all ranks.",
+    "kv_bytes_read_per_prompt_token": "KV bytes of a prompt token that a decode step reads, on average, all ranks.",
     "kv_bytes_total": "Bytes of all bands' KV pools, all ranks.",
     "prompt_tokens_capacity": "Tokens that the shallow band's pool holds.",
 }
@@ -75,6 +76,7 @@ def facts_of(model: ServedModel) -> dict[str, int]:
         "kv_bytes_per_prompt_token": (config.stored_layers + num_state_layers) * bytes_per_layer,
         "state_bytes_per_token": num_state_layers * bytes_per_layer,
         "kv_bytes_per_prompt_token_full_depth": config.num_layers * bytes_per_layer,
+        "kv_bytes_read_per_prompt_token": round(config.read_layers * bytes_per_layer),
         "kv_bytes_total": model.num_ranks * sum(map(_bytes_of, pools)),
         "prompt_tokens_capacity": model.prompt_tokens,
     }
@@ -119,7 +121,7 @@ def count_retractions(original: Callable[..., Any], batch: ScheduleBatch, *args:
     pool = banded(batch.req_to_token_pool)
     if pool is None:
         return original(batch, *args)
-    short = next((band.name for band in pool.deep_bands if not band.reclaim(len(batch.reqs))), SHALLOW)
+    short = next((band.name for band in pool.growing_bands if not band.reclaim(len(batch.reqs))), SHALLOW)
     retracted, new_token_ratio, aborted = original(batch, *args)
     pool.counters[short].retracted_requests += len(retracted)
     pool.counters[short].aborted_requests += len(aborted)

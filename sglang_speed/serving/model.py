@@ -58,6 +58,12 @@ def _require_served_here(architecture: Architecture, config: PreTrainedConfig) -
             f"sglang_speed: with SGLang {OLDEST} only {', '.join(most)} and {last} are served in depth bands, not "
             f"{architecture.model_type}; use SGLang {NEWEST}"
         )
+    speed = speed_of(config)
+    if installed_version() == OLDEST and speed is not None and speed.is_thinned:
+        raise ConfigError(
+            f"sglang_speed: with SGLang {OLDEST} kv_keep is not served: its prefix cache takes a request's own tokens "
+            f"whole; use SGLang {NEWEST}, or convert the model without --kv-keep"
+        )
 
 
 def run_model_in_bands(model: nn.Module, model_config: Any, *args: Any, **kwargs: Any) -> None:

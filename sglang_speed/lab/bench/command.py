@@ -45,7 +45,13 @@ def bench(options: BenchOptions) -> None:
     dtype = "bfloat16" if has_fast_bfloat16() else "float32"
     sizes = of_dtype(of_architecture(PROFILES[name], options.arch or "llama"), dtype)
     prefill_layers = sizes.prefill_layers if options.prefill_layers is None else options.prefill_layers
-    sizes = replace(sizes, policy=options.policy or DEFAULT_POLICY, prefill_layers=prefill_layers)
+    sizes = replace(
+        sizes,
+        policy=options.policy or DEFAULT_POLICY,
+        prefill_layers=prefill_layers,
+        select_ratio=options.select_ratio,
+        kv_keep=options.kv_keep,
+    )
     sizes = with_lengths(sizes, options.length) if options.length else sizes
     refuse_own_flags(flags)
     outputs = Outputs(options.json, options.plot, options.html)

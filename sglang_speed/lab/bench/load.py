@@ -11,7 +11,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from sglang_speed.lab.bench.servers import Server
+from sglang_speed.lab.bench.servers import Server, layers_beside
 from sglang_speed.lab.common.client import GENERATION_SECONDS, Client, RequestFailed
 from sglang_speed.method.cost import ModelShape, kept_layers
 
@@ -130,8 +130,8 @@ class LoadClient(Client):
         metrics = read_metrics(self.get("/metrics").text)
         config = self.server.contender.config
         shallow = metrics["sglang:kv_used_tokens"] + metrics["sglang:kv_evictable_tokens"]
-        deep = metrics.get("sglang_speed:deep_tokens_used", 0.0)
-        in_layers = shallow * kept_layers(shape, config) + deep * config.num_deep_layers
+        state = self.info()["internal_states"][0].get("speed", {})
+        in_layers = shallow * kept_layers(shape, config) + layers_beside(config, state, "tokens_used")
         return int(in_layers * shape.kv_bytes_per_layer)
 
 

@@ -90,7 +90,7 @@ def random_model(profile: Profile, directory: Path) -> Model:
 def tiny_model(directory: Path, profile: Profile) -> Model:
     """A model so small that the scheduler takes most of a decode step, of the profile's architecture and dtype."""
     sizes = of_dtype(of_architecture(replace(REHEARSAL, shape=TINY), profile.arch), profile.dtype)
-    bands = SpeedConfig.of_policy(TINY_LAYERS, TINY_PREFILL_LAYERS, profile.policy)
+    bands = SpeedConfig.of_policy(TINY_LAYERS, TINY_PREFILL_LAYERS, profile.policy, **profile.policy_settings)
     return make_random(profile.arch, sizes.shape, bands, directory, has_weights=True)
 
 

@@ -33,6 +33,12 @@ class BenchOptions:
     prefill_layers: Annotated[
         int | None, typer.Option(help="Layers that prompts pass in the random model; default: three quarters.")
     ] = None
+    select_ratio: Annotated[
+        float | None, typer.Option(help="With --policy fastkv: share of prompts in the deep layers; default: 0.2.")
+    ] = None
+    kv_keep: Annotated[
+        float | None, typer.Option(help="With --policy fastkv: share of prompts that decode reads; default: 1.")
+    ] = None
     scenario: Annotated[
         list[str] | None, typer.Option(help=f"{', '.join(SCENARIO_NAMES)}; may be given several times; default: all.")
     ] = None
@@ -49,7 +55,7 @@ class BenchOptions:
             raise ConfigError("--full-depth needs --model: it is the stock checkpoint of the model named there")
         if self.arch is not None and self.arch not in ARCH_NAMES:
             raise ConfigError(f"--arch {self.arch} is not one of {', '.join(ARCH_NAMES)}: choose one of these")
-        for name in ("arch", "policy", "prefill_layers"):
+        for name in ("arch", "policy", "prefill_layers", "select_ratio", "kv_keep"):
             if getattr(self, name) is not None and self.model is not None:
                 option = f"--{name.replace('_', '-')}"
                 raise ConfigError(f"{option} is for the random model, and --model has its own: omit one of them")

@@ -59,7 +59,8 @@ class TreeSizes:
 class Sizes:
     """What the profiles of all benchmarks have.
 
-    arch, shape, num_layers, prefill_layers, policy: the model with random weights; arch is its model type.
+    arch, shape, num_layers, prefill_layers, policy, select_ratio, kv_keep: the model with random weights; arch is its
+        model type.
     copy_bytes, matrix_size: how the machine's rates are measured.
     is_rehearsal: too small for a figure to mean anything, so nothing has a target.
     """
@@ -73,12 +74,19 @@ class Sizes:
     matrix_size: int
     arch: str = "llama"
     policy: str = DEFAULT_POLICY
+    select_ratio: float | None = None
+    kv_keep: float | None = None
     is_rehearsal: bool = False
 
     @property
     def speed(self) -> SpeedConfig:
         """The bands of the model with random weights."""
-        return SpeedConfig.of_policy(self.num_layers, self.prefill_layers, self.policy)
+        return SpeedConfig.of_policy(self.num_layers, self.prefill_layers, self.policy, **self.policy_settings)
+
+    @property
+    def policy_settings(self) -> dict[str, float | None]:
+        """What else the `speed` object says; the policy's defaults where it is None."""
+        return {"select_ratio": self.select_ratio, "kv_keep": self.kv_keep}
 
     @property
     def context_len(self) -> int:

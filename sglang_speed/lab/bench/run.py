@@ -22,7 +22,16 @@ from sglang_speed.lab.bench.servers import running, server_environment, server_f
 from sglang_speed.lab.common.provenance import provenance
 from sglang_speed.method.cost import Rates
 
-OF_THE_RANDOM_MODEL = ("arch", "shape", "num_layers", "prefill_layers", "policy", "load_format")
+OF_THE_RANDOM_MODEL = (
+    "arch",
+    "shape",
+    "num_layers",
+    "prefill_layers",
+    "policy",
+    "select_ratio",
+    "kv_keep",
+    "load_format",
+)
 """Sizes of a profile that do not describe a model given by the user."""
 
 

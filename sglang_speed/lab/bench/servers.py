@@ -10,12 +10,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from sglang_speed.config import SpeedConfig
 from sglang_speed.errors import ConfigError
 from sglang_speed.kv_pool.capacity import DEEP_TOKENS_VARIABLE, split_kv_bytes
 from sglang_speed.lab.bench.models import Contender, Model
 from sglang_speed.lab.bench.profiles import Pool, Profile
 from sglang_speed.lab.common.client import Client
 from sglang_speed.lab.common.local_server import LocalServer, start_server
+from sglang_speed.method.bands import DEEP, THINNED
 from sglang_speed.method.cost import ModelShape, kept_layers, state_layers
 
 MEMORY_TOLERANCE = 0.01
@@ -122,8 +124,14 @@ def _describe(shape: ModelShape, contender: Contender, process: LocalServer) -> 
     tokens: int = info["max_total_num_tokens"]
     speed: Mapping[str, int] = info["internal_states"][0].get("speed", {})
     config = contender.config
-    in_layers = tokens * kept_layers(shape, config) + speed.get("deep_tokens_capacity", 0) * config.num_deep_layers
+    in_layers = tokens * kept_layers(shape, config) + layers_beside(config, speed, "tokens_capacity")
     return Server(contender, process, tokens, in_layers * shape.kv_bytes_per_layer)
+
+
+def layers_beside(config: SpeedConfig, state: Mapping[str, int], name: str) -> int:
+    """Tokens times layers in the pools beside the main one. state: of /server_info. name: tokens of which kind."""
+    by_band = {DEEP: config.num_deep_layers, THINNED: config.num_layers}
+    return sum(state.get(f"{band}_{name}", 0) * num_layers for band, num_layers in by_band.items())
 
 
 def refuse_own_flags(flags: Sequence[str]) -> None:

@@ -75,6 +75,8 @@ def _described(speed: SpeedConfig) -> str:
     parts.append(f"{' and '.join(map(str, speed.cutoffs or (speed.num_layers,)))} of {speed.num_layers}")
     if speed.selection is not None:
         parts.append(f"r {' and '.join(map(str, speed.selection.ratios))}")
+        if speed.is_thinned:
+            parts.append(f"keep {speed.selection.kept}")
     parts.append(f"tail {speed.tail_tokens}")
     if speed.messages is not None:
         parts.append(f"messages to {speed.messages.max_tokens}")

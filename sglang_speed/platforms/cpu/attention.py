@@ -31,7 +31,7 @@ MIN_RUN = 256
 """Slots in a row from which a run is read in place; shorter ones are gathered, which costs less than one more merge."""
 BLOCK_ROWS = 256
 """Rows that share a mask."""
-SHORT = 512
+SHORT = 1024
 """Slots of a request that is read together with others in a decode step."""
 
 Slots = slice | Tensor

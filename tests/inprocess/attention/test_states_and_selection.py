@@ -25,7 +25,7 @@ NUM_SLOTS, FIRST_LAYER = 40, 3
 def one_rank() -> Iterator[None]:
     with (
         mock.patch.object(states, "tensor_model_parallel_all_gather", lambda part, dim: part),
-        mock.patch.object(selection, "tensor_model_parallel_all_reduce", lambda part: part),
+        mock.patch.object(selection, "tensor_model_parallel_all_gather", lambda part, dim: part),
     ):
         yield
 
@@ -98,13 +98,16 @@ def test_scores_are_those_of_the_definition(num_slots: int, window: int, kernel:
     queries, keys = (torch.randn(rows, heads, 6, generator=generator) for rows, heads in ((window, 4), (NUM_SLOTS, 2)))
     slots = torch.randperm(NUM_SLOTS, generator=generator)[:num_slots]
     with mock.patch.object(selection, "BLOCK_KEYS", 7):
-        found = selection.scores(queries, keys, slots, 0.3, cap, kernel)
-    assert torch.allclose(found, by_definition(queries, keys[slots], 0.3, cap, kernel), atol=1e-5)
+        found = selection.scores_of_heads(queries, keys, slots, 0.3, cap, kernel)
+    expected = by_definition(queries, keys[slots], 0.3, cap, kernel)
+    assert torch.allclose(found, expected, atol=1e-5)
+    assert torch.allclose(selection.summed(found), expected.sum(0), atol=1e-5)
 
 
 def by_definition(queries: Tensor, keys: Tensor, scaling: float, cap: float, kernel: int) -> Tensor:
+    """Of each of two KV heads."""
     window, num_rows = len(queries), len(keys)
-    total = torch.zeros(num_rows - window)
+    total = torch.zeros(2, num_rows - window)
     for head in range(queries.shape[1]):
         received = torch.zeros(num_rows - window)
         for row in range(window):
@@ -113,7 +116,7 @@ def by_definition(queries: Tensor, keys: Tensor, scaling: float, cap: float, ker
             logits = cap * torch.tanh(logits / cap) if cap else logits
             received += logits.softmax(0)[: num_rows - window]
         for position in range(num_rows - window):
-            total[position] += received[max(0, position - kernel // 2) : position + kernel // 2 + 1].max()
+            total[head // 2, position] += received[max(0, position - kernel // 2) : position + kernel // 2 + 1].max()
     return total
 
 
@@ -123,3 +126,8 @@ def test_the_best_are_selected_beside_the_chosen_and_of_equal_ones_the_first() -
     contexts = [Context(10, chosen, num_deep, window_from=8, whole_from=8) for num_deep in (8, 7, 4)]
     found = [each.tolist() for each in selection.select(scores, contexts)]
     assert found == [[0, 1, 2, 3, 4, 7, 8, 9], [0, 1, 2, 4, 7, 8, 9], [0, 4, 8, 9]]
+
+
+def test_each_kv_head_keeps_its_best_beside_the_first_and_the_window() -> None:
+    scores = torch.tensor([[0.0, 0.5, 0.9, 0.5, 0.5], [0.9, 0.1, 0.0, 0.3, 0.9]])
+    assert selection.keep(scores, num_first=1, num_kept=5, num_places=7).tolist() == [[0, 1, 2, 5, 6], [0, 3, 4, 5, 6]]

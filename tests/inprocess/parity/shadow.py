@@ -59,6 +59,17 @@ def deep_positions(bands: Bands, ask: Ask, num_tokens: int, band: int = 0) -> in
     return len(deep) + max(0, int(ratio * end) - sum(position < end for position in deep))
 
 
+def kept_positions(bands: Bands, ask: Ask) -> tuple[int, int]:
+    """How many of a context are seen behind it, where it is thinned, and how long it is."""
+    start = max(0, len(ask.prompt) - bands.tail_tokens)
+    if ask.scored_from is not None and ask.scored_from >= 0:
+        start = min(start, ask.scored_from)
+    end = min(len(ask.prompt), start + bands.tail_tokens)
+    window = 8 if bands.select_window is None else bands.select_window
+    chosen = {*range(min(bands.anchor_tokens, start)), *range(max(0, end - window), end)}
+    return max(len(chosen), int((bands.kv_keep or 1) * end)), end
+
+
 def messages_of(bands: Bands, context: Sequence[int]) -> Iterator[tuple[int, int]]:
     """Where each message of a context begins and ends."""
     delimiters = bands.message_delimiters or ()
@@ -118,6 +129,11 @@ class Shadow:
         return too_long or self._deep_room(ask) < min(1, ask.max_new_tokens)
 
     def _deep_room(self, ask: Ask) -> int:
+        if self.expected.bands.kv_keep is not None:
+            kept, end = kept_positions(self.expected.bands, ask)
+            in_context = deep_positions(self.expected.bands, ask, len(ask.prompt)) - (len(ask.prompt) - end)
+            behind = self.limits.deep_tokens - kept - (len(ask.prompt) - end)
+            return behind if in_context <= self.limits.deep_tokens else -1
         return self.limits.deep_tokens - deep_positions(self.expected.bands, ask, len(ask.prompt))
 
     def _settle(self) -> None:
@@ -212,6 +228,9 @@ class Shadow:
             req, ask = holders[name], self._ask_as_run(name)
             num_tokens = max(len(req.full_untruncated_fill_ids), req.kv.kv_allocated_len)
             bands = self.expected.bands
+            if bands.kv_keep is not None:
+                self._require_thinned_row(deep, name, deep.rows[row].length, num_tokens)
+                continue
             own = deep_positions(bands, ask, num_tokens, number)
             length = num_tokens if bands.is_filled else own
             assert deep.rows[row].length == length, f"{name} sees {deep.rows[row].length} tokens, not {length}"
@@ -221,6 +240,16 @@ class Shadow:
             assert int(deep.gap[row]) == int(deep.gap_cpu[row]) == gap, (
                 f"{name} has gap {int(deep.gap[row])}, not {gap}"
             )
+
+    def _require_thinned_row(self, deep: DeepBand, name: str, length: int, num_tokens: int) -> None:
+        """A request is in the deep bands until it decodes; behind its context it sees what is kept."""
+        ask, bands = self._ask_as_run(name), self.expected.bands
+        kept, end = kept_positions(bands, ask)
+        if deep.grows:
+            assert length == kept + num_tokens - end, f"{name} sees {length} of {num_tokens} tokens, {kept} of {end}"
+        else:
+            own = deep_positions(bands, Ask(ask.prompt[:end], 0, ask.scored_from), end)
+            assert length in (0, own), f"{name} has {length} slots, not {own}"
 
     def _ask_as_run(self, name: str) -> Ask:
         """SGLang runs what it refuses as a prompt of one token."""

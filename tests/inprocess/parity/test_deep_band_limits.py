@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import pytest
 
 from sglang_speed.errors import ConfigError
+from sglang_speed.kv_pool.deep_band import DeepBand
 from sglang_speed.served import active_pool
 from sglang_speed.serving.admission import fit_to_deep_bands
 from tests.catalogue import Bands
@@ -131,3 +133,20 @@ def test_images_are_refused_before_they_wait(expected: Expected) -> None:
         fit_to_deep_bands(engine.scheduler, req)
     assert len(reasons) == 1
     assert "images, video and audio are not supported with a SPEED model" in reasons[0]
+
+
+def test_who_waits_for_deep_slots_starts_when_another_begins_to_decode(checkpoints: Checkpoints) -> None:
+    """Where contexts are thinned: the deep band has room for one of three prompts, and all answer at once."""
+    expected = checkpoints(Bands(4, 1, 3, "fastkv", select_ratio=0.9, select_window=4, kv_keep=0.1))
+    together, take = [0], DeepBand.extend_by_one
+
+    def counting(band: DeepBand, rows: Sequence[int], *args: Any) -> None:
+        together.append(len(rows))
+        take(band, rows, *args)
+
+    with (
+        running_scheduler(expected.path, deep_tokens=60) as engine,
+        mock.patch.object(DeepBand, "extend_by_one", counting),
+    ):
+        expected.answered(engine, [Ask(prompt(60, seed=seed), 12) for seed in range(3)])
+    assert max(together) == 3

@@ -9,17 +9,19 @@ from sglang.srt.configs.model_config import ModelConfig
 
 from sglang_speed.checkpoints.convert import convert, fill_full_depth
 from sglang_speed.checkpoints.describe import describe
+from sglang_speed.errors import ConfigError
 from sglang_speed.models.architectures import ARCHITECTURES
 from sglang_speed.served import served
 from sglang_speed.serving.metrics import speed_state
 from sglang_speed.serving.model import CORE_MODEL_TYPES
 from tests import host
-from tests.catalogue import CHUNKS_OF_17, FASTKV, MODELS, POP_WITH_ANCHORS, Bands
+from tests.catalogue import CHUNKS_OF_17, FASTKV, MODELS, POP_WITH_ANCHORS, THINNED, Bands
 from tests.inprocess.parity.expected import Ask, Expected, prompt, require_close, submit, tokens
 from tests.scheduler_harness import Answer, running_scheduler
+from tests.tiny_models import make_tiny_model
 
 SERVED = [model for model in MODELS if not host.IS_OLDEST or model in CORE_MODEL_TYPES]
-BANDS = [Bands(), Bands((3, 6), 4, 16), POP_WITH_ANCHORS, FASTKV]
+BANDS = [Bands(), Bands((3, 6), 4, 16), POP_WITH_ANCHORS, FASTKV, THINNED]
 FULL_DEPTH = (Bands(8), Bands(4, 0, 1000))
 LENGTHS = (2, 17, 41, 90)
 
@@ -32,6 +34,8 @@ def test_every_row_is_tested() -> None:
 @pytest.mark.parametrize("model", SERVED)
 def test_answers_are_the_references(model: str, bands: Bands, tmp_path: Path) -> None:
     """Cold in a batch and in chunks, with scores, alone; then warm, behind what was answered."""
+    if bands is THINNED and (host.IS_OLDEST or ARCHITECTURES[model].is_of_transformers):
+        pytest.skip("refused, see test_what_cannot_be_thinned_is_refused")
     expected = Expected(tmp_path, bands, model=model)
     asks = [Ask(prompt(length, seed=length)) for length in LENGTHS] + [Ask(prompt(90, seed=90), scored_from=70)]
     with running_scheduler(expected.path, **CHUNKS_OF_17) as engine:
@@ -66,6 +70,13 @@ def _answers(path: Path) -> list[Answer]:
         names = [submit(engine, Ask(prompt(length, seed=length), scored_from=length // 2)) for length in LENGTHS]
         engine.run()
         return [engine.answers[name] for name in names]
+
+
+@pytest.mark.parametrize("model", ["llama"] if host.IS_OLDEST else ["smollm3", "ernie4_5"])
+def test_what_cannot_be_thinned_is_refused(model: str, tmp_path: Path) -> None:
+    path = make_tiny_model(tmp_path, speed=THINNED.speed, **MODELS[model])
+    with pytest.raises(ConfigError, match="kv_keep is not"), running_scheduler(path):
+        pass
 
 
 @pytest.mark.parametrize("model", SERVED)

@@ -21,6 +21,7 @@ from tests.catalogue import (
     RETRACTED,
     SOME_SETTINGS,
     STANDINS,
+    THINNED,
     Bands,
 )
 from tests.inprocess.parity.conftest import Checkpoints
@@ -29,7 +30,7 @@ from tests.inprocess.parity.flashinfer_standin import PagedDecode, flashinfer_st
 from tests.inprocess.parity.recorded_graph import record_decode_graphs
 from tests.scheduler_harness import SchedulerHarness, running_scheduler
 
-BANDS = [Bands(6, 1, 3), Bands(4, 4, 16), Bands(6, 0, 1), POP_WITH_ANCHORS, FASTKV]
+BANDS = [Bands(6, 1, 3), Bands(4, 4, 16), Bands(6, 0, 1), POP_WITH_ANCHORS, FASTKV, THINNED]
 SETTINGS = {**SOME_SETTINGS, "retracted": RETRACTED}
 
 
@@ -69,7 +70,7 @@ def backends(engine: SchedulerHarness) -> tuple[Any, Any]:
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-@pytest.mark.parametrize("bands", [*BANDS[:2], POP_WITH_ANCHORS, POP_WITH_MESSAGES, FASTKV], ids=str)
+@pytest.mark.parametrize("bands", [*BANDS[:2], POP_WITH_ANCHORS, POP_WITH_MESSAGES, FASTKV, THINNED], ids=str)
 def test_answers_are_the_references(backend: type, checkpoints: Checkpoints, name: str, bands: Bands) -> None:
     expected = checkpoints(bands)
     with running_scheduler(expected.path, **SETTINGS[name]) as engine:

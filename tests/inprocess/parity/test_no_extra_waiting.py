@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from sglang_speed.kv_pool.deep_band import DeepBand
-from tests.catalogue import FASTKV, Bands
+from tests.catalogue import FASTKV, THINNED, Bands
 from tests.inprocess.parity.conftest import Checkpoints
 from tests.inprocess.parity.device_waits import waits_counted
 from tests.inprocess.parity.expected import Expected, prompt, tokens
@@ -43,7 +43,7 @@ def waits_by_turn(path: Path) -> list[list[str]]:
         return waits.turns[:-1]
 
 
-@pytest.mark.parametrize("bands", [Bands(), FASTKV], ids=str)
+@pytest.mark.parametrize("bands", [Bands(), FASTKV, THINNED], ids=str)
 def test_no_step_waits_more_often_than_that_of_the_stock_model(
     checkpoints: Checkpoints, plain_checkpoint: Path, bands: Bands
 ) -> None:

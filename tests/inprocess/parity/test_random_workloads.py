@@ -9,6 +9,7 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from sglang_speed.policies import ThinnedPolicy
 from tests.catalogue import POP, POP_WITH_ANCHORS, STATE_BANDS, Bands
 from tests.inprocess.parity.conftest import Checkpoints
 from tests.inprocess.parity.expected import Ask, Expected, prompt, submit, tokens
@@ -72,8 +73,12 @@ def scenarios(draw: st.DrawFn) -> Scenario:
 
 def room_for(expected: Expected, ask: Ask, deep_tokens: int) -> int:
     """Tokens that a request may generate before it has as many deep tokens as the deep band holds."""
-    deep = expected.model.deep_tokens(ask.prompt, ask.scored_from)[0]
-    return deep_tokens - deep.num_before(len(ask.prompt))
+    num_tokens, deep = len(ask.prompt), expected.model.deep_tokens(ask.prompt, ask.scored_from)[0]
+    if expected.bands.kv_keep is None:
+        return deep_tokens - deep.num_before(num_tokens)
+    behind = ThinnedPolicy.of(expected.model.config.speed_config).deep_tokens(num_tokens, ask.scored_from)
+    fits = deep.context is not None and deep.context.num_deep <= deep_tokens
+    return deep_tokens - behind.num_before(num_tokens) if fits else -1
 
 
 def require(expected: Expected, scenario: Scenario, event: Event, answer: Answer) -> None:

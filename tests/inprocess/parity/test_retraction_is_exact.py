@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sglang.srt.managers.io_struct import ContinueGenerationReqInput, FlushCacheReqInput, PauseGenerationReqInput
 
-from tests.catalogue import FASTKV, POP, SOME_SETTINGS, WITH_MESSAGES, Bands
+from tests.catalogue import FASTKV, POP, SOME_SETTINGS, THINNED_TWICE, WITH_MESSAGES, Bands
 from tests.inprocess.parity.conftest import Checkpoints
 from tests.inprocess.parity.expected import Ask, Expected, prompt, tokens
 from tests.scheduler_harness import running_scheduler
@@ -16,7 +16,7 @@ from tests.scheduler_harness import running_scheduler
 OPTIMISTIC = {"schedule_conservativeness": 0.01}
 """SGLang then starts requests as if each ended soon, and retracts some when they do not."""
 
-BANDS = [Bands(6, 1, 3), Bands(4, 4, 16), POP, FASTKV, WITH_MESSAGES]
+BANDS = [Bands(6, 1, 3), Bands(4, 4, 16), POP, FASTKV, THINNED_TWICE, WITH_MESSAGES]
 
 
 def workload() -> list[Ask]:

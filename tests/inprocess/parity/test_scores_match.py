@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.catalogue import FASTKV, FASTKV_TWICE, POP, POP_WITH_MESSAGES, SETTINGS, Bands
+from tests.catalogue import FASTKV, FASTKV_TWICE, POP, POP_WITH_MESSAGES, SETTINGS, THINNED, THINNED_TWICE, Bands
 from tests.inprocess.parity.conftest import Checkpoints
 from tests.inprocess.parity.expected import Ask, Expected, prompt, require_close, tokens
 from tests.scheduler_harness import running_scheduler
@@ -18,6 +18,8 @@ CHOSEN = (
     ("chunks of 17", POP),
     ("chunks of 17", FASTKV),
     ("pages, chunks of 16", FASTKV_TWICE),
+    ("chunks of 16", THINNED),
+    ("pages, no overlap", THINNED_TWICE),
     ("chunks of 16", POP_WITH_MESSAGES),
     ("chunks of 16", ONE_ANCHOR),
     ("chunks of 17", FOUR_ANCHORS),
@@ -48,6 +50,16 @@ def test_scores_are_the_references(checkpoints: Checkpoints, name: str, bands: B
         engine.flush()
         expected.answered(engine, [*asks, Ask(prompt(50), 4), *[Ask(prompt(60, seed=60), 2)] * 3])
         for ask in asks[::7]:
+            expected.answered(engine, [ask])
+
+
+def test_a_chunk_that_ends_among_scored_tokens_takes_no_window_apart(checkpoints: Checkpoints) -> None:
+    """The tail fills what the deep band takes, so that it selects nothing; what is kept is selected all the same."""
+    expected = checkpoints(Bands(4, 1, 16, "fastkv", select_ratio=0.3, select_window=4, kv_keep=0.3))
+    asks = [Ask(prompt(length, seed=1), 4, scored_from=length - back) for length in (35, 52) for back in (1, 2, 3)]
+    with running_scheduler(expected.path, chunked_prefill_size=17) as engine:
+        for ask in asks:
+            engine.flush()
             expected.answered(engine, [ask])
 
 

@@ -20,6 +20,7 @@ from tests.inprocess.parity.scheduler_machine import Scene, SchedulerMachine, St
 
 FASTKV = Bands(2, 1, 3, "fastkv", select_ratio=0.4, select_window=4)
 FASTKV_TWICE = Bands((1, 3), 2, 2, "fastkv", select_ratio=(0.6, 0.3), select_window=3, select_kernel=3)
+THINNED = Bands(2, 1, 3, "fastkv", select_ratio=0.6, select_window=3, kv_keep=0.4)
 NONE, ONE, FOUR = Bands(3, 0, 2), Bands(3, 1, 3), Bands(2, 4, 2)
 SCENES = {
     "defaults": Scene(ONE),
@@ -36,6 +37,8 @@ SCENES = {
     "pop, four anchors, pages of 4": Scene(Bands(2, 4, 2, "pop"), page_size=4, chunked_prefill_size=8),
     "fastkv": Scene(FASTKV, deep_tokens=40),
     "fastkv, two cutoffs, pages of 4": Scene(FASTKV_TWICE, deep_tokens=32, page_size=4, chunked_prefill_size=12),
+    "thinned": Scene(THINNED, deep_tokens=40),
+    "thinned, pages of 4": Scene(THINNED, deep_tokens=32, page_size=4, chunked_prefill_size=12),
     "short messages": Scene(Bands(3, 1, 3, **SHORT_MESSAGES), deep_tokens=40, chunked_prefill_size=12),
     "pop, short messages": Scene(Bands(3, 0, 1, "pop", **SHORT_MESSAGES), deep_tokens=40),
     "cautious": Scene(ONE, schedule_conservativeness=1.0, deep_tokens=40, max_total_tokens=128),
@@ -98,7 +101,7 @@ def any_scene(generator: random.Random) -> Scene:
     page_size = generator.choice([1, 1, 4, 16])
     chunks = [size for size in (8, 12, 16, 32, -1) if size == -1 or size % page_size == 0]  # what SGLang asks for
     return Scene(
-        generator.choice([NONE, ONE, FOUR, FASTKV]),
+        generator.choice([NONE, ONE, FOUR, FASTKV, THINNED]),
         deep_tokens=generator.choice([12, 16, 24, 36, 60]),
         max_total_tokens=generator.choice([64, 80, 96, 128, 256]),
         page_size=page_size,

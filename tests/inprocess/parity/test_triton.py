@@ -22,7 +22,12 @@ def interpreter() -> Iterator[None]:
 
 @pytest.mark.parametrize(
     ("bands", "cached"),
-    [(Bands(5, 2, 2), 16), (Bands(5, 2, 2, "pop"), 16), (Bands(5, 2, 2, "fastkv", select_ratio=0.8), 10)],
+    [
+        (Bands(5, 2, 2), 16),
+        (Bands(5, 2, 2, "pop"), 16),
+        (Bands(5, 2, 2, "fastkv", select_ratio=0.8), 10),
+        (Bands(5, 2, 2, "fastkv", select_ratio=0.8, select_window=3, kv_keep=0.4), 15),
+    ],
     ids=str,
 )
 def test_cold_warm_and_chunked_answers_are_the_references(checkpoints: Checkpoints, bands: Bands, cached: int) -> None:

@@ -24,14 +24,23 @@ TEMPLATES = {
         "<|start_header_id|>{{ m.role }}<|end_header_id|>\n\n{{ m.content }}<|eot_id|>",
         ["<|start_header_id|>"],
     ),
-    "one for each role": ("<|{{ m.role }}|>{{ m.content }}<|end|>", ["<|assistant|>", "<|user|>"]),
+    "one for each role": (
+        "{% if loop.first %}[gMASK]{% endif %}<|{{ m.role }}|>{{ m.content }}<|end|>",
+        ["<|assistant|>", "<|user|>", "<|tool|>", "<|system|>"],
+    ),
+    "system at the begin only": (
+        "{% if m.role == 'system' and not loop.first or m.role == 'tool' %}{{ raise_exception('no') }}{% endif %}"
+        "<|{{ m.role }}|>{{ m.content }}<|end|>",
+        ["<|assistant|>", "<|user|>", "<|system|>"],
+    ),
     "mistral": (
+        "{% if m.role not in ('user', 'assistant') %}{{ raise_exception('no') }}{% endif %}"
         "{% if m.role == 'user' %}[INST]{{ m.content }}[/INST]{% else %}{{ m.content }}</s>{% endif %}",
         ["[INST]"],
     ),
 }
 SPECIALS = ["<|im_start|>", "<|im_end|>", "<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
-SPECIALS += ["<|user|>", "<|assistant|>", "<|end|>", "[INST]", "[/INST]"]
+SPECIALS += ["[gMASK]", "<|system|>", "<|tool|>", "<|user|>", "<|assistant|>", "<|end|>", "[INST]", "[/INST]"]
 
 
 def tokenizer_with(body: str) -> PreTrainedTokenizerFast:

@@ -246,16 +246,46 @@ def test_an_fp8_cache_is_refused_where_more_than_computed_kv_lies_in_it(
         check(model, "--kv-cache-dtype fp8_e5m2")
 
 
-@pytest.mark.parametrize(
-    ("speed", "chunk"),
-    [({"policy": "fastkv", "select_window": 40}, 40), ({"policy": "fastkv", "tail_tokens": 50}, 50)],
-    ids=str,
-)
-def test_a_chunk_that_takes_apart_what_chooses_is_refused(tmp_path: Path, speed: dict[str, Any], chunk: int) -> None:
-    model = make_tiny_model(tmp_path, speed={"prefill_layers": 6, **speed})
-    check(model, f"--chunked-prefill-size {chunk}")
-    with pytest.raises(ConfigError, match=f"--chunked-prefill-size {chunk - 1} .* take at least {chunk}, or"):
-        check(model, f"--chunked-prefill-size {chunk - 1}")
+FASTKV, MESSAGES = {"policy": "fastkv"}, {"deep_message_tokens": 6, "message_delimiters": [[5]]}
+WITH_STATES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "a chunk shorter than the window": (
+        FASTKV | {"select_window": 40},
+        {"chunked_prefill_size": 39},
+        "--chunked-prefill-size 39 .* take at least 40, or",
+    ),
+    "a chunk shorter than the tail": (
+        MESSAGES | {"tail_tokens": 50},
+        {"chunked_prefill_size": 49},
+        "--chunked-prefill-size 49 .* take at least 50, or",
+    ),
+    "another dtype": (FASTKV, {"kv_cache_dtype": "bf16"}, "--kv-cache-dtype bfloat16 .* add --dtype bfloat16"),
+    "pieces that depend on the batch": (
+        MESSAGES,
+        {"enable_deterministic_inference": True},
+        "--enable-deterministic-inference is not supported with policy fastkv or short messages",
+    ),
+    "a residual in float32": (FASTKV, {"rl_on_policy_target": "fsdp"}, "--rl-on-policy-target is not supported with"),
+    "shares of a state": (MESSAGES, {"tp_size": 3}, "--tp-size .* take a number of ranks that divides it"),
+    "shares of a KV head": (
+        FASTKV | {"kv_keep": 0.1},
+        {"tp_size": 4},
+        "above the number of KV heads, with --kv-keep, .* take fewer ranks",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WITH_STATES)
+def test_what_is_not_served_with_states_is_refused(tmp_path: Path, name: str) -> None:
+    speed, setting, message = WITH_STATES[name]
+    models = [
+        make_tiny_model(tmp_path / kind, speed={"prefill_layers": 6, **more})
+        for kind, more in (("with", speed), ("without", {}))
+    ]
+    with_states, without = (check(model, "--dtype float32 --chunked-prefill-size 64") for model in models)
+    refuse_unsupported(with_states)
+    with pytest.raises(ConfigError, match=message):
+        refuse_unsupported(resolved_with(with_states, **setting))
+    refuse_unsupported(resolved_with(without, **setting))
 
 
 @pytest.mark.parametrize("refusal", USUAL, ids=lambda refusal: str(refusal.flag))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,10 +34,19 @@ def test_two_data_parallel_ranks_are_exact(tiny_speed: Path, reference: Referenc
         assert server.log.count("sglang_speed: prompt tokens pass 6 of 8 layers") == 2
 
 
-@pytest.mark.parametrize(("policy", "num_bytes"), [("speed", 1536), ("pop", 2048), ("fastkv", 1792)])
-def test_two_tensor_parallel_ranks_are_exact(tmp_path: Path, policy: str, num_bytes: int) -> None:
+@pytest.mark.parametrize(
+    ("policy", "num_bytes"),
+    [
+        ({"policy": "speed"}, 1536),
+        ({"policy": "pop"}, 2048),
+        ({"policy": "fastkv"}, 1792),
+        ({"policy": "fastkv", "select_ratio": 0.6, "kv_keep": 0.3}, 1792),
+    ],
+    ids=str,
+)
+def test_two_tensor_parallel_ranks_are_exact(tmp_path: Path, policy: dict[str, Any], num_bytes: int) -> None:
     """The bytes of /server_info are those of all ranks together, so they are those of one rank alone."""
-    model = make_tiny_model(tmp_path, speed={**SPEED, "policy": policy})
+    model = make_tiny_model(tmp_path, speed={**SPEED, **policy})
     with running_server(model, *SERVER_FLAGS, "--tp-size", "2", env=SERVER_ENV, in_new_interpreter=True) as server:
         asker = Asker(server, Reference(model))
         require_exact_batches(asker)

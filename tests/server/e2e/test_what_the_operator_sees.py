@@ -19,6 +19,7 @@ FIXED = {
     "num_layers": 8,
     "kv_bytes_per_prompt_token": PROMPT_BYTES,
     "state_bytes_per_token": 0,
+    "kv_bytes_read_per_prompt_token": PROMPT_BYTES,
     "kv_bytes_per_prompt_token_full_depth": FULL_BYTES,
     # each pool has one slot more than it offers: slot 0 is padding
     "kv_bytes_total": (MAX_TOTAL_TOKENS + 1) * PROMPT_BYTES + (DEEP_TOKENS + 1) * (FULL_BYTES - PROMPT_BYTES),

@@ -73,8 +73,9 @@ class Examiner:
     @torch.no_grad()
     def logits(self, question: Question, output: Sequence[int]) -> Tensor:
         """Logits after each decode-phase token, [num_tokens, vocab]; the last prompt token and the output are such."""
-        deep = self.model.policy.deep_tokens(len(question.prompt), question.scored_from)
-        first_row = deep.index_of(len(question.prompt) - 1 if question.scored_from is None else question.scored_from)
+        deep = self.model.deep_tokens(question.prompt, question.scored_from)
+        first = len(question.prompt) - 1 if question.scored_from is None else question.scored_from
+        first_row = deep[-1].index_of(first)
         logits: Tensor = self.model(torch.tensor([[*question.prompt, *output]]), deep).logits[0, first_row:]
         return logits
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from sglang_speed.kv_pool.capacity import DEEP_TOKENS_VARIABLE
 from tests.server.conftest import STRICT_MEMORY_CHECKS
@@ -32,7 +33,7 @@ class Setup:
     flags: tuple[str, ...]
     total_tokens: int = 1280
     deep_tokens: int = 200
-    bands: Mapping[str, int] = field(
+    bands: Mapping[str, Any] = field(
         default_factory=lambda: {"prefill_layers": 6, "anchor_tokens": 1, "tail_tokens": 3}
     )
     sizes: Sizes = field(default_factory=Sizes)
@@ -68,6 +69,24 @@ SETUPS = {
             "preemptions",
             ("--enable-priority-scheduling", "--chunked-prefill-size", "64", "--max-running-requests", "4"),
             total_tokens=640,
+            deep_tokens=400,
+        ),
+        Setup(
+            "pop",
+            ("--enable-priority-scheduling", "--chunked-prefill-size", "64"),
+            bands={"prefill_layers": 6, "policy": "pop"},
+        ),
+        Setup(
+            "fastkv",
+            ("--page-size", "16", "--chunked-prefill-size", "64"),
+            bands={"prefill_layers": 4, "policy": "fastkv", "select_ratio": 0.4, "tail_tokens": 3},
+            total_tokens=768,
+            deep_tokens=400,
+        ),
+        Setup(
+            "thinned",
+            ("--enable-priority-scheduling", "--chunked-prefill-size", "64", "--max-running-requests", "6"),
+            bands={"prefill_layers": 4, "policy": "fastkv", "select_ratio": 0.4, "kv_keep": 0.2, "tail_tokens": 3},
             deep_tokens=400,
         ),
     )

@@ -147,6 +147,14 @@ def test_selected_tokens_are_read_in_decode_and_computed_behind_a_hit() -> None:
     assert extend_of(FASTKV_AT_HALF, 8192, cached_len=8192) == Extend(new=8, deep=1638, prefix=8184)
 
 
+def test_a_thinned_context_is_read_in_all_layers_as_far_as_it_is_kept() -> None:
+    thinned = SpeedConfig.of_policy(32, 16, "fastkv", kv_keep=0.1)
+    none, some = (decode_bytes(LLAMA_8B, thinned, length, 1) for length in (0, 1000))
+    assert some - none == 100 * 32 * LLAMA_8B.kv_bytes_per_layer
+    layers = kv_bytes_per_generated_token(LLAMA_8B, thinned) / LLAMA_8B.kv_bytes_per_layer
+    assert layers == 16 + 2 + 32
+
+
 def test_a_prefill_in_two_parts_costs_what_it_costs_in_one() -> None:
     stock = SpeedConfig(num_layers=32, prefill_layers=32)
     whole = prefill_flops(LLAMA_8B, stock, 1000, 1000)

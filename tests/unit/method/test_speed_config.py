@@ -44,6 +44,7 @@ MISTAKES: list[tuple[Any, tuple[str, ...]]] = [
     ),
     ({"prefill_layers": 6, "select_ratio": 0.2}, ("select_ratio", "belong to policy 'fastkv'", "leave them out")),
     ({"prefill_layers": 6, "policy": "pop", "select_window": 4}, ("select_window", "the policy is 'pop'")),
+    ({"prefill_layers": 6, "kv_keep": 0.1}, ("kv_keep", "belong to policy 'fastkv'")),
     *(
         ({"prefill_layers": [4, 6], "policy": "fastkv", **selection}, named)
         for selection, named in (
@@ -58,6 +59,9 @@ MISTAKES: list[tuple[Any, tuple[str, ...]]] = [
             ({"select_window": 1.0}, ("select_window=1.0", "whole number")),
             ({"select_kernel": 4}, ("select_kernel=4", "odd", "7 is the default")),
             ({"select_kernel": -1}, ("select_kernel=-1", "odd")),
+            ({"kv_keep": 0}, ("kv_keep=0 ", "above 0 and at most 1", "1 is the default")),
+            ({"kv_keep": 0.3}, ("kv_keep=0.3", "above select_ratio=0.2", "write 1 to keep all")),
+            ({"kv_keep": 0.2, "select_ratio": [0.3, 0.1]}, ("kv_keep=0.2", "select_ratio=[0.3, 0.1]")),
         )
     ),
     *(
@@ -123,7 +127,8 @@ def test_the_selected_share_is_that_of_the_average_deep_layer() -> None:
 
 
 def test_the_speed_object_survives_a_round_trip() -> None:
-    selecting = {"policy": "fastkv", "selection": Selection((0.4, 0.2), window=4, kernel=3), "further_cutoffs": (7,)}
+    selection = Selection((0.4, 0.2), window=4, kernel=3, kept=0.1)
+    selecting = {"policy": "fastkv", "selection": selection, "further_cutoffs": (7,)}
     messages = {"messages": ShortMessages(64, ((1, 2), (3,)))}
     for more in ({}, {"further_cutoffs": (7,)}, {"policy": "pop"}, selecting, messages, selecting | messages):
         config = SpeedConfig(num_layers=8, prefill_layers=6, anchor_tokens=4, tail_tokens=2, **more)
