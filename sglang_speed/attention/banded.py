@@ -145,19 +145,23 @@ class BandedAttnBackend(AttentionBackend):
             self.req_to_token_pool.fill(request_rows(forward_batch), list(map(sum, lengths)))
         bands = [each.band for each in self.deep]
         if self.from_states is not None and forward_batch.forward_mode.is_extend():
-            behind = None if self.thinned is None else self.thinned.band
-            rows = DeepRows(forward_batch, bands, self.from_states.max_rows, behind)
-            if self.thinned is not None and rows.behind is not None:
-                self.thinned.plan(rows.behind)
-            for each, pieces in zip(self.deep, rows.batches, strict=True):
-                if len(pieces) == 1:
-                    each.plan(pieces[0])
-            self._planned = (forward_batch, rows)
+            self._planned = (forward_batch, self._plan_rows(forward_batch, bands, self.from_states.max_rows))
             return
         batches = build_deep_batches(forward_batch, bands)
         for each, batch in zip(self.deep, batches, strict=True):
             each.plan(batch)
         self._planned = (forward_batch, batches)
+
+    def _plan_rows(self, forward_batch: ForwardBatch, bands: Sequence[DeepBand], max_rows: int) -> DeepRows:
+        """What deep bands compute from states, planned as far as it is before the forward: several pieces of a band are
+        planned one after the other, when they run."""
+        rows = DeepRows(forward_batch, bands, max_rows, None if self.thinned is None else self.thinned.band)
+        if self.thinned is not None and rows.behind is not None:
+            self.thinned.plan(rows.behind)
+        for each, pieces in zip(self.deep, rows.batches, strict=True):
+            if len(pieces) == 1:
+                each.plan(pieces[0])
+        return rows
 
     def deep_parts_of(self, forward_batch: ForwardBatch) -> list[tuple[DeepAttention, DeepBatch]]:
         """What each deep band runs on, from the bottom up; the batch must be the one that was planned last."""
