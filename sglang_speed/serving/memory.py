@@ -182,9 +182,10 @@ def _summary(model: ServedModel) -> str:
     kept = model.kv_pool.layer_num - config.prefill_layers + config.stored_layers
     saved = 100 * (config.num_layers - kept) / config.num_layers
     rooms = [f"{band.capacity} in the {band.name} band" for band in model.deep_bands]
+    written = {"policy": config.policy, **config.to_dict()}
+    told = [f"{key}={value}" for key, value in written.items() if key not in ("prefill_layers", "message_delimiters")]
     return (
-        f"sglang_speed: prompt tokens pass {config.prefill_layers} of {config.num_layers} layers (policy="
-        f"{config.policy}, anchor_tokens={config.anchor_tokens}, tail_tokens={config.tail_tokens}), {saved:.0f}% less "
-        f"KV per prompt token; room for "
+        f"sglang_speed: prompt tokens pass {config.prefill_layers} of {config.num_layers} layers ({', '.join(told)}), "
+        f"{saved:.0f}% less KV per prompt token; room for "
         f"{' and '.join([f'{prompt_tokens} tokens in the shallow band', *rooms])}"
     )
