@@ -39,8 +39,11 @@ def read_config(
     """
     with read_as_stock() as read:
         config = original(model, trust_remote_code, revision, model_override_args, *args, **kwargs)
-    for architecture in read:
+    if read:
         require_host("serving")
+    elif speed_of(config) is not None:  # SGLang has read it before, and keeps it
+        read = [ARCHITECTURES[config.model_type]]
+    for architecture in read:
         require_names(architecture, {key: value for key, value in (model_override_args or {}).items() if key in NAMES})
         _require_served_here(architecture, config)
     return config

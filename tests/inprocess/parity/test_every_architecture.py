@@ -75,8 +75,9 @@ def _answers(path: Path) -> list[Answer]:
 @pytest.mark.parametrize("model", ["llama"] if host.IS_OLDEST else ["smollm3", "ernie4_5"])
 def test_what_cannot_be_thinned_is_refused(model: str, tmp_path: Path) -> None:
     path = make_tiny_model(tmp_path, speed=THINNED.speed, **MODELS[model])
-    with pytest.raises(ConfigError, match="kv_keep is not"), running_scheduler(path):
-        pass
+    for _ in range(2):  # SGLang keeps a configuration that it has read
+        with pytest.raises(ConfigError, match="kv_keep is not"), running_scheduler(path):
+            pass
 
 
 @pytest.mark.parametrize("model", SERVED)

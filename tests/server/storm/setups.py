@@ -19,6 +19,7 @@ CHECKS = {**STRICT_MEMORY_CHECKS, "SGLANG_CHECK_KV_PAGE_INVARIANTS": "1"}
 FORGETFUL = {"SGLANG_NEW_TOKEN_RATIO_DECAY_STEPS": "1"}
 """A low `--schedule-conservativeness` lets requests start as if none would generate much, so that they run out of room
 and are retracted. From that SGLang learns to expect more; one step to unlearn it again keeps the pressure up."""
+FASTKV = {"prefill_layers": 4, "policy": "fastkv", "select_ratio": 0.4}
 FLAGS = ("--dtype", "float32", "--enable-metrics", "--enable-cache-report", "--max-running-requests", "24")
 
 
@@ -74,19 +75,19 @@ SETUPS = {
         Setup(
             "pop",
             ("--enable-priority-scheduling", "--chunked-prefill-size", "64"),
-            bands={"prefill_layers": 6, "policy": "pop"},
+            bands={"prefill_layers": 6, "policy": "pop", "anchor_tokens": 0, "tail_tokens": 1},
         ),
         Setup(
             "fastkv",
             ("--page-size", "16", "--chunked-prefill-size", "64"),
-            bands={"prefill_layers": 4, "policy": "fastkv", "select_ratio": 0.4, "tail_tokens": 3},
+            bands={**FASTKV, "anchor_tokens": 1, "tail_tokens": 3},
             total_tokens=768,
             deep_tokens=400,
         ),
         Setup(
             "thinned",
             ("--enable-priority-scheduling", "--chunked-prefill-size", "64", "--max-running-requests", "6"),
-            bands={"prefill_layers": 4, "policy": "fastkv", "select_ratio": 0.4, "kv_keep": 0.2, "tail_tokens": 3},
+            bands={**FASTKV, "kv_keep": 0.2, "anchor_tokens": 1, "tail_tokens": 3},
             deep_tokens=400,
         ),
     )
