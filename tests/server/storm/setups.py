@@ -82,13 +82,13 @@ SETUPS = {
             ("--page-size", "16", "--chunked-prefill-size", "64"),
             bands={**FASTKV, "anchor_tokens": 1, "tail_tokens": 3},
             total_tokens=768,
-            deep_tokens=400,
+            deep_tokens=600,
         ),
         Setup(
             "thinned",
             ("--enable-priority-scheduling", "--chunked-prefill-size", "64", "--max-running-requests", "6"),
             bands={**FASTKV, "kv_keep": 0.2, "anchor_tokens": 1, "tail_tokens": 3},
-            deep_tokens=400,
+            deep_tokens=600,
         ),
     )
 }

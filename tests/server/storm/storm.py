@@ -15,6 +15,7 @@ from queue import Empty, SimpleQueue
 
 import requests
 
+from sglang_speed.policies import ThinnedPolicy
 from tests.server.servers import RunningServer
 from tests.server.storm.client import Client
 from tests.server.storm.examiner import Examiner, Verdict
@@ -104,11 +105,13 @@ class Storm:
 
     def whole_pools(self) -> list[Question]:
         """A prompt that takes the shallow band's pool but for a page or two, an answer that takes the deep band's."""
-        num_kept = self.setup.bands["anchor_tokens"] + self.setup.bands["tail_tokens"]
         some = (BOS_ID, *range(40, 90))
+        speed, deep = self.examiner.model.config.speed_config, self.examiner.model.deep_tokens(some)[0]
+        if speed.is_thinned:
+            deep = ThinnedPolicy.of(speed).deep_tokens(len(some))
         return [
             Question((some * self.setup.total_tokens)[: self.setup.total_tokens - 40], 8),
-            Question(some, self.setup.deep_tokens - num_kept - 4),
+            Question(some, self.setup.deep_tokens - deep.num_before(len(some)) - 4),
         ]
 
     def is_idle_within(self, seconds: float) -> bool:
