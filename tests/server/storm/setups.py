@@ -19,7 +19,7 @@ CHECKS = {**STRICT_MEMORY_CHECKS, "SGLANG_CHECK_KV_PAGE_INVARIANTS": "1"}
 FORGETFUL = {"SGLANG_NEW_TOKEN_RATIO_DECAY_STEPS": "1"}
 """A low `--schedule-conservativeness` lets requests start as if none would generate much, so that they run out of room
 and are retracted. From that SGLang learns to expect more; one step to unlearn it again keeps the pressure up."""
-FASTKV = {"prefill_layers": 4, "policy": "fastkv", "select_ratio": 0.4}
+FASTKV = {"prefill_layers": 4, "policy": "fastkv", "select_ratio": 0.2}
 FLAGS = ("--dtype", "float32", "--enable-metrics", "--enable-cache-report", "--max-running-requests", "24")
 
 
@@ -82,13 +82,13 @@ SETUPS = {
             ("--page-size", "16", "--chunked-prefill-size", "64"),
             bands={**FASTKV, "anchor_tokens": 1, "tail_tokens": 3},
             total_tokens=768,
-            deep_tokens=600,
+            deep_tokens=220,
         ),
         Setup(
             "thinned",
             ("--enable-priority-scheduling", "--chunked-prefill-size", "64", "--max-running-requests", "6"),
-            bands={**FASTKV, "kv_keep": 0.2, "anchor_tokens": 1, "tail_tokens": 3},
-            deep_tokens=600,
+            bands={**FASTKV, "kv_keep": 0.1, "anchor_tokens": 1, "tail_tokens": 3},
+            deep_tokens=320,
         ),
     )
 }
