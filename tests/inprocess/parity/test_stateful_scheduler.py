@@ -39,6 +39,11 @@ SCENES = {
     "fastkv, two cutoffs, pages of 4": Scene(FASTKV_TWICE, deep_tokens=32, page_size=4, chunked_prefill_size=12),
     "thinned": Scene(THINNED, deep_tokens=40),
     "thinned, pages of 4": Scene(THINNED, deep_tokens=32, page_size=4, chunked_prefill_size=12),
+    "thinned, priorities": Scene(THINNED, deep_tokens=40, enable_priority_scheduling=True, max_running_requests=2),
+    "pop, priorities": Scene(Bands(3, 1, 2, "pop"), 30, enable_priority_scheduling=True, max_running_requests=2),
+    "fastkv, priorities, no overlap": Scene(
+        FASTKV, 30, enable_priority_scheduling=True, max_running_requests=2, disable_overlap_schedule=True
+    ),
     "short messages": Scene(Bands(3, 1, 3, **SHORT_MESSAGES), deep_tokens=40, chunked_prefill_size=12),
     "pop, short messages": Scene(Bands(3, 0, 1, "pop", **SHORT_MESSAGES), deep_tokens=40),
     "cautious": Scene(ONE, schedule_conservativeness=1.0, deep_tokens=40, max_total_tokens=128),
