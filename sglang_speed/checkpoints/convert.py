@@ -80,7 +80,7 @@ def convert(
     _require_trained_bands(source, speed)
     if speed.is_thinned and known_architecture(config).is_of_transformers:
         raise ConfigError(
-            f"--kv-keep {speed.selection.kept if speed.selection else ''} is not served for "
+            f"--kv-keep {settings['kv_keep']} is not served for "
             f"{known_architecture(config).model_type}, whose layers SGLang takes from transformers: leave it out"
         )
     require_layers(read_weights(source), config, source)
