@@ -34,6 +34,7 @@ FEATURE = Feature(
         "tests/inprocess/parity/test_triton.py",
         "tests/gpu/test_exactness.py",
     ),
+    gpu="Triton; FlashInfer in part",
     refusals=(
         Refusal(
             "--attention-backend",

@@ -60,6 +60,8 @@ class Feature:
     refusals: flags that are refused, the first one that is set names the reason.
     hooks, resolution_hooks: changes to SGLang that what is served needs; installed for every model, so they leave other
         models alone.
+    gpu: what of it has run on a GPU; nothing where it is empty.
+    since: the version of this package that serves it first.
     note: what a reader of the table must know besides.
     """
 
@@ -69,6 +71,8 @@ class Feature:
     refusals: tuple[Refusal, ...] = ()
     hooks: tuple[Hook, ...] = ()
     resolution_hooks: tuple[ResolutionHook, ...] = ()
+    gpu: str = ""
+    since: str = "0.1.0"
     note: str = ""
 
     @property

@@ -28,6 +28,7 @@ FEATURE = Feature(
     name="prefix caches and pools",
     served=("radix cache", "--disable-radix-cache"),
     proof=("tests/inprocess/parity/test_every_setting.py", "tests/inprocess/parity/test_prefix_reuse.py"),
+    gpu="Triton; FlashInfer in part",
     refusals=(
         Refusal("--enable-lmcache", on("enable_lmcache"), _OTHER_CACHE),
         Refusal("--enable-flexkv", on("enable_flexkv"), _OTHER_CACHE),

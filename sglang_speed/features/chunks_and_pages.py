@@ -15,6 +15,7 @@ FEATURE = Feature(
     name="chunked prefill, pages",
     served=("--chunked-prefill-size", "--page-size"),
     proof=("tests/inprocess/parity/test_every_setting.py",),
+    gpu="Triton; FlashInfer in part",
     refusals=(
         Refusal("--enable-mixed-chunk", on("enable_mixed_chunk"), "its decode steps are not checked for deep slots"),
         Refusal(

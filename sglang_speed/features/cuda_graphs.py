@@ -63,6 +63,7 @@ FEATURE = Feature(
     name="CUDA graphs, torch.compile, whole-model kernels",
     served=(f"--cuda-graph-backend-decode {', '.join(GRAPHS['decode'])}",),
     proof=("tests/inprocess/parity/test_gpu_backends.py", "tests/gpu/test_exactness.py"),
+    gpu="Triton; FlashInfer in part",
     refusals=(
         Refusal("--enable-torch-compile", on("enable_torch_compile"), "deep rows depend on the data"),
         Refusal("--enable-nvidia-megakernel", on("enable_nvidia_megakernel"), _ALL_LAYERS, versions=(NEWEST,)),

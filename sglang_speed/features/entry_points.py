@@ -18,6 +18,7 @@ FEATURE = Feature(
     name="entry points",
     served=("HTTP server", "Engine"),
     proof=("tests/server/e2e/test_openai_api.py", "tests/server/examples/test_examples.py"),
+    gpu="HTTP server",
     refusals=(
         Refusal("--use-ray", on("use_ray"), "its workers load no plugins"),
         Refusal("SGLANG_RUST_SERVER", _has_rust_server, "requests come in without this check", versions=(NEWEST,)),

@@ -55,6 +55,7 @@ FEATURE = Feature(
         "tests/inprocess/parity/test_fp8_gpu_backends.py",
         "tests/gpu/test_fp8_kv.py",
     ),
+    gpu="Triton",
     refusals=(
         Refusal(
             "--kv-cache-dtype",

@@ -15,6 +15,7 @@ FEATURE = Feature(
     name="loading of weights",
     served=(f"--load-format {', '.join(LOAD_FORMATS)}", f"--model-impl {', '.join(MODEL_IMPLS)}"),
     proof=("tests/inprocess/parity/test_every_setting.py", "tests/inprocess/parity/test_new_weights.py"),
+    gpu="Triton; FlashInfer in part",
     refusals=(
         Refusal("--model-impl", is_not("model_impl", *MODEL_IMPLS), "it would serve the model at full depth"),
         Refusal("--load-format", is_not("load_format", *LOAD_FORMATS), _REASON),

@@ -8,6 +8,7 @@ FEATURE = Feature(
     name="overlap",
     served=("overlap schedule", "--disable-overlap-schedule"),
     proof=("tests/inprocess/parity/test_every_setting.py", "tests/inprocess/parity/test_no_extra_waiting.py"),
+    gpu="Triton",
     refusals=(
         Refusal("--enable-pdmux", on("enable_pdmux"), "it splits the forward by layers"),
         Refusal("--enable-two-batch-overlap", on("enable_two_batch_overlap"), "it splits the batch inside the forward"),

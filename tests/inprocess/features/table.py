@@ -10,7 +10,7 @@ from sglang_speed.features import MODULES, Feature, Refusal
 
 ROOT = Path(__file__).parents[3]
 PAGE = ROOT / "docs/features.md"
-HEAD = ("| feature | flags | status | why / proof |", "|---|---|---|---|")
+HEAD = ("| feature | status | since | run on a GPU | served, with the proof | refused |", "|---|---|---|---|---|---|")
 
 
 def rows() -> list[str]:
@@ -21,20 +21,23 @@ def rows() -> list[str]:
 def _row(module: ModuleType) -> str:
     feature: Feature = module.FEATURE
     file = f"{module.__name__.replace('.', '/')}.py"
-    flags = list(dict.fromkeys([*feature.served, *map(_named, feature.refusals)]))
-    cells = [f"[{feature.name}](../{file})", _flags(flags), feature.status, "; ".join(_why(feature))]
+    since, gpu = (feature.since, feature.gpu or "no") if feature.served else ("", "")
+    cells = [f"[{feature.name}](../{file})", feature.status, since, gpu, _served(feature), _refused(feature)]
     return f"| {' | '.join(cells)} |"
 
 
-def _why(feature: Feature) -> list[str]:
-    """What proves what is served, then what is refused, by reason."""
+def _served(feature: Feature) -> str:
     links = ", ".join(f"[{Path(path).stem}](../{path})" for path in feature.proof)
-    parts = [f"{_flags(feature.served)}: {links}"] if feature.served else []
-    reasons = dict.fromkeys(refusal.reason for refusal in feature.refusals)
-    for reason in reasons:
-        flags = [_named(refusal) for refusal in feature.refusals if refusal.reason == reason]
-        parts.append(f"{_flags(flags)} refused: {reason}" if len(reasons) > 1 or feature.served else reason)
-    return [*parts, feature.note] if feature.note else parts
+    served = f"{_flags(feature.served)}: {links}" if feature.served else ""
+    return "; ".join(filter(None, [served, feature.note]))
+
+
+def _refused(feature: Feature) -> str:
+    """Flags by reason."""
+    by_reason: dict[str, list[str]] = {}
+    for refusal in feature.refusals:
+        by_reason.setdefault(refusal.reason, []).append(_named(refusal))
+    return "; ".join(f"{_flags(flags)}: {reason}" for reason, flags in by_reason.items())
 
 
 def _named(refusal: Refusal) -> str:
