@@ -1,0 +1,129 @@
+"""Answers of a request with a LoRA adapter are those of the model with the adapter merged into its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from tests import host
+from tests.catalogue import (
+    ALL_BANDS,
+    CHUNKS_OF_17,
+    DEEP_BANDS,
+    FASTKV,
+    NO_OVERLAP,
+    POP_WITH_ANCHORS,
+    RETRACTED,
+    SETTINGS,
+    STATE_BANDS,
+    THINNED,
+    Bands,
+)
+from tests.inprocess.parity.adapted import Adapted, AdaptedAsk
+from tests.inprocess.parity.conftest import Checkpoints
+from tests.inprocess.parity.expected import Ask, prompt, tokens
+from tests.scheduler_harness import running_scheduler
+from tests.tiny_adapters import ALL_LINEAR, ATTENTION, ENDS, TinyAdapter
+
+pytestmark = pytest.mark.skipif(host.IS_OLDEST, reason="refused there, see test_refused_settings")
+
+ADAPTERS = (
+    TinyAdapter("all"),
+    TinyAdapter("queries and values", ("q_proj", "v_proj"), rank=2, alpha=1, seed=1),
+    TinyAdapter("with embedding and head", (*ALL_LINEAR, *ENDS), rank=3, seed=2),
+    TinyAdapter("deep layers", (*ATTENTION, "down_proj"), rank=1, layers=(5, 6, 7), seed=3),
+)
+NAMES = (None, *(adapter.name for adapter in ADAPTERS))
+BANDS = [bands for bands in ALL_BANDS if bands not in DEEP_BANDS] + DEEP_BANDS[2::8]
+SOME = ("defaults", "chunks of 16", "no overlap, chunks of 17", "pages, chunks of 16", "no cache")
+
+
+@pytest.fixture(scope="session")
+def adapted(checkpoints: Checkpoints, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Bands], Adapted]:
+    @cache
+    def make(bands: Bands) -> Adapted:
+        return Adapted(checkpoints(bands), tmp_path_factory.mktemp("adapters"), ADAPTERS)
+
+    return make
+
+
+def mixed(lengths: tuple[int, ...], num_tokens: int = 5) -> list[AdaptedAsk]:
+    """The same prompts of every adapter, which are in one batch."""
+    return [(name, Ask(prompt(length, seed=length), num_tokens)) for length in lengths for name in NAMES]
+
+
+@pytest.mark.parametrize("bands", BANDS, ids=str)
+def test_cold_and_warm_answers_are_those_of_merged_weights(adapted: Callable[[Bands], Adapted], bands: Bands) -> None:
+    """Of all adapters and none in one batch; in chunks, with scores; then warm, behind what was answered."""
+    models = adapted(bands)
+    asks = mixed((2, 5, 41)) + [(name, Ask(prompt(60, seed=1), 4, scored_from=40)) for name in NAMES]
+    with running_scheduler(models.base.path, **models.settings(), **CHUNKS_OF_17) as engine:
+        cold = models.answered(engine, asks)
+        longer = [
+            (name, Ask([*ask.prompt, *answer.output_ids, *tokens(3)], 5))
+            for (name, ask), answer in zip(asks, cold, strict=True)
+        ]
+        warm = models.answered(engine, longer)
+    assert all(answer.cached_tokens for answer in warm[10:])
+
+
+@pytest.mark.parametrize("bands", STATE_BANDS[:2], ids=str)
+def test_every_adapter_changes_what_is_said(adapted: Callable[[Bands], Adapted], bands: Bands) -> None:
+    """Without this the comparisons of this file could hold by accident."""
+    models, ask = adapted(bands), Ask(prompt(41, seed=41), 12)
+    assert len({tuple(models.greedy(name, ask)) for name in NAMES}) == len(NAMES)
+
+
+@pytest.mark.parametrize("bands", [Bands(6, 1, 16), POP_WITH_ANCHORS, *STATE_BANDS], ids=str)
+@pytest.mark.parametrize("setting", [*SOME, "retracted"])
+def test_settings_change_no_answer(adapted: Callable[[Bands], Adapted], setting: str, bands: Bands) -> None:
+    models = adapted(bands)
+    asks = mixed((3, 18, 75), num_tokens=7)
+    asks += [(name, Ask(prompt(75, seed=75)[:50] + tokens(9), 6, when=3)) for name in NAMES]
+    chosen = RETRACTED if setting == "retracted" else SETTINGS[setting]
+    with running_scheduler(models.base.path, **models.settings(), **chosen) as engine:
+        models.answered(engine, asks)
+        models.answered(engine, asks[::-1])
+
+
+@pytest.mark.parametrize("bands", [Bands(), POP_WITH_ANCHORS, FASTKV], ids=str)
+def test_more_adapters_than_a_batch_holds_are_exact(adapted: Callable[[Bands], Adapted], bands: Bands) -> None:
+    """Their weights take each other's places in the pool."""
+    models = adapted(bands)
+    settings = models.settings(max_loras_per_batch=2, **CHUNKS_OF_17)
+    with running_scheduler(models.base.path, **settings) as engine:
+        for seed in range(3):
+            asks = [(NAMES[index * 3 % 5], Ask(prompt(7 + 9 * index, seed=seed), 4)) for index in range(10)]
+            models.answered(engine, asks)
+
+
+@pytest.mark.parametrize("bands", [Bands(6, 4, 3), POP_WITH_ANCHORS, FASTKV, THINNED], ids=str)
+def test_an_adapter_that_comes_under_the_name_of_another_shares_nothing_with_it(
+    checkpoints: Checkpoints, tmp_path: Path, bands: Bands
+) -> None:
+    """Loaded, unloaded and loaded again while others run: no anchor and no prefix of the one that went."""
+    models = Adapted(checkpoints(bands), tmp_path, ADAPTERS[:1])
+    asks = [(name, Ask(prompt(50, seed=5), 6)) for name in (None, "all")]
+    with running_scheduler(models.base.path, **models.settings(max_lora_rank=8)) as engine:
+        for seed in range(20, 23):
+            cold = models.answered(engine, asks)
+            warm = models.answered(engine, asks)
+            assert cold[1].cached_tokens == 0 < warm[1].cached_tokens
+            models.unload(engine, "all", when=4)
+            models.add(TinyAdapter("all", rank=4 + seed % 3, seed=seed))
+            models.load(engine, "all", when=8)
+            models.answered(engine, [(None, Ask(prompt(33, seed=seed), 20))])
+
+
+def test_adapters_of_a_chunked_prompt_and_of_its_decode_neighbours_are_kept_apart(
+    adapted: Callable[[Bands], Adapted],
+) -> None:
+    models = adapted(Bands(4, 2, 16))
+    asks: list[AdaptedAsk] = [(name, Ask(prompt(9, seed=number), 30)) for number, name in enumerate(NAMES)]
+    asks += [(name, Ask(prompt(200, seed=number), 3, when=4)) for number, name in enumerate(NAMES[::-1])]
+    for setting in (CHUNKS_OF_17, CHUNKS_OF_17 | NO_OVERLAP):
+        with running_scheduler(models.base.path, **models.settings(), **setting) as engine:
+            models.answered(engine, asks)
