@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from sglang.srt.configs.model_config import AttentionArch
 from sglang.srt.plugins.hook_registry import HookType
 
 from sglang_speed.errors import ConfigError
@@ -44,6 +45,10 @@ def _is_asked(args: Any) -> bool:
 def _has_layers_of_transformers(args: Any) -> bool:
     architecture = ARCHITECTURES.get(args.get_model_config().hf_config.model_type)
     return _is_asked(args) and architecture is not None and architecture.is_of_transformers
+
+
+def _has_latent_attention(args: Any) -> bool:
+    return _is_asked(args) and args.get_model_config().attention_arch == AttentionArch.MLA
 
 
 def _uses_another_backend(args: Any) -> bool:
@@ -152,6 +157,12 @@ FEATURE = Feature(
             "--enable-lora with an architecture that SGLang takes from transformers",
             _has_layers_of_transformers,
             "SGLang's LoRA layers do not fit those of transformers",
+            versions=(NEWEST,),
+        ),
+        Refusal(
+            "--enable-lora with latent attention (DeepSeek)",
+            _has_latent_attention,
+            "adapters of its projections are not proven",
             versions=(NEWEST,),
         ),
     ),
