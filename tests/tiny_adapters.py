@@ -22,6 +22,9 @@ ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 ALL_LINEAR = (*ATTENTION, "gate_proj", "up_proj", "down_proj")
 ENDS = ("embed_tokens", "lm_head")
 
+Deltas = Sequence[tuple[str, Tensor, Tensor]]
+"""Names of adapted modules, with the two factors of each."""
+
 
 @dataclass(frozen=True)
 class TinyAdapter:
@@ -66,17 +69,17 @@ class TinyAdapter:
         (directory / "adapter_config.json").write_text(json.dumps(settings), encoding="utf-8")
         return directory
 
-    def merged(self, model: PreTrainedModel) -> PreTrainedModel:
-        """A copy of a model in float32 whose weights have the adapter in them."""
+    def merged(self, model: PreTrainedModel, deltas: Deltas | None = None) -> PreTrainedModel:
+        """A copy of a model in float32 whose weights have the adapter in them. deltas: as drawn for another model."""
         merged = copy.deepcopy(model)
         modules = dict(merged.named_modules())
         with torch.no_grad():
-            for name, down, up in self.deltas(model):
+            for name, down, up in deltas or self.deltas(model):
                 delta = up @ down * (self.alpha / self.rank)
                 modules[name].weight += delta.T if "embed_tokens" in name else delta
         return merged
 
-    def deltas(self, model: PreTrainedModel) -> Sequence[tuple[str, Tensor, Tensor]]:
+    def deltas(self, model: PreTrainedModel) -> Deltas:
         """Names of modules, with the two factors of each: [rank, num_inputs] and [num_outputs, rank]."""
         generator = torch.Generator().manual_seed(self.seed)
         found = []

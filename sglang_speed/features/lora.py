@@ -16,7 +16,7 @@ from sglang_speed.features.base import Feature, Refusal, on
 from sglang_speed.host.hook import Hook
 from sglang_speed.host.versions import NEWEST, OLDEST
 from sglang_speed.models.architectures import ARCHITECTURES
-from sglang_speed.served import speed_of
+from sglang_speed.served import served, speed_of
 
 LORA_BACKENDS = ("csgmv", "triton", "torch_native")
 NOT_APPLIED = (
@@ -43,8 +43,7 @@ def _is_asked(args: Any) -> bool:
 
 
 def _has_layers_of_transformers(args: Any) -> bool:
-    architecture = ARCHITECTURES.get(args.get_model_config().hf_config.model_type)
-    return _is_asked(args) and architecture is not None and architecture.is_of_transformers
+    return _is_asked(args) and ARCHITECTURES[args.get_model_config().hf_config.model_type].is_of_transformers
 
 
 def _has_latent_attention(args: Any) -> bool:
@@ -98,6 +97,16 @@ def require_first_placed(_: Any, manager: Any) -> None:
             raise ConfigError(str(error)) from error
 
 
+def clear_ends(pool: Any, uid: str | None, buffer_id: int, lora_adapter: Any, *args: Any, **kwargs: Any) -> None:
+    """Hook before LoRAMemoryPool.load_lora_weight_to_buffer: an adapter of the embedding or of the head alone does not
+    get what the one before it in this place had of the other."""
+    if served() is None or lora_adapter is None:
+        return
+    for buffers in (pool.embedding_A_buffer, pool.embedding_B_buffer, pool.lm_head_A_buffer, pool.lm_head_B_buffer):
+        for buffer in buffers.values():
+            buffer[buffer_id].zero_()
+
+
 def _require_placed(manager: Any, adapter: Any, name: str) -> None:
     if not _is_speed(manager):
         return
@@ -140,6 +149,13 @@ def _load_hook(name: str, *parameters: str) -> Hook:
     )
 
 
+def _of_models(models: str, is_set: Callable[[Any], bool], reason: str) -> Refusal:
+    """Models that are served without adapters only."""
+    flag = f"--enable-lora with {models}"
+    message = f"{flag} is not supported ({reason}); merge the adapter into the weights and leave the flag out"
+    return Refusal(flag, is_set, reason, message=lambda _: message, versions=(NEWEST,))
+
+
 FEATURE = Feature(
     name="LoRA",
     served=(
@@ -148,23 +164,18 @@ FEATURE = Feature(
         f"--lora-backend {', '.join(LORA_BACKENDS)}",
         "/load_lora_adapter, /unload_lora_adapter",
     ),
-    proof=("tests/inprocess/parity/test_lora.py",),
+    proof=("tests/inprocess/parity/test_lora.py", "tests/server/e2e/test_lora_over_http.py"),
+    note="[what is served of an adapter](lora.md)",
     refusals=(
         Refusal("--enable-lora", on("enable_lora"), f"not proven with SGLang {OLDEST}", versions=(OLDEST,)),
         Refusal("--lora-paths", on("lora_paths"), f"not proven with SGLang {OLDEST}", versions=(OLDEST,)),
         Refusal("--lora-backend", _uses_another_backend, f"{', '.join(LORA_BACKENDS)} are proven", versions=(NEWEST,)),
-        Refusal(
-            "--enable-lora with an architecture that SGLang takes from transformers",
+        _of_models(
+            "an architecture that SGLang takes from transformers",
             _has_layers_of_transformers,
             "SGLang's LoRA layers do not fit those of transformers",
-            versions=(NEWEST,),
         ),
-        Refusal(
-            "--enable-lora with latent attention (DeepSeek)",
-            _has_latent_attention,
-            "adapters of its projections are not proven",
-            versions=(NEWEST,),
-        ),
+        _of_models("latent attention (DeepSeek)", _has_latent_attention, "adapters of its projections are not proven"),
     ),
     hooks=(
         Hook(
@@ -182,6 +193,24 @@ FEATURE = Feature(
             function=require_first_placed,
             reason=_IN_PART,
             remove_when="SGLang refuses an adapter of which it would leave out weights when it loads it",
+        ),
+        Hook(
+            target="sglang.srt.lora.mem_pool.LoRAMemoryPool.load_lora_weight_to_buffer",
+            parameters={
+                NEWEST: (
+                    "self",
+                    "uid",
+                    "buffer_id",
+                    "lora_adapter",
+                    "lora_modules",
+                    "lora_embed_tokens_module",
+                    "lora_lm_head_module",
+                )
+            },
+            kind=HookType.BEFORE,
+            function=clear_ends,
+            reason="SGLang clears a place of embedding and head only for an adapter that has neither",
+            remove_when="SGLang clears what an adapter has no weights of",
         ),
         _load_hook("load_lora_weights"),
         _load_hook("load_lora_weights_from_tensors", "tensors"),

@@ -35,6 +35,7 @@ FILLED_IN_LORA_BACKEND = "csgmv"
 NEED_AN_ACCELERATOR = {
     "enable_deterministic_inference": "SGLang knows batch-invariant attention kernels for accelerators only",
     "rl_on_policy_target": "it turns on --enable-deterministic-inference, which has no attention kernels for a CPU",
+    "enable_lora_overlap_loading": "it copies weights beside a CUDA stream",
     "enable_memory_saver": "its library is loaded into each scheduler process and needs the CUDA driver",
 }
 """Settings with which SGLang ends at start-up without saying so, and why."""

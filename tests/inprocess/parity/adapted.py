@@ -14,7 +14,7 @@ from sglang.srt.managers.io_struct import LoadLoRAAdapterReqInput, UnloadLoRAAda
 
 from tests.inprocess.parity.expected import Ask, Expected, submit
 from tests.scheduler_harness import Answer, SchedulerHarness, When
-from tests.tiny_adapters import TinyAdapter
+from tests.tiny_adapters import Deltas, TinyAdapter
 
 AdaptedAsk = tuple[str | None, Ask]
 """The name of an adapter, None for the model without any, and a request."""
@@ -27,6 +27,7 @@ class Adapted:
         self.base = expected
         self._directory = directory
         self._references: dict[str | None, Expected] = {None: expected}
+        self._adapters: dict[str, TinyAdapter] = {}
         self.refs: dict[str, LoRARef] = {}
         for adapter in adapters:
             self.add(adapter)
@@ -34,11 +35,20 @@ class Adapted:
     def add(self, adapter: TinyAdapter) -> LoRARef:
         """Write an adapter; from now on its name stands for it."""
         path = adapter.write(self._directory / uuid4().hex, self.base.model)
+        self._adapters[adapter.name] = adapter
         self._references[adapter.name] = self._merged(adapter)
         self.refs[adapter.name] = LoRARef(
             lora_id=uuid4().hex, lora_name=adapter.name, lora_path=str(path), pinned=False
         )
         return self.refs[adapter.name]
+
+    def move_to(self, other: Expected) -> None:
+        """The same adapters are served beside the weights of another checkpoint from now on."""
+        added = {name: adapter.deltas(self.base.model) for name, adapter in self._adapters.items()}
+        self.base = other
+        self._references = {None: other}
+        for name, adapter in self._adapters.items():
+            self._references[name] = self._merged(adapter, added[name])
 
     def settings(self, **more: Any) -> Mapping[str, Any]:
         """Of a scheduler that starts with all adapters, as SGLang resolves them."""
@@ -79,7 +89,7 @@ class Adapted:
     def greedy(self, name: str | None, ask: Ask) -> list[int]:
         return self._references[name].greedy(ask.prompt, ask.max_new_tokens)
 
-    def _merged(self, adapter: TinyAdapter) -> Expected:
+    def _merged(self, adapter: TinyAdapter, deltas: Deltas | None = None) -> Expected:
         merged = copy.copy(self.base)
-        merged.model, merged._steps, merged._scores = adapter.merged(self.base.model), {}, {}
+        merged.model, merged._steps, merged._scores = adapter.merged(self.base.model, deltas), {}, {}
         return merged

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import cache
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
 
 import pytest
+from safetensors.torch import load_file
+from sglang.srt.lora import lora_overlap_loader
+from sglang.srt.lora.lora_registry import LoRARef
+
+from sglang_speed.errors import ConfigError
+from sglang_speed.platforms.cpu import NEED_AN_ACCELERATOR
 
 from tests import host
 from tests.catalogue import (
@@ -32,7 +43,7 @@ from tests.catalogue import (
 from tests.inprocess.parity.adapted import Adapted, AdaptedAsk
 from tests.inprocess.parity.conftest import Checkpoints
 from tests.inprocess.parity.csgmv_standin import csgmv_standin
-from tests.inprocess.parity.expected import Ask, prompt, tokens
+from tests.inprocess.parity.expected import Ask, Expected, prompt, tokens
 from tests.inprocess.parity.flashinfer_standin import flashinfer_standin
 from tests.inprocess.parity.recorded_graph import record_decode_graphs
 from tests.scheduler_harness import running_scheduler
@@ -186,3 +197,99 @@ def test_the_backend_of_gpus_is_exact(adapted: Callable[[Bands], Adapted], bands
         models.answered(engine, asks)
         models.answered(engine, asks[::-1])
         assert graphs is None or graphs.num_replays > 5
+
+
+def test_adapters_of_the_embedding_or_the_head_alone_leave_nothing_behind(
+    checkpoints: Checkpoints, tmp_path: Path
+) -> None:
+    """They take each other's only place."""
+    adapters = [TinyAdapter(name, (name,), seed=number) for number, name in enumerate(ENDS)]
+    models, ask = Adapted(checkpoints(Bands()), tmp_path, adapters), Ask(prompt(20), 6)
+    with running_scheduler(models.base.path, **models.settings(max_loras_per_batch=1)) as engine:
+        for name in ("embed_tokens", "lm_head", "embed_tokens", None, "lm_head"):
+            models.answered(engine, [(name, ask)])
+
+
+class LaterEvent:
+    """A copy that has not ended when it is asked for the first time."""
+
+    def __init__(self) -> None:
+        self.num_asked = 0
+
+    def record(self, stream: Any) -> None: ...
+
+    def synchronize(self) -> None: ...
+
+    def query(self) -> bool:
+        self.num_asked += 1
+        return self.num_asked > 2
+
+
+@pytest.mark.parametrize("bands", [Bands(), POP_WITH_ANCHORS, FASTKV], ids=str)
+def test_adapters_that_are_copied_while_others_run_are_exact(adapted: Callable[[Bands], Adapted], bands: Bands) -> None:
+    """Their requests wait for the copy, which here is a stand-in for one on a stream of its own."""
+    models, events = adapted(bands), list[LaterEvent]()
+    stream = SimpleNamespace(wait_event=events.append)
+    device = SimpleNamespace(
+        Stream=lambda: stream, stream=lambda _: nullcontext(), current_stream=lambda: stream, Event=LaterEvent
+    )
+    torch_of_device = SimpleNamespace(get_device_module=lambda _: device)
+    settings = models.settings(enable_lora_overlap_loading=True, max_loras_per_batch=3, max_loaded_loras=6)
+    with (
+        mock.patch.object(lora_overlap_loader, "torch", torch_of_device),
+        mock.patch.dict(NEED_AN_ACCELERATOR, clear=True),
+        running_scheduler(models.base.path, **settings, **CHUNKS_OF_17) as engine,
+    ):
+        models.answered(engine, mixed((3, 41)))
+        models.answered(engine, mixed((41, 60)))
+    assert len(events) >= len(ADAPTERS)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "config", "reason"),
+    [
+        (TinyAdapter("keys", ("k_proj",)), {}, "k_proj.lora_A.weight, one of 16 weights"),
+        (TinyAdapter("up", ("up_proj",)), {}, "up_proj.lora_A.weight, one of 16 weights"),
+        (TinyAdapter("another scale"), {"use_rslora": True}, "use_rslora=True in adapter_config.json"),
+        (TinyAdapter("other ranks"), {"rank_pattern": {"q_proj": 2}}, "rank_pattern="),
+    ],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_an_adapter_of_which_a_part_would_be_left_out_is_refused(
+    checkpoints: Checkpoints, tmp_path: Path, adapter: TinyAdapter, config: dict[str, Any], reason: str
+) -> None:
+    """When it is loaded, and the server goes on; named on the command line, the server does not start."""
+    models, ask = Adapted(checkpoints(Bands()), tmp_path, ADAPTERS[:1]), Ask(prompt(20), 4)
+    path = adapter.write(tmp_path / "refused", models.base.model, **config)
+    ref = LoRARef(lora_id="f" * 32, lora_name="refused", lora_path=str(path), pinned=False)
+    with running_scheduler(models.base.path, **models.settings()) as engine:
+        manager = engine.scheduler.tp_worker.model_runner.lora_manager
+        for _ in range(2):
+            result = manager.load_lora_adapter(ref)
+            assert not result.success
+            assert reason in result.error_message
+            models.answered(engine, [("all", ask), (None, ask)])
+    named = models.settings(lora_paths=[ref], lora_target_modules={"qkv_proj", "gate_up_proj", "o_proj", "down_proj"})
+    with pytest.raises((ConfigError, RuntimeError), match=re.escape(reason)):
+        running_scheduler(models.base.path, **named, max_lora_rank=4).__enter__()
+
+
+@pytest.mark.parametrize("by_tensors", [False, True], ids=["reloaded", "sent"])
+def test_new_weights_reach_what_adapters_are_added_to(
+    checkpoints: Checkpoints, tmp_path: Path, by_tensors: bool
+) -> None:
+    """In every band, and in what is filled in."""
+    models = Adapted(checkpoints(POP_WITH_ANCHORS), tmp_path / "old", ADAPTERS[:1])
+    other = Expected(tmp_path / "other", POP_WITH_ANCHORS, seed=1)
+    tensors = list(load_file(other.path / "model.safetensors").items())
+    asks = [(name, Ask(prompt(40), 6)) for name in (None, "all")]
+    with running_scheduler(models.base.path, **models.settings()) as engine:
+        updater = engine.scheduler.tp_worker.model_runner.weight_updater
+        models.answered(engine, asks)
+        if by_tensors:
+            assert updater.update_weights_from_tensor(tensors)[0]
+        else:
+            assert updater.update_weights_from_disk(str(other.path), "auto")[0]
+        assert engine.scheduler.flush_cache()
+        models.move_to(other)
+        models.answered(engine, asks)
