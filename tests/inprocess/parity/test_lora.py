@@ -19,7 +19,6 @@ from sglang.srt.lora.lora_registry import LoRARef
 
 from sglang_speed.errors import ConfigError
 from sglang_speed.platforms.cpu import NEED_AN_ACCELERATOR
-
 from tests import host
 from tests.catalogue import (
     CHUNKS_OF_17,
