@@ -18,7 +18,7 @@ from sglang_speed.host.versions import NEWEST, OLDEST
 from sglang_speed.models.architectures import ARCHITECTURES
 from sglang_speed.served import served, speed_of
 
-LORA_BACKENDS = ("csgmv", "triton", "torch_native")
+LORA_BACKENDS = ("csgmv", "torch_native")
 NOT_APPLIED = (
     "use_rslora",
     "rank_pattern",
