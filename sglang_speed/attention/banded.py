@@ -7,7 +7,8 @@ picks the band. It owns no KV.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +18,7 @@ from sglang.srt.mem_cache.memory_pool import KVWriteLoc
 from sglang.srt.model_executor.forward_batch_info import ForwardBatch
 from torch import Tensor
 
+from sglang_speed.attention.adapters import Adapters
 from sglang_speed.attention.deep_batch import DecodeBuffers, DeepBatch, build_deep_batches, request_rows
 from sglang_speed.attention.filling import FillingBackend
 from sglang_speed.attention.from_states import DeepRows
@@ -88,9 +90,17 @@ class DeepAttention:
             HOST.bind_batch(self.translator, batch.forward_batch, in_graph=False)
             self.backend.init_forward_metadata(batch.forward_batch)
 
-    def backend_for(self, batch: DeepBatch) -> Any:
-        """What layers attend through in a batch that is planned."""
-        return WritesFirst(self.backend, self.band.allocator.get_kvcache()) if batch.sees_itself else self.backend
+    @contextmanager
+    def running(self, batch: DeepBatch) -> Iterator[None]:
+        """Until the block ends, layers attend through the band's backend, over a batch that is planned, and have the
+        adapters of its rows."""
+        assert batch.forward_batch is not None, "a batch without rows is not run"
+        backend = self.backend
+        if batch.sees_itself:
+            backend = WritesFirst(self.backend, self.band.allocator.get_kvcache())
+        adapted = nullcontext() if batch.adapters is None else batch.adapters.in_place()
+        with HOST.attention_context(backend, batch.forward_batch), adapted:
+            yield
 
 
 class BandedAttnBackend(AttentionBackend):
@@ -101,9 +111,14 @@ class BandedAttnBackend(AttentionBackend):
     """
 
     def __init__(
-        self, shallow: AttentionBackend, deep: Sequence[DeepAttention], from_states: FromStates | None = None
+        self,
+        shallow: AttentionBackend,
+        deep: Sequence[DeepAttention],
+        from_states: FromStates | None = None,
+        adapters: Adapters | None = None,
     ) -> None:
-        """deep: of all bands but the shallow one, in the order of `BandedReqToTokenPool.deep_bands`."""
+        """deep: of all bands but the shallow one, in the order of `BandedReqToTokenPool.deep_bands`. adapters: None
+        where none are served."""
         super().__init__()
         self.shallow = shallow
         *most, last = deep
@@ -112,6 +127,7 @@ class BandedAttnBackend(AttentionBackend):
         self.thinned = last if is_thinned else None
         self.filling = FillingBackend(deep[0].band) if deep[0].band.first_filled is not None else None
         self.from_states = from_states
+        self._adapters = adapters
         self._planned: tuple[ForwardBatch, Sequence[DeepBatch] | DeepRows] | None = None
         self.forward_metadata = None
         self.token_to_kv_pool = shallow.token_to_kv_pool
@@ -147,16 +163,21 @@ class BandedAttnBackend(AttentionBackend):
         if self.from_states is not None and forward_batch.forward_mode.is_extend():
             self._planned = (forward_batch, self._plan_rows(forward_batch, bands, self.from_states.max_rows))
             return
-        batches = build_deep_batches(forward_batch, bands)
+        batches = self._with_adapters(build_deep_batches(forward_batch, bands))
         for each, batch in zip(self.deep, batches, strict=True):
             each.plan(batch)
         self._planned = (forward_batch, batches)
+
+    def _with_adapters(self, batches: list[DeepBatch]) -> list[DeepBatch]:
+        return batches if self._adapters is None else self._adapters.planned(batches)
 
     def _plan_rows(self, forward_batch: ForwardBatch, bands: Sequence[DeepBand], max_rows: int) -> DeepRows:
         """What deep bands compute from states, planned as far as it is before the forward: several pieces of a band are
         planned one after the other, when they run."""
         rows = DeepRows(forward_batch, bands, max_rows, None if self.thinned is None else self.thinned.band)
+        rows.batches = [self._with_adapters(pieces) for pieces in rows.batches]
         if self.thinned is not None and rows.behind is not None:
+            (rows.behind,) = self._with_adapters([rows.behind])
             self.thinned.plan(rows.behind)
         for each, pieces in zip(self.deep, rows.batches, strict=True):
             if len(pieces) == 1:

@@ -16,6 +16,7 @@ import torch
 from sglang.srt.model_executor.forward_batch_info import ForwardBatch
 from torch import Tensor
 
+from sglang_speed.attention.adapters import RowAdapters
 from sglang_speed.host.adapter import HOST
 from sglang_speed.kv_pool.deep_band import DeepBand
 
@@ -32,12 +33,14 @@ class DeepBatch:
     rows_below: the same among the lines that the band below has.
     sees_itself: whether rows of a request are several sequences of the batch, with a filled gap between them, which no
         attention backend has within a sequence of new rows; so what one of them puts into the pool another one sees.
+    adapters: those of its rows, where adapters are served and the rows are not those of the whole batch.
     """
 
     forward_batch: ForwardBatch | None
     rows: Tensor | None = None
     rows_below: Tensor | None = None
     sees_itself: bool = False
+    adapters: RowAdapters | None = None
 
 
 @dataclass(frozen=True)
@@ -186,9 +189,12 @@ def _extend_view(forward_batch: ForwardBatch, deep: DeepBand, extents: Sequence[
     prefix_lens, lengths = [e.prefix_len for e in extents], [e.length for e in extents]
     seq_lens_cpu = torch.tensor([p + n for p, n in zip(prefix_lens, lengths, strict=True)], dtype=torch.int64)
     slots = [deep.table[e.row, e.prefix_len : e.prefix_len + e.length] for e in extents]
+    lora_ids = forward_batch.lora_ids or [None] * forward_batch.batch_size
+    adapters = dict(zip(request_rows(forward_batch), lora_ids, strict=True))
     view = _with(
         forward_batch,
         batch_size=len(extents),
+        lora_ids=[adapters.get(e.row) for e in extents],
         req_pool_indices=_to_device([e.row for e in extents], device),
         seq_lens=seq_lens_cpu.to(device, non_blocking=True),
         seq_lens_cpu=seq_lens_cpu,

@@ -126,9 +126,8 @@ class BandedForward:
     def _run_behind(self, attention: DeepAttention, batch: DeepBatch, **given: Any) -> Tensor:
         """Hidden states of rows that stand behind thinned contexts, all of a batch."""
         assert self.behind is not None, "no context is thinned"
-        assert batch.forward_batch is not None, "a batch without rows is not run"
         given |= {"forward_batch": batch.forward_batch}
-        with HOST.attention_context(attention.backend, batch.forward_batch):
+        with attention.running(batch):
             return self.behind.run(**given).hidden
 
     def _add_behind(self, out: Tensor, rows: DeepRows, attention: DeepAttention, given: dict[str, Any]) -> None:
@@ -162,7 +161,7 @@ class BandedForward:
 def _run_band(view: View, attention: DeepAttention, batch: DeepBatch, stream: Stream, positions: Tensor) -> Stream:
     """What a band gives for its rows."""
     assert batch.forward_batch is not None, "a band without rows is not run"
-    with HOST.attention_context(attention.backend_for(batch), batch.forward_batch):
+    with attention.running(batch):
         return view.go_on(stream, positions, batch.forward_batch)
 
 

@@ -7,7 +7,9 @@ projection. So what differs between architectures is the stock layer's own code 
 from __future__ import annotations
 
 import copy
+from collections import ChainMap
 from contextlib import suppress
+from functools import partial
 from typing import Any, NoReturn
 
 from sglang.srt.layers.linear import QKVParallelLinear
@@ -76,38 +78,48 @@ class _AllFilled(nn.Module):
 
 def keys_and_values_of(module: Any) -> Any:
     """A layer whose projection leaves out the queries, over the same parameters."""
-    changed = {}
+    changed: dict[str, Any] = {}
     for name, child in module.named_children():
-        found = _KeysAndValues(child) if type(child) is QKVParallelLinear else keys_and_values_of(child)
+        is_projection = type(child) is QKVParallelLinear
+        found = _KeysAndValues(module, name, child) if is_projection else keys_and_values_of(child)
         if found is not child:
             changed[name] = found
     if not changed:
         return module
     view = copy.copy(module)
-    vars(view)["_modules"] = {**module._modules, **changed}
+    vars(view)["_modules"] = ChainMap(changed, module._modules)
     return view
 
 
 class _KeysAndValues(nn.Module):
     """The projection of a layer's input to keys and values; where the queries would be is anything.
 
-    Only for weights that are plain matrices: others are multiplied as a whole.
+    Only for weights that are plain matrices: others are multiplied as a whole. Where LoRA has put a layer of its own in
+    the projection's place, what the adapters add is added here too.
     """
 
-    def __init__(self, projection: QKVParallelLinear) -> None:
+    def __init__(self, owner: nn.Module, name: str, projection: QKVParallelLinear) -> None:
+        """name: of the projection, as the owner has it."""
         super().__init__()
-        self._projection = [projection]
+        self._owner, self._name = [owner], name
         self._num_query = projection.q_proj_shard_size
         self._size = projection.q_proj_shard_size + projection.kv_proj_shard_size + projection.v_proj_shard_size
 
     def forward(self, hidden: Tensor) -> Any:
-        projection = self._projection[0]
-        weight, bias = projection.weight, projection.bias
-        is_plain = isinstance(projection.quant_method, UnquantizedLinearMethod) and len(weight) == self._size
-        if not is_plain or getattr(projection, "use_intel_amx_backend", False):
+        projection: Any = self._owner[0]._modules[self._name]
+        plain = getattr(projection, "base_layer", projection)
+        is_plain = isinstance(plain.quant_method, UnquantizedLinearMethod) and len(plain.weight) == self._size
+        if not is_plain or getattr(plain, "use_intel_amx_backend", False):
             return projection(hidden)
+        multiply = partial(self._multiply, plain.weight, plain.bias, hidden)
+        if projection is plain or not projection.lora_active:
+            return multiply(), None
+        weights = projection.lora_a, projection.lora_b, projection.output_offset, projection.lora_offsets
+        return projection.lora_backend.forward_with_base(projection, hidden, multiply, *weights), None
+
+    def _multiply(self, weight: Tensor, bias: Tensor | None, hidden: Tensor) -> Tensor:
         output = hidden.new_empty(*hidden.shape[:-1], self._size)
         output[..., self._num_query :] = linear(
             hidden, weight[self._num_query :], None if bias is None else bias[self._num_query :]
         )
-        return output, None
+        return output

@@ -135,7 +135,7 @@ def _on_rows(
         kwargs = {name: _of_rows(name, value, batch.rows) for name, value in kwargs.items()}
     assert batch.forward_batch is not None, "a band without rows is not run"
     kwargs["forward_batch"] = batch.forward_batch
-    with HOST.attention_context(attention.backend_for(batch), batch.forward_batch):
+    with attention.running(batch):
         return layer(hidden, *args, **kwargs)
 
 

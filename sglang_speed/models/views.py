@@ -6,6 +6,7 @@ A view runs the stock decoder's own code: its loop over the layers, and how it h
 from __future__ import annotations
 
 import copy
+from collections import ChainMap
 from typing import Any
 
 import torch
@@ -98,12 +99,13 @@ class End(nn.Module):
 
 
 def copy_with(decoder: Any, modules: dict[str, nn.Module], band: DepthBand) -> Any:
-    """A module with other children, over the same parameters; it is registered nowhere.
+    """A module with other children, over the same parameters; it is registered nowhere. Its other children are the
+    decoder's whatever they become: LoRA puts layers of its own in their places.
 
     Where the decoder knows where its layers start, as for pipelines, one layer in place of those below is enough.
     """
     view = copy.copy(decoder)
-    vars(view)["_modules"] = {**decoder._modules, **modules}
+    vars(view)["_modules"] = ChainMap(modules, decoder._modules)
     for name, layer in (("start_layer", max(0, band.first_layer - 1)), ("end_layer", band.end_layer)):
         for own in (name, f"_{name}"):
             if own in vars(view):

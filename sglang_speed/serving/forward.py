@@ -9,6 +9,7 @@ from sglang.srt.distributed.parallel_state import get_tensor_model_parallel_rank
 from sglang.srt.layers.attention.base_attn_backend import AttentionBackend
 from sglang.srt.model_executor.forward_batch_info import ForwardBatch
 
+from sglang_speed.attention.adapters import Adapters
 from sglang_speed.attention.banded import BandedAttnBackend, DeepAttention, DeepRunnerView, FromStates
 from sglang_speed.attention.deep_batch import REQUEST_ROWS
 from sglang_speed.host.adapter import HOST
@@ -40,7 +41,8 @@ def build_per_band(original: Callable[..., AttentionBackend], *, model_runner: A
         DeepAttention(view.band, view.layers, original(model_runner=view, **kwargs), view.kv_index_translator)
         for view in views
     ]
-    return BandedAttnBackend(shallow, deep, _from_states(model_runner))
+    manager = getattr(model_runner, "lora_manager", None)  # SGLang 0.5.17 has none where adapters are not served
+    return BandedAttnBackend(shallow, deep, _from_states(model_runner), None if manager is None else Adapters(manager))
 
 
 def _from_states(model_runner: Any) -> FromStates | None:

@@ -29,9 +29,13 @@ ATTENTION_BACKEND = "torch_native"
 """Name under which our backend stands in: by it SGLang knows that Triton kernels cannot run."""
 FILLED_IN_BACKENDS = (None, "intel_amx")
 """What SGLang leaves or puts in place of a backend that the user did not name."""
+LORA_BACKEND = "torch_native"
+FILLED_IN_LORA_BACKEND = "csgmv"
+"""SGLang's default, whose kernels need an accelerator."""
 NEED_AN_ACCELERATOR = {
     "enable_deterministic_inference": "SGLang knows batch-invariant attention kernels for accelerators only",
     "rl_on_policy_target": "it turns on --enable-deterministic-inference, which has no attention kernels for a CPU",
+    "enable_lora_overlap_loading": "it copies weights beside a CUDA stream",
     "enable_memory_saver": "its library is loaded into each scheduler process and needs the CUDA driver",
 }
 """Settings with which SGLang ends at start-up without saying so, and why."""
@@ -82,6 +86,10 @@ class CpuPlatform(CpuDeviceMixin, SRTPlatform):
         from sglang.srt.models.deepseek_common.attention_backend_handler import AttentionBackendRegistry
 
         register_attention_backend(ATTENTION_BACKEND)(_build_attention_backend)
+        if installed_version() != OLDEST:
+            from sglang.srt.lora.backend.lora_registry import register_lora_backend
+
+            register_lora_backend(LORA_BACKEND)(_lora_backend)
         AttentionBackendRegistry.register(ATTENTION_BACKEND, _attend_to_latents)
 
     def get_default_attention_backend(self) -> str:
@@ -120,6 +128,7 @@ class CpuPlatform(CpuDeviceMixin, SRTPlatform):
         """
         _refuse_what_needs_an_accelerator(server_args)
         _choose_attention_backend(server_args)
+        _choose_lora_backend(server_args)
         server_args.sleep_on_idle = True
         server_args.disable_custom_all_reduce = True
         server_args.disable_hybrid_swa_memory = True  # the attention reads one pool
@@ -168,6 +177,22 @@ def _choose_attention_backend(server_args: ServerArgs) -> None:
                 f"--{name.replace('_', '-')} {chosen} needs an accelerator, and none was found: on a CPU the attention "
                 f"backend is {ATTENTION_BACKEND}; leave the flag out"
             )
+
+
+def _choose_lora_backend(server_args: ServerArgs) -> None:
+    if server_args.lora_backend == FILLED_IN_LORA_BACKEND:
+        server_args.lora_backend = LORA_BACKEND
+    if server_args.lora_backend != LORA_BACKEND:
+        raise ConfigError(
+            f"--lora-backend {server_args.lora_backend} needs an accelerator, and none was found: on a CPU the LoRA "
+            f"backend is {LORA_BACKEND}; leave the flag out"
+        )
+
+
+def _lora_backend() -> type:
+    from sglang_speed.platforms.cpu.lora import CpuLoRABackend
+
+    return CpuLoRABackend
 
 
 def _attend_to_latents(*_: Any) -> Any:

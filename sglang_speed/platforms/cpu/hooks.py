@@ -15,6 +15,7 @@ from sglang_speed.host.adapter import HOST
 from sglang_speed.host.hook import Hook, ResolutionHook
 from sglang_speed.host.versions import NEWEST, OLDEST
 from sglang_speed.platforms.cpu import ATTENTION_BACKEND, MEM_FRACTION_STATIC
+from sglang_speed.platforms.cpu.lora import start_in_ordinary_memory
 
 if TYPE_CHECKING:
     from sglang.srt.mem_cache.kv_cache_configurator import KVCacheConfigurator
@@ -145,6 +146,14 @@ HOOKS: tuple[Hook, ...] = (
         function=apply_vocab_mask,
         reason="raises for logits on a CPU; the reasoning grammar calls it",
         remove_when="SGLang calls xgrammar's CPU kernel for logits on a CPU",
+    ),
+    Hook(
+        target="sglang.srt.lora.lora_manager.LoRAManager.init_state",
+        parameters={NEWEST: ("self", "max_lora_rank", "target_modules", "lora_paths")},
+        kind=HookType.AROUND,
+        function=start_in_ordinary_memory,
+        reason="the layers of LoRA keep their sizes in pinned memory, which needs a CUDA driver",
+        remove_when="SGLang asks whether memory can be pinned, as its pool of adapters does",
     ),
     Hook(
         target="sglang.srt.mem_cache.kv_cache_configurator.KVCacheConfigurator._profile_available_bytes",

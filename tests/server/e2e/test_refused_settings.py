@@ -32,6 +32,7 @@ from tests.tiny_models import make_tiny_model  # noqa: E402
 VALUES: dict[str, Any] = {
     "--speculative-algorithm": "NGRAM",
     "--lora-paths": {"adapter": "path"},
+    "--lora-backend": "triton_v2",
     "--disaggregation-mode": "prefill",
     "--decoupled-spec-role": "verifier",
     "--page-size": 2**20,
@@ -61,12 +62,14 @@ VALUES: dict[str, Any] = {
     "--startup-weight-load-mode": "other",
 }
 """What sets a refused flag; the others are switches."""
-BESIDE = {"--enable-strict-thinking": {"grammar_backend": "llguidance"}}
+BESIDE = {
+    "--enable-strict-thinking": {"grammar_backend": "llguidance"},
+    "--lora-backend": {"enable_lora": True},
+}
 """Where a flag is refused beside another only."""
 
 COMMAND_LINES: dict[str, str] = {
     "--speculative-algorithm": "--speculative-algorithm NGRAM",
-    "--enable-lora": "--enable-lora --max-lora-rank 8 --lora-target-modules q_proj",
     "--disaggregation-mode": "--disaggregation-mode decode",
     "--pp-size": "--pp-size 2",
     "--attn-cp-size": "--attn-cp-size 2 --tp-size 2",
@@ -87,7 +90,10 @@ COMMAND_LINES: dict[str, str] = {
     "--load-format": "--load-format gguf",
 }
 """Command lines that SGLang itself has nothing against, by what the refusal names."""
-if not IS_OLDEST:  # SGLang replaces one by the other
+LORA = "--enable-lora --max-lora-rank 8 --lora-target-modules q_proj"
+if IS_OLDEST:
+    COMMAND_LINES["--enable-lora"] = LORA
+else:  # SGLang replaces one by the other
     COMMAND_LINES["--attn-dp-size"] = COMMAND_LINES.pop("--enable-dp-attention")
 
 USUAL = [
@@ -159,6 +165,20 @@ def test_a_speed_model_with_ordinary_settings_is_not_refused(tiny_speed: Path) -
 def test_a_refused_command_line_names_its_flag(tiny_speed: Path, flag: str) -> None:
     with pytest.raises(ConfigError, match=f"sglang_speed: {flag}.* is not supported with a SPEED model"):
         check(tiny_speed, COMMAND_LINES[flag])
+
+
+@pytest.mark.skipif(IS_OLDEST, reason="refused for every model there")
+def test_adapters_are_refused_for_models_that_they_are_not_proven_with(tiny_speed: Path, tmp_path: Path) -> None:
+    assert HOST.resolved(check(tiny_speed, LORA)).lora_backend == "torch_native", "what runs without an accelerator"
+    with pytest.raises(ConfigError, match="--lora-backend triton needs an accelerator"):
+        check(tiny_speed, f"{LORA} --lora-backend triton")
+    for model, reason in (("deepseek_v3", "latent attention"), ("smollm3", "takes from transformers")):
+        path = make_tiny_model(tmp_path / model, **MODELS[model], speed={"prefill_layers": 6})
+        with pytest.raises(ConfigError, match=f"--enable-lora with .*{reason}.* merge the adapter into the weights"):
+            check(path, LORA)
+        with pytest.raises(ConfigError, match=reason):
+            check(path, "--lora-paths adapter")
+        check(path)
 
 
 @pytest.mark.parametrize("phase", ["", "prefill-", "decode-"])
