@@ -58,11 +58,11 @@ def leaves_out_prefill_graphs(scheduler: Any) -> bool:
     return runtime_context.get_exec().graph.disable_prefill_cuda_graph
 
 
-def typed_arguments(model: str) -> Any:
-    """A model's name as arguments that SGLang has not resolved yet."""
+def typed_arguments(model: str, **more: Any) -> Any:
+    """A model's name, and more, as arguments that SGLang has not resolved yet."""
     if IS_OLDEST:  # its own resolves as it is made
-        return SimpleNamespace(model_path=model, tokenizer_path=None, served_model_name=None)
-    return ServerArgs(model_path=model)
+        return SimpleNamespace(model_path=model, tokenizer_path=None, served_model_name=None, **more)
+    return ServerArgs(model_path=model, **more)
 
 
 def resolve(args: Any) -> None:

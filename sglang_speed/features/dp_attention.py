@@ -9,6 +9,7 @@ from sglang_speed.features.base import Feature, Refusal, above_one, is_not, on
 from sglang_speed.host.versions import NEWEST
 
 _PADDED = "batches are padded across ranks"
+_EXPERTS = "experts that are split over ranks are not proven with the deep band"
 
 FEATURE = Feature(
     name="DP attention, expert parallelism",
@@ -28,6 +29,9 @@ FEATURE = Feature(
             on("expert_distribution_recorder_mode"),
             "deep layers route fewer rows",
         ),
+        Refusal("--ep-size", above_one("ep_size"), _EXPERTS),
+        Refusal("--moe-dp-size", above_one("moe_dp_size"), _EXPERTS),
+        Refusal("--dwdp-size", above_one("dwdp_size"), _EXPERTS),
         Refusal("--elastic-ep-backend", on("elastic_ep_backend"), "it renames the radix tree's keys as it grows"),
     ),
 )

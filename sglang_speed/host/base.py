@@ -88,6 +88,18 @@ class Host(ABC):
     def num_bound_ranks(self, args: Any) -> int:
         """Processes among which SGLang shares the cores of a CPU."""
 
+    @abstractmethod
+    def arguments_of_process(self) -> Any:
+        """The arguments that this scheduler process was started with."""
+
+    @abstractmethod
+    def replica_of(self, scheduler: Any) -> int | None:
+        """The number of a data-parallel replica; None where there is one only."""
+
+    @abstractmethod
+    def deciding_arguments(self, args: Any) -> dict[str, Any]:
+        """By name, what decides how a rank schedules and computes, where ranks can be given different ones."""
+
     # Requests
 
     @abstractmethod

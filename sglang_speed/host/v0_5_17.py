@@ -12,7 +12,7 @@ from sglang.srt.layers.communicator import LayerCommunicator
 from sglang.srt.managers import io_struct
 from sglang.srt.mem_cache.allocation_sizing import get_req_to_token_extra_context_len
 from sglang.srt.model_executor.forward_context import ForwardContext, forward_context
-from sglang.srt.server_args import ServerArgs
+from sglang.srt.server_args import ServerArgs, get_global_server_args
 from torch import Tensor
 
 from sglang_speed.host.base import Host, Step, Stream
@@ -42,6 +42,17 @@ class Host0517(Host):
         """Each data-parallel replica shares all cores among its own."""
         ranks: int = args.tp_size
         return ranks
+
+    def arguments_of_process(self) -> Any:
+        return get_global_server_args()
+
+    def replica_of(self, scheduler: Any) -> int | None:
+        rank: int | None = scheduler.ps.dp_rank
+        return rank
+
+    def deciding_arguments(self, args: Any) -> dict[str, Any]:
+        """None: several machines are refused, and on one all ranks have the arguments of one process."""
+        return {}
 
     def row_of(self, req: Any) -> int | None:
         row: int | None = req.req_pool_idx

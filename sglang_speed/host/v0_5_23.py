@@ -8,6 +8,11 @@ from typing import Any
 
 import msgspec
 import torch
+from sglang.srt.arg_groups.fields.exec_ import ExecDeterministic, ExecGraph, ExecKernel
+from sglang.srt.arg_groups.fields.lora import Lora
+from sglang.srt.arg_groups.fields.memory import Memory
+from sglang.srt.arg_groups.fields.schedule import Schedule
+from sglang.srt.arg_groups.fields.spec import Spec
 from sglang.srt.arg_groups.overrides import (
     attention_backends_of,
     declare_resolution,
@@ -22,11 +27,16 @@ from sglang.srt.managers import io_struct
 from sglang.srt.mem_cache.allocation_sizing import get_req_to_token_extra_context_len
 from sglang.srt.mem_cache.kv_index_translator import KVIndexTranslator
 from sglang.srt.model_executor.forward_context import ForwardContext, forward_context
-from sglang.srt.runtime_context import get_schedule
+from sglang.srt.runtime_context import get_parallel, get_schedule, get_server_args
 from sglang.srt.server_args import ServerArgs
 from torch import Tensor
 
 from sglang_speed.host.base import Host, Step, Stream
+
+_DECIDING_GROUPS = (Schedule, Memory, ExecKernel, ExecGraph, ExecDeterministic, Lora, Spec)
+_DECIDING = ("context_length", "dtype", "kv_cache_dtype", "load_format", "quantization")
+_OF_A_MACHINE = ("_path", "_paths", "_file", "_dir")
+"""How names of arguments end that may differ between machines."""
 
 
 class _Resolved:
@@ -74,6 +84,19 @@ class Host0523(Host):
     def num_bound_ranks(self, args: Any) -> int:
         ranks: int = args.tp_size * args.dp_size
         return ranks
+
+    def arguments_of_process(self) -> Any:
+        return get_server_args()
+
+    def replica_of(self, scheduler: Any) -> int | None:
+        rank: int | None = get_parallel().dp_rank
+        return rank
+
+    def deciding_arguments(self, args: Any) -> dict[str, Any]:
+        names = (*_DECIDING, *(name for group in _DECIDING_GROUPS for name in group.__struct_fields__))
+        view = self.resolved(args)
+        shared = (name for name in names if not name.startswith("_") and not name.endswith(_OF_A_MACHINE))
+        return {name: getattr(view, name) for name in shared}
 
     def row_of(self, req: Any) -> int | None:
         row: int | None = req.kv.req_pool_idx if req.kv.holds_kv else None

@@ -36,6 +36,7 @@ from sglang_speed.kv_pool.request_pool import BandedReqToTokenPool
 from sglang_speed.method.bands import THINNED, DepthBand, depth_bands, thinned_band
 from sglang_speed.policies import ThinnedPolicy, policy_of
 from sglang_speed.served import ServedModel, serve, speed_of
+from sglang_speed.serving.agreement import compare_memory
 from sglang_speed.serving.fields import SETTINGS
 from sglang_speed.serving.refusals import refuse_unsupported
 
@@ -108,6 +109,7 @@ def build_deep_bands(pools: Any, kvc: KVCacheConfigurator, *, sizes: Any, **_: A
     prompt_tokens = sizes.max_total_num_tokens
     args = HOST.resolved(kvc.server_args)
     model = ServedModel(config, pools.token_to_kv_pool, prompt_tokens, args.tp_size, request_pool)
+    compare_memory(args, sizes, {band.name: band.capacity for band in model.deep_bands})
     serve(model)
     logger.info(_summary(model))
     _warn_where_untrained(args)

@@ -12,6 +12,7 @@ from typing import Any
 
 from sglang.srt.managers.schedule_batch import ScheduleBatch
 
+from sglang_speed.host.adapter import HOST
 from sglang_speed.kv_pool.request_pool import banded
 from sglang_speed.method.bands import DEEP, SHALLOW
 from sglang_speed.served import ServedModel, served
@@ -107,10 +108,14 @@ def counts_of(model: ServedModel) -> ByBand:
 
 
 def report_speed_state(output: Any, scheduler: Any, recv_req: Any) -> None:
-    """Hook after Scheduler.get_internal_state."""
+    """Hook after Scheduler.get_internal_state; replicas answer in any order, so each says which it is."""
     model = served()
-    if model is not None:
-        output.internal_state["speed"] = speed_state(model)
+    if model is None:
+        return
+    output.internal_state["speed"] = speed_state(model)
+    replica = HOST.replica_of(scheduler)
+    if replica is not None:
+        output.internal_state["speed"]["dp_rank"] = replica
 
 
 def count_retractions(original: Callable[..., Any], batch: ScheduleBatch, *args: Any) -> Any:

@@ -17,6 +17,7 @@ from sglang_speed.kv_pool.states import num_state_layers
 from sglang_speed.models.architectures import ARCHITECTURES, Architecture
 from sglang_speed.models.hf_config import read_as_stock, require_names
 from sglang_speed.served import speed_of
+from sglang_speed.serving.agreement import compare_setups
 
 NAMES = ("model_type", "architectures")
 CORE_MODEL_TYPES = ("llama", "qwen3", "qwen3_moe")
@@ -72,6 +73,7 @@ def _require_served_here(architecture: Architecture, config: PreTrainedConfig) -
 def run_model_in_bands(model: nn.Module, model_config: Any, *args: Any, **kwargs: Any) -> None:
     """Hook after _initialize_model, before the weights are loaded."""
     speed = speed_of(model_config.hf_config)
+    compare_setups(speed)
     if speed is not None:
         from sglang_speed.models.banded import run_in_bands
 

@@ -78,9 +78,9 @@ def running_server(
     """
     with tempfile.TemporaryDirectory(prefix="sglang-server-") as directory:
         start = None if in_new_interpreter else forked.start
-        server = _launch(model_path, flags, env or {}, Path(directory) / "server.log", start)
+        server = launch(model_path, flags, env or {}, Path(directory) / "server.log", start)
         try:
-            _wait_until_ready(server, time.monotonic() + start_seconds)
+            wait_until_ready(server, time.monotonic() + start_seconds)
             yield server
         finally:
             server.stop()
@@ -96,7 +96,7 @@ def forked_servers() -> Iterator[None]:
     signal.signal(signal.SIGTERM, at_sigterm)
 
 
-def _launch(
+def launch(
     model_path: Path | str, flags: tuple[str, ...], env: Mapping[str, str], log_path: Path, start: Any
 ) -> RunningServer:
     offline = {"HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "1")}
@@ -104,7 +104,7 @@ def _launch(
     return RunningServer(server.url, server.process, server.log_path)
 
 
-def _wait_until_ready(server: RunningServer, deadline: float) -> None:
+def wait_until_ready(server: RunningServer, deadline: float) -> None:
     while time.monotonic() < deadline:
         if not server.is_alive:
             raise ServerFailed(f"the server ended with {server.process.returncode}\n{server.log[-LOG_TAIL_CHARS:]}")

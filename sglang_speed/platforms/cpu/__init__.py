@@ -143,8 +143,9 @@ class CpuPlatform(CpuDeviceMixin, SRTPlatform):
                 setattr(server_args, name, default)
         from sglang_speed.host.adapter import HOST  # imports SGLang, which asks for this platform while it is imported
 
-        if HOST.num_bound_ranks(server_args) > 1:
-            share_cores(HOST.num_bound_ranks(server_args))
+        num_ranks = HOST.num_bound_ranks(server_args)
+        if num_ranks > 1:
+            share_cores(max(1, num_ranks // server_args.nnodes))
 
 
 def share_cores(num_ranks: int) -> None:

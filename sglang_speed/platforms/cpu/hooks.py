@@ -48,7 +48,7 @@ def bound_kv_bytes(profiled_bytes: int, configurator: KVCacheConfigurator, pre_m
     args = HOST.resolved(configurator.server_args)
     if args.max_total_tokens is not None or args.mem_fraction_static != MEM_FRACTION_STATIC:
         return profiled_bytes
-    num_ranks: int = args.tp_size * args.pp_size
+    num_ranks: int = max(1, args.tp_size * args.pp_size // args.nnodes)  # on this machine
     return min(KV_BUDGET_BYTES, int(profiled_bytes * KV_BUDGET_SHARE)) // num_ranks
 
 

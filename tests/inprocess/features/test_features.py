@@ -25,7 +25,7 @@ def test_what_is_served_has_a_proof_and_nothing_else_has(feature: Feature) -> No
 
 @pytest.mark.parametrize(
     ("name", "status"),
-    [("PD disaggregation", Status.REFUSED), ("tensor and data parallelism", Status.PARTLY)],
+    [("PD disaggregation", Status.REFUSED), ("tensor and data parallelism, several machines", Status.PARTLY)],
 )
 def test_the_status_is_what_the_flags_say(name: str, status: Status) -> None:
     assert {feature.name: feature.status for feature in FEATURES}[name] == status

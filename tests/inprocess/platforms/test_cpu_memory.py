@@ -123,7 +123,8 @@ def test_the_pool_is_laid_out_as_sglangs() -> None:
 
 
 def budget(profiled_bytes: int, **chosen: object) -> int:
-    server_args = {"max_total_tokens": None, "mem_fraction_static": MEM_FRACTION_STATIC, "tp_size": 1, "pp_size": 1}
+    server_args = {"max_total_tokens": None, "mem_fraction_static": MEM_FRACTION_STATIC}
+    server_args |= {"tp_size": 1, "pp_size": 1, "nnodes": 1}
     configurator = SimpleNamespace(server_args=SimpleNamespace(**{**server_args, **chosen}))
     return bound_kv_bytes(profiled_bytes, configurator, pre_model_load_memory=0.0)
 
@@ -132,6 +133,7 @@ def test_the_pool_is_bounded_where_the_user_set_no_bound() -> None:
     assert budget(64 << 30) == KV_BUDGET_BYTES
     assert budget(4 << 30) == 1 << 30
     assert budget(64 << 30, tp_size=2) == KV_BUDGET_BYTES // 2
+    assert budget(64 << 30, tp_size=2, nnodes=2) == KV_BUDGET_BYTES, "another machine's memory is its own"
 
 
 @pytest.mark.parametrize("chosen", [{"max_total_tokens": 10**6}, {"mem_fraction_static": 0.5}])

@@ -28,6 +28,7 @@ LEFT_OPEN = {
     "enable_deterministic_inference": False,
     "rl_on_policy_target": None,
     "enable_memory_saver": False,
+    "nnodes": 1,
 }
 
 
@@ -133,6 +134,14 @@ def test_ranks_share_the_cores(
     defaults_for(**ranks)
     assert environment["SGLANG_CPU_OMP_THREADS_BIND"] == "2,3|4,8"
     assert environment["OMP_NUM_THREADS"] == "2"
+
+
+def test_ranks_of_several_machines_share_the_cores_of_their_own(
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3})
+    defaults_for(tp_size=4, nnodes=2)
+    assert environment["SGLANG_CPU_OMP_THREADS_BIND"] == "0,1|2,3"
 
 
 def test_more_ranks_than_cores_get_a_core_each_in_turn(

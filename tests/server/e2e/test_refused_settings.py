@@ -52,6 +52,9 @@ VALUES: dict[str, Any] = {
     "--load-format": "gguf",
     "--radix-cache-backend": "other",
     "--kv-canary": "log",
+    "--ep-size": 2,
+    "--moe-dp-size": 2,
+    "--dwdp-size": 2,
     "--moe-dense-tp-size": 1,
     "--moe-a2a-backend": "deepep",
     "--cpu-offload-gb": 1,
@@ -156,6 +159,7 @@ def with_flag(args: ServerArgs, flag: str) -> Any:
 
 def test_a_speed_model_with_ordinary_settings_is_not_refused(tiny_speed: Path) -> None:
     check(tiny_speed, "--enable-metrics --chunked-prefill-size 64 --schedule-policy lpm --tp-size 2")
+    check(tiny_speed, "--tp-size 2 --nnodes 2 --node-rank 1 --dist-init-addr 127.0.0.1:20000")
     check(tiny_speed, "--dp-size 2 --disable-radix-cache --kv-cache-dtype bf16")
     check(tiny_speed, "--kv-cache-dtype fp8_e4m3")
     check(tiny_speed, "--kv-cache-dtype fp8_e5m2 --page-size 16")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
-from tests.server.conftest import SERVER_ENV, SERVER_FLAGS, SPEED
+from tests.server.conftest import DEEP_TOKENS, REPORT_FLAGS, SERVER_ENV, SERVER_FLAGS, SPEED
 from tests.server.e2e.asking import Asker, long_prompt
 from tests.server.e2e.reference_answers import Reference
 from tests.server.servers import running_server
@@ -26,11 +28,20 @@ def require_exact_batches(asker: Asker) -> None:
 
 
 def test_two_data_parallel_ranks_are_exact(tiny_speed: Path, reference: Reference) -> None:
-    with running_server(tiny_speed, *SERVER_FLAGS, "--dp-size", "2", env=SERVER_ENV, in_new_interpreter=True) as server:
+    flags = (*SERVER_FLAGS, *REPORT_FLAGS, "--dp-size", "2")
+    with running_server(tiny_speed, *flags, env=SERVER_ENV, in_new_interpreter=True) as server:
         asker = Asker(server, reference)
         require_exact_batches(asker)
         assert asker.is_idle()
-        assert len(asker.speed_states()) == 2
+        replicas = {state["dp_rank"]: state for state in asker.speed_states()}
+        assert replicas.keys() == {0, 1}
+        assert all(state["shallow_prompt_tokens"] for state in replicas.values()), "both were asked"
+        capacities = re.findall(
+            r'^sglang_speed:deep_tokens_capacity\{.*dp_rank="(\d)".*\} (\S+)$',
+            requests.get(f"{server.url}/metrics", timeout=60).text,
+            re.MULTILINE,
+        )
+        assert sorted(capacities) == [("0", f"{DEEP_TOKENS}.0"), ("1", f"{DEEP_TOKENS}.0")]
         assert server.log.count("sglang_speed: prompt tokens pass 6 of 8 layers") == 2
 
 
