@@ -11,12 +11,14 @@ from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
+import sglang.srt.model_executor.model_runner  # noqa: F401  its import registers the CPU platform's backend
 import torch
 from sglang.srt.lora.backend import chunked_backend
 from sglang.srt.lora.backend.chunked_backend import ChunkedSgmvLoRABackend
+from sglang.srt.lora.backend.lora_registry import LORA_SUPPORTED_BACKENDS
 from torch import Tensor
 
-from sglang_speed.platforms import cpu
+from sglang_speed.platforms.cpu import LORA_BACKEND
 from sglang_speed.platforms.cpu.lora import OrdinaryMemory
 
 
@@ -76,6 +78,6 @@ def csgmv_standin() -> Iterator[None]:
         "chunked_sgmv_lora_expand_forward": expand,
         "chunked_embedding_lora_a_forward": embed,
     }
-    backend = mock.patch.object(cpu, "_lora_backend", return_value=PlainBackend)
+    backend = mock.patch.dict(LORA_SUPPORTED_BACKENDS, {LORA_BACKEND: lambda: PlainBackend})
     with mock.patch.multiple(chunked_backend, **kernels), backend:
         yield

@@ -45,7 +45,7 @@ from tests.inprocess.parity.csgmv_standin import csgmv_standin
 from tests.inprocess.parity.expected import Ask, Expected, prompt, tokens
 from tests.inprocess.parity.flashinfer_standin import flashinfer_standin
 from tests.inprocess.parity.recorded_graph import record_decode_graphs
-from tests.scheduler_harness import running_scheduler
+from tests.scheduler_harness import SchedulerHarness, running_scheduler
 from tests.tiny_adapters import ALL_LINEAR, ATTENTION, ENDS, TinyAdapter
 
 pytestmark = pytest.mark.skipif(host.IS_OLDEST, reason="refused there, see test_refused_settings")
@@ -209,28 +209,30 @@ def test_adapters_of_the_embedding_or_the_head_alone_leave_nothing_behind(
             models.answered(engine, [(name, ask)])
 
 
-class LaterEvent:
-    """A copy that has not ended when it is asked for the first time."""
+class Copied:
+    """A copy that ends with the step of the scheduler in which it begins. now: gives the number of a step."""
 
-    def __init__(self) -> None:
-        self.num_asked = 0
+    def __init__(self, now: Callable[[], int]) -> None:
+        self.now, self.begun = now, now()
 
     def record(self, stream: Any) -> None: ...
 
     def synchronize(self) -> None: ...
 
     def query(self) -> bool:
-        self.num_asked += 1
-        return self.num_asked > 2
+        return self.now() != self.begun
 
 
 @pytest.mark.parametrize("bands", [Bands(), POP_WITH_ANCHORS, FASTKV], ids=str)
 def test_adapters_that_are_copied_while_others_run_are_exact(adapted: Callable[[Bands], Adapted], bands: Bands) -> None:
     """Their requests wait for the copy, which here is a stand-in for one on a stream of its own."""
-    models, events = adapted(bands), list[LaterEvent]()
-    stream = SimpleNamespace(wait_event=events.append)
+    models, copies, engines = adapted(bands), list[Copied](), list[SchedulerHarness]()
+    stream = SimpleNamespace(wait_event=copies.append)
     device = SimpleNamespace(
-        Stream=lambda: stream, stream=lambda _: nullcontext(), current_stream=lambda: stream, Event=LaterEvent
+        Stream=lambda: stream,
+        stream=lambda _: nullcontext(),
+        current_stream=lambda: stream,
+        Event=lambda: Copied(lambda: engines[0].feed.step),
     )
     torch_of_device = SimpleNamespace(get_device_module=lambda _: device)
     settings = models.settings(enable_lora_overlap_loading=True, max_loras_per_batch=3, max_loaded_loras=6)
@@ -239,9 +241,10 @@ def test_adapters_that_are_copied_while_others_run_are_exact(adapted: Callable[[
         mock.patch.dict(NEED_AN_ACCELERATOR, clear=True),
         running_scheduler(models.base.path, **settings, **CHUNKS_OF_17) as engine,
     ):
+        engines.append(engine)
         models.answered(engine, mixed((3, 41)))
         models.answered(engine, mixed((41, 60)))
-    assert len(events) >= len(ADAPTERS)
+    assert len(copies) >= len(ADAPTERS)
 
 
 @pytest.mark.parametrize(
