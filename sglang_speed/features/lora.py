@@ -8,17 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from sglang.srt.configs.model_config import AttentionArch
 from sglang.srt.plugins.hook_registry import HookType
 
 from sglang_speed.errors import ConfigError
 from sglang_speed.features.base import Feature, Refusal, on
 from sglang_speed.host.hook import Hook
 from sglang_speed.host.versions import NEWEST, OLDEST
-from sglang_speed.models.architectures import ARCHITECTURES
 from sglang_speed.served import served, speed_of
 
 LORA_BACKENDS = ("csgmv", "torch_native")
+MODEL_TYPES = ("llama",)
 NOT_APPLIED = (
     "use_rslora",
     "rank_pattern",
@@ -42,12 +41,15 @@ def _is_asked(args: Any) -> bool:
     return bool(args.enable_lora or (args.enable_lora is None and args.lora_paths))
 
 
-def _has_layers_of_transformers(args: Any) -> bool:
-    return _is_asked(args) and ARCHITECTURES[args.get_model_config().hf_config.model_type].is_of_transformers
+def _is_of_another_model(args: Any) -> bool:
+    return _is_asked(args) and args.get_model_config().hf_config.model_type not in MODEL_TYPES
 
 
-def _has_latent_attention(args: Any) -> bool:
-    return _is_asked(args) and args.get_model_config().attention_arch == AttentionArch.MLA
+def _message_of_models(args: Any) -> str:
+    return (
+        f"--enable-lora is not supported with {args.get_model_config().hf_config.model_type} (adapters are proven with "
+        f"{', '.join(MODEL_TYPES)}); merge the adapter into the weights and leave the flag out"
+    )
 
 
 def _uses_another_backend(args: Any) -> bool:
@@ -83,13 +85,6 @@ def require_first_placed(_: Any, manager: Any) -> None:
     """Hook after LoRAManager.init_memory_pool: the same of adapters that the command line names."""
     if not _is_speed(manager):
         return
-    from sglang.srt.lora.layers import FusedMoEWithLoRA
-
-    if any(isinstance(module, FusedMoEWithLoRA) for layer in manager.lora_modules for module in layer.values()):
-        raise ConfigError(
-            "sglang_speed: adapters of experts are not proven with depth bands; leave gate_proj, up_proj and down_proj "
-            "out of --lora-target-modules, and adapters that have them out of --lora-paths"
-        )
     for lora_id, adapter in manager.loras.items():
         try:
             _require_placed(manager, adapter, manager.lora_refs[lora_id].lora_name)
@@ -149,13 +144,6 @@ def _load_hook(name: str, *parameters: str) -> Hook:
     )
 
 
-def _of_models(models: str, is_set: Callable[[Any], bool], reason: str) -> Refusal:
-    """Models that are served without adapters only."""
-    flag = f"--enable-lora with {models}"
-    message = f"{flag} is not supported ({reason}); merge the adapter into the weights and leave the flag out"
-    return Refusal(flag, is_set, reason, message=lambda _: message, versions=(NEWEST,))
-
-
 FEATURE = Feature(
     name="LoRA",
     served=(
@@ -170,12 +158,13 @@ FEATURE = Feature(
         Refusal("--enable-lora", on("enable_lora"), f"not proven with SGLang {OLDEST}", versions=(OLDEST,)),
         Refusal("--lora-paths", on("lora_paths"), f"not proven with SGLang {OLDEST}", versions=(OLDEST,)),
         Refusal("--lora-backend", _uses_another_backend, f"{', '.join(LORA_BACKENDS)} are proven", versions=(NEWEST,)),
-        _of_models(
-            "an architecture that SGLang takes from transformers",
-            _has_layers_of_transformers,
-            "SGLang's LoRA layers do not fit those of transformers",
+        Refusal(
+            "--enable-lora with other models",
+            _is_of_another_model,
+            f"adapters are proven with {', '.join(MODEL_TYPES)}",
+            message=_message_of_models,
+            versions=(NEWEST,),
         ),
-        _of_models("latent attention (DeepSeek)", _has_latent_attention, "adapters of its projections are not proven"),
     ),
     hooks=(
         Hook(

@@ -60,7 +60,8 @@ def expand(
         of_slice = torch.where(columns < ranks[:, None, None], of_slice, 0.0)
         added.append(torch.einsum("rk,rnk->rn", own, of_slice) * scalings[:, None])
     out = torch.zeros(len(x), weights.shape[1]) if base_output is None else base_output
-    return out.index_add_(0, rows, torch.cat(added, dim=1))
+    out[:, : weights.shape[1]].index_add_(0, rows, torch.cat(added, dim=1))  # a head's may be wider, for its padding
+    return out
 
 
 def embed(input_ids: Tensor, weights: Tensor, batch_info: Any, vocab_size: int) -> Tensor:

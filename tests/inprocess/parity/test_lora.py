@@ -18,6 +18,7 @@ from sglang.srt.lora import lora_overlap_loader
 from sglang.srt.lora.lora_registry import LoRARef
 
 from sglang_speed.errors import ConfigError
+from sglang_speed.features.lora import MODEL_TYPES
 from sglang_speed.platforms.cpu import NEED_AN_ACCELERATOR
 from tests import host
 from tests.catalogue import (
@@ -26,7 +27,6 @@ from tests.catalogue import (
     FASTKV,
     FASTKV_BANDS,
     MESSAGE_BANDS,
-    MODELS,
     NO_OVERLAP,
     NUM_LAYERS,
     POP_BANDS,
@@ -161,19 +161,10 @@ def test_adapters_of_a_chunked_prompt_and_of_its_decode_neighbours_are_kept_apar
             models.answered(engine, asks)
 
 
-MLPS = {
-    "phi3": ("qkv_proj", "o_proj", "gate_up_proj", "down_proj"),
-    "glm4": (*ATTENTION, "gate_up_proj", "down_proj"),
-    **dict.fromkeys(("starcoder2", "mixtral", "qwen2_moe", "qwen3_moe", "glm4_moe", "gpt_oss"), ATTENTION),
-}
-"""What adapters of a model have; the others all of a Llama's. Experts are refused."""
-REFUSED = ("deepseek_v3", "smollm3", "ernie4_5")
-
-
-@pytest.mark.parametrize("model", [model for model in MODELS if model not in REFUSED])
+@pytest.mark.parametrize("model", MODEL_TYPES)
 def test_adapters_of_every_architecture_are_exact(checkpoints: Checkpoints, tmp_path: Path, model: str) -> None:
     """With queries, keys and values as the architecture has them, which a filled band takes a part of."""
-    adapter = TinyAdapter("own", MLPS.get(model, ALL_LINEAR))
+    adapter = TinyAdapter("own")
     for bands in (POP_WITH_ANCHORS, Bands((3, 6), 1, 3)):
         models = Adapted(checkpoints(bands, model), tmp_path / str(bands.policy), [adapter])
         asks = [(name, Ask(prompt(length, seed=length), 5)) for length in (3, 41) for name in (None, "own")]
