@@ -25,6 +25,7 @@ class ServedModel:
 
     kv_pool: the shallow band's pool, `prompt_tokens` large, on this rank; each of `num_ranks` ranks has one.
     request_pool: the request table with the deep bands; None where the checkpoint is the stock model.
+    weights: the module that has them. model_config: as SGLang has read it.
     """
 
     config: SpeedConfig
@@ -32,6 +33,8 @@ class ServedModel:
     prompt_tokens: int
     num_ranks: int
     request_pool: BandedReqToTokenPool | None
+    weights: Any = None
+    model_config: Any = None
 
     @property
     def deep_bands(self) -> tuple[DeepBand, ...]:

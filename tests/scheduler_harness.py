@@ -13,6 +13,7 @@ import dataclasses
 import gc
 import itertools
 import os
+import time
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -120,6 +121,9 @@ class Feed:
         return [message.payload for message in due]
 
     def require_progress(self, moved: bool) -> None:
+        if getattr(self.scheduler.tree_cache, "ongoing_prefetch", None):
+            moved = True  # threads read from a store
+            time.sleep(0.001)
         moved |= self.scheduler.forward_ct != self.last_forward
         self.last_forward = self.scheduler.forward_ct
         self.idle_steps = 0 if moved else self.idle_steps + 1

@@ -31,9 +31,16 @@ class FillingBackend(AttentionBackend):
     def batch_of(self, forward_batch: ForwardBatch) -> ForwardBatch:
         """The same rows, whose keys and values go to what belongs to their slots of the main pool."""
         assert self._first_filled is not None, "this band fills nothing in"
+        self._wait_for_loads()
         batch = copy.copy(forward_batch)
         batch.out_cache_loc = forward_batch.out_cache_loc + self._first_filled
         return batch
+
+    def _wait_for_loads(self) -> None:
+        """What a batch takes from the host's memory is loaded beside its forward. Whoever fills in waits for it:
+        a chunk without deep rows does not read it, and the next one waits for nothing."""
+        pool = self.token_to_kv_pool
+        pool.get_key_buffer(pool.start_layer + pool.layer_num - 1)
 
     def forward(
         self,

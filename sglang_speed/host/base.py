@@ -111,6 +111,10 @@ class Host(ABC):
         """Tokens that a request that starts takes from the prefix cache."""
 
     @abstractmethod
+    def host_hit_len(self, req: Any) -> int:
+        """Tokens behind these that it may take from the host's memory, if they are loaded before it starts."""
+
+    @abstractmethod
     def extend_end(self, req: Any) -> int:
         """Where the next forward of a request's prompt ends."""
 

@@ -11,7 +11,9 @@ import pkgutil
 from dataclasses import dataclass
 from typing import Any
 
+from sglang_speed import SUPPORTED_SGLANG
 from sglang_speed.errors import HostMismatch
+from sglang_speed.host.versions import installed_version
 
 
 @dataclass(frozen=True)
@@ -20,16 +22,19 @@ class Field:
 
     owner: dotted path of the class. name: of the field, or of the method that an object replaces.
     is_new: the class must not have it yet; otherwise it must.
-    reason: why no argument or registry of SGLang carries the value.
+    reason: why no argument or registry of SGLang carries the value. versions: of SGLang in which it is set.
     """
 
     owner: str
     name: str
     is_new: bool
     reason: str
+    versions: tuple[str, ...] = SUPPORTED_SGLANG
 
     def check(self) -> None:
         """HostMismatch where SGLang has a field of that name and should not, or lacks one that is replaced."""
+        if installed_version() not in self.versions:
+            return
         owner = pkgutil.resolve_name(self.owner)
         names = {*dir(owner), *getattr(owner, "__annotations__", {}), *getattr(owner, "__dataclass_fields__", {})}
         names |= {*inspect.signature(owner.__init__).parameters}

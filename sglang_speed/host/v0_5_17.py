@@ -61,6 +61,10 @@ class Host0517(Host):
     def prefix_len(self, req: Any) -> int:
         return len(req.prefix_indices)
 
+    def host_hit_len(self, req: Any) -> int:
+        """The hierarchical cache is refused there."""
+        return 0
+
     def extend_end(self, req: Any) -> int:
         end: int = req.extend_range.end
         return end

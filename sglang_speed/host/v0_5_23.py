@@ -106,6 +106,10 @@ class Host0523(Host):
         length: int = req.prefix_len
         return length
 
+    def host_hit_len(self, req: Any) -> int:
+        length: int = req.host_hit_length
+        return length
+
     def extend_end(self, req: Any) -> int:
         end: int = req.extend_end
         return end

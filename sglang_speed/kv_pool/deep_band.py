@@ -124,11 +124,14 @@ class DeepBand:
         device: str,
         name: str = DEEP,
         grows: bool = True,
+        page_size: int = 1,
     ) -> None:
+        """page_size: of the main pool."""
         self.name = name
         self.policy = policy
         self.grows = grows
-        self.first_filled = allocator.size + 1 if policy.is_filled else None
+        own_pages = allocator.size // page_size + 1  # a page of the main pool is whole here too
+        self.first_filled = own_pages * page_size if policy.is_filled else None
         self.counters = DeepBandCounters()
         self.allocator = allocator
         self.width = width

@@ -38,6 +38,7 @@ class StateStore:
     ) -> None:
         """pool: its layers from `first_layer` on are pseudo-layers. rank, num_ranks: of tensor parallelism."""
         share = _share(hidden_size, num_ranks)
+        self._pool, self._last_layer = pool, first_layer + num_layers - 1
         self._own = slice(rank * share, (rank + 1) * share)
         layers = range(first_layer, first_layer + num_layers)
         buffers = [buffer.view(len(buffer), -1) for layer in layers for buffer in kv_buffers(pool, layer)]
@@ -51,15 +52,22 @@ class StateStore:
 
     def write(self, slots: Tensor, states: Tensor) -> None:
         """slots: [num_tokens], int64. states: [num_tokens, hidden_size], the same on every rank."""
+        self._wait_for_loads()
         own = states[:, self._own]
         for piece, buffer in self._pieces:
             buffer.index_copy_(0, slots, own[:, piece])
 
     def read(self, slots: Tensor) -> Tensor:
         """The states of the tokens in some slots, [num_tokens, hidden_size]."""
+        self._wait_for_loads()
         own = torch.cat([buffer.index_select(0, slots) for _, buffer in self._pieces], dim=-1)
         gathered: Tensor = tensor_model_parallel_all_gather(own, dim=-1)
         return gathered
+
+    def _wait_for_loads(self) -> None:
+        """States that a batch takes from the host's memory are loaded beside its forward, layer by layer; these layers
+        come last. Whoever writes waits too: it may be a later forward that reads them, which waits for nothing."""
+        self._pool.get_key_buffer(self._last_layer)
 
 
 def kv_buffers(pool: Any, layer: int) -> list[Tensor]:

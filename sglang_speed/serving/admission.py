@@ -130,8 +130,9 @@ def _is_first_chunk_too_short(adder: PrefillAdder, pool: BandedReqToTokenPool, r
     before it."""
     if adder.rem_chunk_tokens is None or not adder.can_run_list:
         return False
-    end = HOST.prefix_len(req) + adder.rem_chunk_tokens
-    ends = (end, end // adder.page_size * adder.page_size)  # SGLang may round it to a page
+    prefix_len = HOST.prefix_len(req)
+    ends = [start + adder.rem_chunk_tokens for start in (prefix_len, prefix_len + HOST.host_hit_len(req))]
+    ends += [end // adder.page_size * adder.page_size for end in ends]  # SGLang may round it to a page
     return any(pool.end_of_chunk(req, end, adder.page_size) > end for end in ends)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sglang_speed.host.field import Field
+from sglang_speed.host.versions import NEWEST
 
 SETTINGS = Field(
     owner="sglang.srt.server_args.ServerArgs",
@@ -36,8 +37,30 @@ FIRST_VALUE_BUFFER = Field(
     reason="in 0.5.17 TritonAttnBackend.__init__ asks layer 0 for the head dimension, wherever a pool starts; set by "
     "host.v0_5_17",
 )
+HOST_SLOTS = Field(
+    owner="sglang.srt.mem_cache.memory_pool.KVCache",
+    name="host_transfer_translate",
+    is_new=False,
+    reason="what is filled in for a slot of the main pool lies in the deep band's pool at another one",
+    versions=(NEWEST,),
+)
+HOST_BYTES = Field(
+    owner="sglang.srt.mem_cache.memory_pool.KVCache",
+    name="host_capacity_bytes",
+    is_new=False,
+    reason="SGLang sizes host pools by the main pool, and what is filled in is copied with it",
+    versions=(NEWEST,),
+)
 
-FIELDS = (SETTINGS, DEEP_PROMISED, EXPORTER, REQUEST_ROWS_OF_BATCH, FIRST_VALUE_BUFFER)
+FIELDS = (
+    SETTINGS,
+    DEEP_PROMISED,
+    EXPORTER,
+    REQUEST_ROWS_OF_BATCH,
+    FIRST_VALUE_BUFFER,
+    HOST_SLOTS,
+    HOST_BYTES,
+)
 
 ADOPTED = {
     "sglang.srt.mem_cache.memory_pool.ReqToTokenPool": "SGLang builds the request table before anything of ours runs; "

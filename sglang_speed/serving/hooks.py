@@ -21,6 +21,7 @@ from sglang_speed.serving import (
     new_weights,
     observe,
     refused_start,
+    stored_pages,
     thinned,
 )
 from sglang_speed.serving.refusals import refuse_unsupported
@@ -344,6 +345,46 @@ COUNTER_HOOKS = (
     ),
 )
 
+_WEIGHT_UPDATER = f"{_COMPONENTS}.weight_updater.SchedulerWeightUpdaterManager"
+
+STORE_HOOKS = (
+    Hook(
+        target=f"{_MANAGERS}.cache_controller.storage_model_name",
+        parameters={NEWEST: ("model_name", "host_pool")},
+        kind=HookType.AFTER,
+        function=stored_pages.name_what_pages_hold,
+        reason="keys of stored pages know neither the depth nor the weights",
+        remove_when="SGLang keys stored pages on the model's configuration and weights",
+    ),
+    Hook(
+        target="sglang.srt.mem_cache.hicache_storage.HiCacheFile.get",
+        parameters={NEWEST: ("self", "key", "target_location", "target_sizes")},
+        kind=HookType.AROUND,
+        function=stored_pages.read_whole_page,
+        reason="a longer file is read as far as a page goes, and a shorter one ends the thread that reads",
+        remove_when="SGLang checks how long a stored page is",
+    ),
+    Hook(
+        target=f"{_MANAGERS}.scheduler.Scheduler.attach_hicache_storage_wrapped",
+        parameters={NEWEST: ("self", "recv_req")},
+        kind=HookType.AROUND,
+        function=stored_pages.attach_proven_store,
+        reason="a store may be attached while serving, past what is refused at start-up",
+        remove_when="SGLang checks a store that is attached like one of the command line",
+    ),
+    *(
+        Hook(
+            target=f"{_WEIGHT_UPDATER}.{way}",
+            parameters={NEWEST: ("self", "recv_req")},
+            kind=HookType.AROUND,
+            function=stored_pages.keep_weights_of_store,
+            reason="stored pages of other weights would be read",
+            remove_when="SGLang keys stored pages on the weights",
+        )
+        for way in ("update_weights_from_disk", "update_weights_from_ipc", "begin_weight_update")
+    ),
+)
+
 HOOKS = (
     START_UP_HOOKS
     + REFUSAL_HOOKS
@@ -354,4 +395,5 @@ HOOKS = (
     + FORWARD_HOOKS
     + OBSERVER_HOOKS
     + COUNTER_HOOKS
+    + STORE_HOOKS
 )

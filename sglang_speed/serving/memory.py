@@ -108,9 +108,15 @@ def build_deep_bands(pools: Any, kvc: KVCacheConfigurator, *, sizes: Any, **_: A
     request_pool = None if config.is_stock else _banded_request_pool(kvc, config, sizes, pools.req_to_token_pool)
     prompt_tokens = sizes.max_total_num_tokens
     args = HOST.resolved(kvc.server_args)
-    model = ServedModel(config, pools.token_to_kv_pool, prompt_tokens, args.tp_size, request_pool)
+    model = ServedModel(
+        config, pools.token_to_kv_pool, prompt_tokens, args.tp_size, request_pool, kvc.model, kvc.model_config
+    )
     compare_memory(args, sizes, {band.name: band.capacity for band in model.deep_bands})
     serve(model)
+    if args.enable_hierarchical_cache and config.fills_deep_layers and request_pool is not None:
+        from sglang_speed.serving.host_cache import keep_filled  # parts of SGLang that little else needs
+
+        keep_filled(pools.token_to_kv_pool, request_pool.deep_bands[0])
     logger.info(_summary(model))
     _warn_where_untrained(args)
     return None if request_pool is None else msgspec.structs.replace(pools, req_to_token_pool=request_pool)
@@ -151,7 +157,7 @@ def _deep_band(
     is_thinned = band.name == THINNED
     policy = ThinnedPolicy.of(config) if is_thinned else policy_of(config, band)
     grows = is_thinned or not config.is_thinned
-    return DeepBand(policy, allocator, num_rows, width, kvc.device, band.name, grows)
+    return DeepBand(policy, allocator, num_rows, width, kvc.device, band.name, grows, kvc.page_size)
 
 
 def _deep_kv_pool(kvc: KVCacheConfigurator, band: DepthBand, sizes: Any, request_pool: ReqToTokenPool) -> KVCache:

@@ -39,6 +39,11 @@ NEED_AN_ACCELERATOR = {
     "enable_memory_saver": "its library is loaded into each scheduler process and needs the CUDA driver",
 }
 """Settings with which SGLang ends at start-up without saying so, and why."""
+HOST_POOLS = {
+    "hicache_mem_layout": ("layer_first", "page_first", "page_first_direct"),
+    "hicache_io_backend": ("kernel", "direct"),
+}
+"""What pools of the hierarchical cache can be; both backends copy by PyTorch."""
 MAX_RUNNING_REQUESTS = 16
 CHUNKED_PREFILL_SIZE = 2048
 MEM_FRACTION_STATIC = 0.8
@@ -127,6 +132,7 @@ class CpuPlatform(CpuDeviceMixin, SRTPlatform):
         KV pool.
         """
         _refuse_what_needs_an_accelerator(server_args)
+        _require_host_pools(server_args)
         _choose_attention_backend(server_args)
         _choose_lora_backend(server_args)
         server_args.sleep_on_idle = True
@@ -165,6 +171,16 @@ def _refuse_what_needs_an_accelerator(server_args: ServerArgs) -> None:
         if getattr(server_args, name):
             raise ConfigError(
                 f"--{name.replace('_', '-')} needs an accelerator, and none was found: {reason}; leave the flag out"
+            )
+
+
+def _require_host_pools(server_args: ServerArgs) -> None:
+    for name, values in HOST_POOLS.items():
+        chosen = getattr(server_args, name)
+        if server_args.enable_hierarchical_cache and chosen not in values:
+            raise ConfigError(
+                f"--{name.replace('_', '-')} {chosen} needs an accelerator, and none was found: choose one of "
+                f"{', '.join(values)}"
             )
 
 

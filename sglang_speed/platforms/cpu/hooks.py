@@ -14,7 +14,7 @@ from sglang.srt.plugins.hook_registry import HookType
 from sglang_speed.host.adapter import HOST
 from sglang_speed.host.hook import Hook, ResolutionHook
 from sglang_speed.host.versions import NEWEST, OLDEST
-from sglang_speed.platforms.cpu import ATTENTION_BACKEND, MEM_FRACTION_STATIC
+from sglang_speed.platforms.cpu import ATTENTION_BACKEND, MEM_FRACTION_STATIC, host_pool
 from sglang_speed.platforms.cpu.lora import start_in_ordinary_memory
 
 if TYPE_CHECKING:
@@ -95,6 +95,28 @@ def _is_checked_by_name(resolved: Any) -> bool:
     return not NAMED_BACKENDS_ONLY.isdisjoint(resolved.get_model_config().hf_config.architectures or ())
 
 
+_HOST_POOLS = "sglang.srt.mem_cache.pool_host"
+_TRANSFERRED = ("self", "device_pool", "host_indices", "device_indices")
+_HOST_POOL = (
+    "self",
+    "dtype",
+    "device_capacity_tokens",
+    "size_per_token",
+    "start_layer",
+    "end_layer",
+    "host_to_device_ratio",
+    "host_size",
+    "page_size",
+    "layout",
+    "pin_memory",
+    "device",
+    "allocator_type",
+    "dcp_size",
+    "dcp_rank",
+    "pool_label",
+    "is_dummy",
+    "host_token_capacity",
+)
 _CHECKED_BACKENDS = "SGLang refuses torch_native for these models, whose windows and sinks it lacks; ours has both"
 
 RESOLUTION_HOOKS = (
@@ -196,5 +218,37 @@ HOOKS: tuple[Hook, ...] = (
         function=leave_threads_to_the_environment,
         reason="on Arm it calls kernels that the published wheels do not contain; elsewhere it only warns",
         remove_when="SGLang looks for its CPU kernels before it calls them",
+    ),
+    Hook(
+        target=f"{_HOST_POOLS}.base.HostKVCache.__init__",
+        parameters={NEWEST: _HOST_POOL},
+        kind=HookType.BEFORE,
+        function=host_pool.in_ordinary_memory,
+        reason="pinned memory needs a CUDA driver",
+        remove_when="SGLang asks the platform whether memory can be pinned",
+    ),
+    Hook(
+        target=f"{_HOST_POOLS}.base.HostKVCache.load_to_device_per_layer_physical",
+        parameters={NEWEST: (*_TRANSFERRED, "layer_id", "io_backend", "is_draft")},
+        kind=HookType.REPLACE,
+        function=host_pool.load_layer,
+        reason="CUDA kernels copy between host and device",
+        remove_when="SGLang asks the platform for its host pools",
+    ),
+    Hook(
+        target=f"{_HOST_POOLS}.base.HostKVCache.backup_from_device_all_layer_physical",
+        parameters={NEWEST: (*_TRANSFERRED, "io_backend")},
+        kind=HookType.REPLACE,
+        function=host_pool.back_up_layers,
+        reason="CUDA kernels copy between host and device",
+        remove_when="SGLang asks the platform for its host pools",
+    ),
+    Hook(
+        target="sglang.srt.mem_cache.host_memory.available_host_memory_bytes",
+        parameters={NEWEST: ("allow_cgroup_fallback",)},
+        kind=HookType.AFTER,
+        function=host_pool.leave_less,
+        reason="SGLang leaves 10 GiB of a machine's free memory, which is all that many a CPU has",
+        remove_when="the reserve is an argument of the server",
     ),
 )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 from unittest import mock
@@ -46,6 +46,8 @@ class Scene:
     max_running_requests: int = 4
     enable_priority_scheduling: bool = False
     schedule_policy: str = "fcfs"
+    enable_hierarchical_cache: bool = False
+    hicache_ratio: float | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -54,6 +56,12 @@ class Scene:
     @property
     def limits(self) -> Limits:
         return Limits(self.deep_tokens, self.max_total_tokens, self.page_size)
+
+
+def _late_loads() -> AbstractContextManager[Any]:
+    from tests.inprocess.parity.late_loads import late_loads  # of parts that 0.5.17 has not
+
+    return late_loads()
 
 
 class Stage:
@@ -69,6 +77,8 @@ class Stage:
     @property
     def loop(self) -> HeldLoop:
         if self._loop is None:
+            if self.scene.enable_hierarchical_cache:
+                self._stack.enter_context(_late_loads())
             engine = self._stack.enter_context(running_scheduler(self.expected.path, **self.scene.settings))
             self._loop = self._stack.enter_context(held_loop(engine))
         return self._loop

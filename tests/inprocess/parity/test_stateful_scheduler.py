@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from tests.catalogue import SHORT_MESSAGES, Bands
+from tests.host import IS_OLDEST
 from tests.inprocess.parity.conftest import Checkpoints
 from tests.inprocess.parity.scheduler_machine import Scene, SchedulerMachine, Stage
 
@@ -22,6 +23,7 @@ FASTKV = Bands(2, 1, 3, "fastkv", select_ratio=0.4, select_window=4)
 FASTKV_TWICE = Bands((1, 3), 2, 2, "fastkv", select_ratio=(0.6, 0.3), select_window=3, select_kernel=3)
 THINNED = Bands(2, 1, 3, "fastkv", select_ratio=0.6, select_window=3, kv_keep=0.4)
 NONE, ONE, FOUR = Bands(3, 0, 2), Bands(3, 1, 3), Bands(2, 4, 2)
+HOST_CACHE = {"enable_hierarchical_cache": True, "hicache_ratio": 2.0}
 SCENES = {
     "defaults": Scene(ONE),
     "tight, no overlap": Scene(ONE, deep_tokens=16, max_total_tokens=64, disable_overlap_schedule=True),
@@ -46,6 +48,10 @@ SCENES = {
     ),
     "short messages": Scene(Bands(3, 1, 3, **SHORT_MESSAGES), deep_tokens=40, chunked_prefill_size=12),
     "pop, short messages": Scene(Bands(3, 0, 1, "pop", **SHORT_MESSAGES), deep_tokens=40),
+    "host's memory": Scene(FOUR, deep_tokens=24, max_total_tokens=80, **HOST_CACHE),
+    "host's memory, pop": Scene(Bands(2, 2, 2, "pop"), page_size=4, chunked_prefill_size=8, **HOST_CACHE),
+    "host's memory, fastkv": Scene(FASTKV, deep_tokens=40, max_total_tokens=80, **HOST_CACHE),
+    "host's memory, thinned": Scene(THINNED, 40, page_size=4, disable_overlap_schedule=True, **HOST_CACHE),
     "cautious": Scene(ONE, schedule_conservativeness=1.0, deep_tokens=40, max_total_tokens=128),
 }
 NUM_HISTORIES, NUM_STEPS = 3, 40
@@ -53,6 +59,10 @@ SLOW_HISTORIES, SLOW_LENGTH = 4, 100
 SLOW_STEPS = int(os.environ.get("SGLANG_SPEED_TEST_STEPS", "20000"))
 
 Record = Callable[[str, object], None]
+
+
+if IS_OLDEST:
+    SCENES = {name: scene for name, scene in SCENES.items() if not scene.enable_hierarchical_cache}
 
 
 def play(stage: Stage, number: int, histories: int, steps: int) -> None:

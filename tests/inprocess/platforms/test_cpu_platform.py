@@ -29,6 +29,9 @@ LEFT_OPEN = {
     "rl_on_policy_target": None,
     "enable_memory_saver": False,
     "nnodes": 1,
+    "enable_hierarchical_cache": False,
+    "hicache_mem_layout": "page_first",
+    "hicache_io_backend": "kernel",
 }
 
 
@@ -113,6 +116,15 @@ def test_what_the_user_chose_is_kept(chosen: dict[str, Any]) -> None:
 def test_an_attention_backend_that_needs_an_accelerator_is_refused(flag: str) -> None:
     with pytest.raises(ConfigError, match=f"--{flag.replace('_', '-')} triton needs an accelerator"):
         defaults_for(**{flag: "triton"})
+
+
+@pytest.mark.parametrize(
+    "chosen", [{"hicache_mem_layout": "page_head"}, {"hicache_io_backend": "kernel_ascend"}], ids=str
+)
+def test_host_pools_that_are_not_copied_here_are_refused(chosen: dict[str, str]) -> None:
+    defaults_for(**chosen)
+    with pytest.raises(ConfigError, match=f"{next(iter(chosen.values()))} needs an accelerator.*choose one of"):
+        defaults_for(**chosen, enable_hierarchical_cache=True)
 
 
 @pytest.mark.parametrize(

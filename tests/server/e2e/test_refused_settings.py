@@ -40,7 +40,8 @@ VALUES: dict[str, Any] = {
     "--nnodes": 2,
     "--attn-cp-size": 2,
     "--dcp-size": 2,
-    "--hicache-storage-backend": "file",
+    "--hicache-storage-backend": "mooncake",
+    "--hicache-host-memory-mode": "buffer_only",
     "--return-hidden-states-mode": "last",
     "--dllm-algorithm": "LowConfidence",
     "--elastic-ep-backend": "mooncake",
@@ -98,6 +99,8 @@ if IS_OLDEST:
     COMMAND_LINES["--enable-lora"] = LORA
 else:  # SGLang replaces one by the other
     COMMAND_LINES["--attn-dp-size"] = COMMAND_LINES.pop("--enable-dp-attention")
+    COMMAND_LINES["--hicache-storage-backend"] = "--enable-hierarchical-cache --hicache-storage-backend sim"
+    del COMMAND_LINES["--enable-hierarchical-cache"]  # served there
 
 USUAL = [
     refusal
@@ -163,6 +166,17 @@ def test_a_speed_model_with_ordinary_settings_is_not_refused(tiny_speed: Path) -
     check(tiny_speed, "--dp-size 2 --disable-radix-cache --kv-cache-dtype bf16")
     check(tiny_speed, "--kv-cache-dtype fp8_e4m3")
     check(tiny_speed, "--kv-cache-dtype fp8_e5m2 --page-size 16")
+
+
+@pytest.mark.skipif(IS_OLDEST, reason="refused there")
+def test_a_hierarchical_cache_and_files_behind_it_are_not_refused(tiny_speed: Path) -> None:
+    check(tiny_speed, "--enable-hierarchical-cache --hicache-ratio 4 --hicache-storage-backend file")
+    args = check(tiny_speed, "--enable-hierarchical-cache --hicache-ratio 4")
+    with pytest.raises(ConfigError, match="--enable-hierarchical-cache is not supported with LoRA adapters"):
+        refuse_unsupported(resolved_with(args, enable_lora=True))
+    for flag in ("--hicache-mem-layout page_head", "--hicache-io-backend kernel_ascend"):
+        with pytest.raises(ConfigError, match=f"{flag} needs an accelerator"):
+            check(tiny_speed, f"--enable-hierarchical-cache {flag}")
 
 
 @pytest.mark.parametrize("flag", COMMAND_LINES)

@@ -90,5 +90,11 @@ SETUPS = {
             bands={**FASTKV, "kv_keep": 0.1, "anchor_tokens": 1, "tail_tokens": 3},
             deep_tokens=320,
         ),
+        Setup(
+            "hierarchical_cache",
+            ("--chunked-prefill-size", "64", "--enable-hierarchical-cache", "--hicache-ratio", "3"),
+            bands={"prefill_layers": 6, "policy": "pop", "anchor_tokens": 1, "tail_tokens": 2},
+            total_tokens=768,
+        ),
     )
 }
