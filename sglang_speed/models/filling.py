@@ -102,10 +102,10 @@ class _KeysAndValues(nn.Module):
 
     def forward(self, hidden: Tensor) -> Any:
         projection = self._projection[0]
-        weight, bias = projection.weight, projection.bias
-        is_plain = isinstance(projection.quant_method, UnquantizedLinearMethod) and len(weight) == self._size
-        if not is_plain or getattr(projection, "use_intel_amx_backend", False):
+        is_plain = isinstance(projection.quant_method, UnquantizedLinearMethod)
+        if not is_plain or getattr(projection, "use_intel_amx_backend", False) or len(projection.weight) != self._size:
             return projection(hidden)
+        weight, bias = projection.weight, projection.bias
         output = hidden.new_empty(*hidden.shape[:-1], self._size)
         output[..., self._num_query :] = linear(
             hidden, weight[self._num_query :], None if bias is None else bias[self._num_query :]
