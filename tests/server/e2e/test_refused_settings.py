@@ -79,7 +79,6 @@ COMMAND_LINES: dict[str, str] = {
     "--cpu-offload-gb": "--cpu-offload-gb 1",
     "--enable-hierarchical-cache": "--enable-hierarchical-cache",
     "--enable-lmcache": "--enable-lmcache",
-    "--enable-streaming-session": "--enable-streaming-session",
     "--is-embedding": "--is-embedding",
     "--enable-return-hidden-states": "--enable-return-hidden-states",
     "--enable-single-batch-overlap": "--enable-single-batch-overlap",
@@ -159,6 +158,11 @@ def test_a_speed_model_with_ordinary_settings_is_not_refused(tiny_speed: Path) -
     check(tiny_speed, "--dp-size 2 --disable-radix-cache --kv-cache-dtype bf16")
     check(tiny_speed, "--kv-cache-dtype fp8_e4m3")
     check(tiny_speed, "--kv-cache-dtype fp8_e5m2 --page-size 16")
+
+
+@pytest.mark.skipif(IS_OLDEST, reason="refused there, see test_every_refusal_is_set_by_its_own_flag_alone")
+def test_what_only_the_newest_sglang_serves_is_not_refused_there(tiny_speed: Path) -> None:
+    check(tiny_speed, "--enable-streaming-session --enable-session-radix-cache")
 
 
 @pytest.mark.parametrize("flag", COMMAND_LINES)
