@@ -75,7 +75,6 @@ COMMAND_LINES: dict[str, str] = {
     "--attn-cp-size": "--attn-cp-size 2 --tp-size 2",
     "--dcp-size": "--dcp-size 2",
     "--enable-dp-attention": "--enable-dp-attention --tp-size 2 --dp-size 2",
-    "--enable-mixed-chunk": "--enable-mixed-chunk",
     "--cpu-offload-gb": "--cpu-offload-gb 1",
     "--enable-hierarchical-cache": "--enable-hierarchical-cache",
     "--enable-lmcache": "--enable-lmcache",
@@ -162,7 +161,7 @@ def test_a_speed_model_with_ordinary_settings_is_not_refused(tiny_speed: Path) -
 
 @pytest.mark.skipif(IS_OLDEST, reason="refused there, see test_every_refusal_is_set_by_its_own_flag_alone")
 def test_what_only_the_newest_sglang_serves_is_not_refused_there(tiny_speed: Path) -> None:
-    check(tiny_speed, "--enable-streaming-session --enable-session-radix-cache")
+    check(tiny_speed, "--enable-mixed-chunk --enable-streaming-session --enable-session-radix-cache")
 
 
 @pytest.mark.parametrize("flag", COMMAND_LINES)
