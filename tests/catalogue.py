@@ -183,6 +183,8 @@ NO_CACHE = {"disable_radix_cache": True}
 PAGES = {"page_size": 16}
 LONGEST_PREFIX_FIRST = {"schedule_policy": "lpm"}
 RETRACTED = {"retract_every": 3}
+MIXED = {"enable_mixed_chunk": True}
+"""Not with the oldest SGLang."""
 
 SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "defaults": {},
@@ -201,6 +203,8 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "three requests at a time": {"max_running_requests": 3},
     "longest prefix first": LONGEST_PREFIX_FIRST,
     "longest prefix first, chunks of 16": LONGEST_PREFIX_FIRST | CHUNKS_OF_16,
+    "mixed chunks of 16": MIXED | CHUNKS_OF_16,
+    "mixed chunks of 48, pages, no overlap": MIXED | PAGES | NO_OVERLAP | {"chunked_prefill_size": 48},
 }
 SOME_SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "defaults": {},
@@ -225,7 +229,14 @@ GPU_SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "retracted": RETRACTED,
 }
 
-WITH_FOUR_ANCHORS = ("defaults", "chunks of 16", "no overlap, chunks of 17", "pages, chunks of 16", "no cache")
+WITH_FOUR_ANCHORS = (
+    "defaults",
+    "chunks of 16",
+    "no overlap, chunks of 17",
+    "pages, chunks of 16",
+    "no cache",
+    "mixed chunks of 16",
+)
 CASES = [
     *((name, LONG_TAIL) for name in SETTINGS),
     *((name, bands) for bands in (FOUR_ANCHORS, POP_WITH_ANCHORS, *STATE_BANDS) for name in WITH_FOUR_ANCHORS),

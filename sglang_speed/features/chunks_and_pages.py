@@ -1,10 +1,14 @@
-"""Prompts in chunks, KV in pages. Served; chunks in one batch with decode steps are not."""
+"""Prompts in chunks, KV in pages, chunks in one batch with decode steps. Served.
+
+A mixed batch is an extend in which each running request has one row: its deep slot is taken as in a decode step.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 from sglang_speed.features.base import Feature, Refusal, on
+from sglang_speed.host.versions import OLDEST
 
 
 def _no_chunk_has_a_page(args: Any) -> bool:
@@ -13,11 +17,16 @@ def _no_chunk_has_a_page(args: Any) -> bool:
 
 FEATURE = Feature(
     name="chunked prefill, pages",
-    served=("--chunked-prefill-size", "--page-size"),
-    proof=("tests/inprocess/parity/test_every_setting.py",),
-    gpu="Triton; FlashInfer in part",
+    served=("--chunked-prefill-size", "--page-size", "--enable-mixed-chunk"),
+    proof=("tests/inprocess/parity/test_every_setting.py", "tests/inprocess/parity/test_mixed_chunks.py"),
+    gpu="Triton; FlashInfer in part; mixed chunks not",
     refusals=(
-        Refusal("--enable-mixed-chunk", on("enable_mixed_chunk"), "its decode steps are not checked for deep slots"),
+        Refusal(
+            "--enable-mixed-chunk",
+            on("enable_mixed_chunk"),
+            "SGLang 0.5.17 decodes in a mixed batch without asking whether the step fits",
+            versions=(OLDEST,),
+        ),
         Refusal(
             "--page-size",
             _no_chunk_has_a_page,

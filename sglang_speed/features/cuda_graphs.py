@@ -1,7 +1,7 @@
 """CUDA graphs: captured for decode steps, left out for prefills. Compiled forwards are refused.
 
 SGLang captures prefill graphs by default on CUDA; a graph cannot hold the selection of deep rows, which depends on the
-data. So they are left out where nobody asked, and refused where somebody did.
+data. So they are left out where nobody asked, and refused where somebody did. docs/gpu.md says what either would need.
 """
 
 from __future__ import annotations
@@ -65,11 +65,13 @@ FEATURE = Feature(
     proof=("tests/inprocess/parity/test_gpu_backends.py", "tests/gpu/test_exactness.py"),
     gpu="Triton; FlashInfer in part",
     refusals=(
-        Refusal("--enable-torch-compile", on("enable_torch_compile"), "deep rows depend on the data"),
+        Refusal("--enable-torch-compile", on("enable_torch_compile"), "forwards in bands were never compiled"),
         Refusal("--enable-nvidia-megakernel", on("enable_nvidia_megakernel"), _ALL_LAYERS, versions=(NEWEST,)),
         Refusal("--enable-amd-monokernel", on("enable_amd_monokernel"), _ALL_LAYERS, versions=(NEWEST,)),
         _refusal("decode", "other graphs are not proven with the deep band"),
-        _refusal("prefill", "a graph cannot hold a selection of rows; left out by default"),
+        _refusal(
+            "prefill", "a graph cannot hold a selection of rows, and breaks at attention alone; left out by default"
+        ),
     ),
     hooks=(
         Hook(

@@ -49,11 +49,13 @@ class BandedReqToTokenPool(ReqToTokenPool):
     deep_bands: from the bottom up; where contexts are thinned, the band of all layers behind them comes last.
     counters: by the name of the band, the shallow one included.
     preempted: requests that the scheduling pass at hand has preempted.
+    resting: rows that sessions keep between their turns; they are in no deep band.
     """
 
     deep_bands: tuple[DeepBand, ...]
     counters: dict[str, BandCounters]
     preempted: list[Req]
+    resting: set[int]
     _known: WeakKeyDictionary[Req, dict[Hashable, DeepTokens]]
     _num_admitted: int
     _idle_checked_at: int
@@ -68,7 +70,7 @@ class BandedReqToTokenPool(ReqToTokenPool):
     def attach(self, deep_bands: Sequence[DeepBand]) -> None:
         self.deep_bands = tuple(deep_bands)
         self.counters = {SHALLOW: BandCounters(), **{band.name: band.counters for band in deep_bands}}
-        self.preempted = []
+        self.preempted, self.resting = [], set()
         self._known = WeakKeyDictionary()
         self._num_admitted = 0
         self._idle_checked_at = -1
@@ -110,19 +112,28 @@ class BandedReqToTokenPool(ReqToTokenPool):
         return _max_reusable_prefix(self._in_bands(req))
 
     def alloc(self, reqs: list[Req]) -> list[int] | None:
-        new = [req for req in reqs if HOST.row_of(req) is None]
+        new = [req for req in reqs if HOST.row_of(req) is None or HOST.row_of(req) in self.resting]
         rows = super().alloc(reqs)
         if rows is not None:
+            self.resting.difference_update(rows)
             self._num_admitted += len(new)
             self._admit(new)
         return rows
 
     def free(self, req: Req) -> None:
+        """Also of a session that ends between its turns."""
         row = HOST.row_of(req)
-        assert row is not None, f"request {req.rid} has no row to free"
+        assert row is not None, f"{req} has no row to free"
         for band in self.deep_bands:
             band.release(row)
+        self.resting.discard(row)
         super().free(req)
+
+    def rest(self, row: int) -> None:
+        """A turn has ended whose session keeps the row; the next turn is admitted to the deep bands again."""
+        for band in self.deep_bands:
+            band.release(row)
+        self.resting.add(row)
 
     def write(self, indices: Any, values: Any) -> None:
         """The radix tree replaces slots of a running request by its own: filled tokens lie where the tree says."""
@@ -141,6 +152,7 @@ class BandedReqToTokenPool(ReqToTokenPool):
 
     def clear(self) -> None:
         super().clear()
+        self.resting.clear()
         for band in self.deep_bands:
             band.clear()
 
@@ -183,9 +195,9 @@ class BandedReqToTokenPool(ReqToTokenPool):
         raise_violations("request table", self.violations())
 
     def violations(self) -> Iterator[str]:
-        """Every row from 1 to size is free or owned by every deep band, once; row 0 is padding."""
+        """Every row from 1 to size is free, kept by a session or owned by every deep band, once; row 0 is padding."""
         for band in self.deep_bands:
-            free, owned = self.free_slots, band.rows
+            free, owned = [*self.free_slots, *self.resting], band.rows
             if sorted([*free, *owned]) != list(range(1, self.size + 1)):
                 yield f"{len(free)} free rows + {len(owned)} rows in the {band.name} band != rows 1..{self.size}"
                 neither, both = {*range(1, self.size + 1)} - {*free, *owned}, {*free} & {*owned}

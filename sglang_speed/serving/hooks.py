@@ -21,6 +21,7 @@ from sglang_speed.serving import (
     new_weights,
     observe,
     refused_start,
+    sessions,
     stored_pages,
     thinned,
 )
@@ -385,6 +386,27 @@ STORE_HOOKS = (
     ),
 )
 
+_SESSIONS = "sglang.srt.session.streaming_session.StreamingSession"
+
+SESSION_HOOKS = (
+    Hook(
+        target=f"{_SESSIONS}.try_cache_finished_req",
+        parameters={NEWEST: ("self", "req")},
+        kind=HookType.AROUND,
+        function=sessions.rest_between_turns,
+        reason="a session keeps its row, whose deep slots would be those of another turn",
+        remove_when="SGLang tells the request pool when a session keeps a row",
+    ),
+    Hook(
+        target=f"{_SESSIONS}.try_match_prefix",
+        parameters={NEWEST: ("self", "params")},
+        kind=HookType.AROUND,
+        function=sessions.reuse_within_deep_bands,
+        reason="a session never reuses less than the tree owns of it, which a deep band may ask for",
+        remove_when="sessions can cap what a turn reuses",
+    ),
+)
+
 HOOKS = (
     START_UP_HOOKS
     + REFUSAL_HOOKS
@@ -392,6 +414,7 @@ HOOKS = (
     + WEIGHT_HOOKS
     + MEMORY_HOOKS
     + SCHEDULER_HOOKS
+    + SESSION_HOOKS
     + FORWARD_HOOKS
     + OBSERVER_HOOKS
     + COUNTER_HOOKS

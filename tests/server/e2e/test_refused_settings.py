@@ -79,11 +79,9 @@ COMMAND_LINES: dict[str, str] = {
     "--attn-cp-size": "--attn-cp-size 2 --tp-size 2",
     "--dcp-size": "--dcp-size 2",
     "--enable-dp-attention": "--enable-dp-attention --tp-size 2 --dp-size 2",
-    "--enable-mixed-chunk": "--enable-mixed-chunk",
     "--cpu-offload-gb": "--cpu-offload-gb 1",
     "--enable-hierarchical-cache": "--enable-hierarchical-cache",
     "--enable-lmcache": "--enable-lmcache",
-    "--enable-streaming-session": "--enable-streaming-session",
     "--is-embedding": "--is-embedding",
     "--enable-return-hidden-states": "--enable-return-hidden-states",
     "--enable-single-batch-overlap": "--enable-single-batch-overlap",
@@ -176,6 +174,11 @@ def test_a_hierarchical_cache_and_files_behind_it_are_not_refused(tiny_speed: Pa
     for flag in ("--hicache-mem-layout page_head", "--hicache-io-backend kernel_ascend"):
         with pytest.raises(ConfigError, match=f"{flag} needs an accelerator"):
             check(tiny_speed, f"--enable-hierarchical-cache {flag}")
+
+
+@pytest.mark.skipif(IS_OLDEST, reason="refused there, see test_every_refusal_is_set_by_its_own_flag_alone")
+def test_what_only_the_newest_sglang_serves_is_not_refused_there(tiny_speed: Path) -> None:
+    check(tiny_speed, "--enable-mixed-chunk --enable-streaming-session --enable-session-radix-cache")
 
 
 @pytest.mark.parametrize("flag", COMMAND_LINES)
