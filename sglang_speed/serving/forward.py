@@ -34,8 +34,8 @@ def build_per_band(original: Callable[..., AttentionBackend], *, model_runner: A
     """Hook around _build_resolved_backend: build the resolved backend once per band."""
     shallow = original(model_runner=model_runner, **kwargs)
     pool = banded(model_runner.req_to_token_pool)
-    if pool is None:
-        return shallow
+    if pool is None or speed_of(model_runner.model_config.hf_config) is None:
+        return shallow  # a draft model has the request table of the model that it drafts for
     views = [DeepRunnerView(model_runner, band) for band in pool.deep_bands]
     deep = [
         DeepAttention(view.band, view.layers, original(model_runner=view, **kwargs), view.kv_index_translator)

@@ -39,6 +39,7 @@ NEED_AN_ACCELERATOR = {
     "enable_memory_saver": "its library is loaded into each scheduler process and needs the CUDA driver",
 }
 """Settings with which SGLang ends at start-up without saying so, and why."""
+SPECULATIVE_ALGORITHMS = ("NGRAM", "STANDALONE")
 MAX_RUNNING_REQUESTS = 16
 CHUNKED_PREFILL_SIZE = 2048
 MEM_FRACTION_STATIC = 0.8
@@ -91,6 +92,10 @@ class CpuPlatform(CpuDeviceMixin, SRTPlatform):
 
             register_lora_backend(LORA_BACKEND)(_lora_backend)
         AttentionBackendRegistry.register(ATTENTION_BACKEND, _attend_to_latents)
+        if installed_version() != OLDEST:
+            from sglang_speed.platforms.cpu.speculation import provide_kernels
+
+            provide_kernels()
 
     def get_default_attention_backend(self) -> str:
         return ATTENTION_BACKEND
@@ -112,6 +117,14 @@ class CpuPlatform(CpuDeviceMixin, SRTPlatform):
         from sglang_speed.platforms.cpu.memory import build_allocator
 
         return build_allocator
+
+    def supports_speculative_algorithm(self, algorithm: str) -> bool:
+        return algorithm in SPECULATIVE_ALGORITHMS
+
+    def get_speculative_cache_locs_fn(self) -> Callable[..., torch.Tensor]:
+        from sglang_speed.platforms.cpu.speculation import slots_of_drafts
+
+        return slots_of_drafts
 
     def get_torch_profiler_activity_str(self) -> str:
         return "CPU"
