@@ -68,12 +68,16 @@ class SchedulerStuck(RuntimeError):
 
 @dataclass
 class Answer:
-    """What the scheduler sent for one request. Log-probabilities are there where they were asked for."""
+    """What the scheduler sent for one request. Log-probabilities are there where they were asked for.
+
+    num_verified: forwards that verified drafts.
+    """
 
     output_ids: list[int] = field(default_factory=list)
     finish_reason: dict[str, Any] | None = None
     cached_tokens: int = 0
     num_retractions: int = 0
+    num_verified: int = 0
     input_logprobs: list[float | None] = field(default_factory=list)
     output_logprobs: list[float] = field(default_factory=list)
     input_top_logprobs: list[dict[int, float]] = field(default_factory=list)
@@ -247,6 +251,7 @@ class SchedulerHarness:
             answer.finish_reason = output.finished_reasons[index]
             answer.cached_tokens = output.cached_tokens[index]
             answer.num_retractions = output.retraction_counts[index]
+            answer.num_verified = output.spec_verify_ct[index] if output.spec_verify_ct else 0
             if output.input_token_logprobs_val:
                 answer.input_logprobs += output.input_token_logprobs_val[index]
                 answer.output_logprobs += output.output_token_logprobs_val[index]

@@ -19,11 +19,19 @@ from sglang.srt.model_executor.forward_batch_info import ForwardBatch
 from torch import Tensor
 
 from sglang_speed.attention.adapters import Adapters
-from sglang_speed.attention.deep_batch import DecodeBuffers, DeepBatch, build_deep_batches, request_rows
+from sglang_speed.attention.deep_batch import (
+    DecodeBuffers,
+    DeepBatch,
+    build_deep_batches,
+    has_prompts,
+    is_step,
+    request_rows,
+)
 from sglang_speed.attention.filling import FillingBackend
 from sglang_speed.attention.from_states import DeepRows
 from sglang_speed.host.adapter import HOST
 from sglang_speed.kv_pool.deep_band import DeepBand
+from sglang_speed.kv_pool.request_pool import Drafted
 from sglang_speed.kv_pool.states import StateStore
 from sglang_speed.method.bands import THINNED
 from sglang_speed.policy_config import Selection
@@ -136,6 +144,12 @@ class BandedAttnBackend(AttentionBackend):
         self.extend_dummy_seqs_capped_by_req_pool = getattr(shallow, "extend_dummy_seqs_capped_by_req_pool", False)
 
     @property
+    def max_context_len(self) -> int:
+        """The longest that a request can be; SGLang makes masks for a draft model's batch so long."""
+        length: int = self.shallow.max_context_len
+        return length
+
+    @property
     def backends(self) -> list[AttentionBackend]:
         """One for each band, from the bottom up."""
         return [self.shallow, *(each.backend for each in self.deep), *(each.backend for each in self._behind)]
@@ -150,23 +164,30 @@ class BandedAttnBackend(AttentionBackend):
         return self._behind or list(self.deep)
 
     def init_forward_metadata(self, forward_batch: ForwardBatch) -> None:
-        if self.thinned is not None and forward_batch.forward_mode.is_decode():
+        if self.thinned is not None and is_step(forward_batch):
             batches = build_deep_batches(forward_batch, [self.thinned.band])
             self.thinned.plan(batches[0])
-            self._planned = (forward_batch, batches)
+            self._plan_is(forward_batch, batches)
             return
         self.shallow.init_forward_metadata(forward_batch)
-        if self.filling is not None and forward_batch.forward_mode.is_extend():
+        if self.filling is not None and has_prompts(forward_batch):
             lengths = zip(forward_batch.extend_prefix_lens_cpu, forward_batch.extend_seq_lens_cpu, strict=True)
             self.req_to_token_pool.fill(request_rows(forward_batch), list(map(sum, lengths)))
         bands = [each.band for each in self.deep]
-        if self.from_states is not None and forward_batch.forward_mode.is_extend():
+        if self.from_states is not None and has_prompts(forward_batch):
             self._planned = (forward_batch, self._plan_rows(forward_batch, bands, self.from_states.max_rows))
             return
         batches = self._with_adapters(build_deep_batches(forward_batch, bands))
         for each, batch in zip(self.deep, batches, strict=True):
             each.plan(batch)
+        self._plan_is(forward_batch, batches)
+
+    def _plan_is(self, forward_batch: ForwardBatch, batches: Sequence[DeepBatch]) -> None:
         self._planned = (forward_batch, batches)
+        if forward_batch.forward_mode.is_target_verify():
+            planned = zip(self._in_decode, batches, strict=True)
+            views = [(each.band, batch.forward_batch) for each, batch in planned]
+            self.req_to_token_pool.drafted = [Drafted(band, view.out_cache_loc) for band, view in views if view]
 
     def _with_adapters(self, batches: list[DeepBatch]) -> list[DeepBatch]:
         return batches if self._adapters is None else self._adapters.planned(batches)
@@ -213,7 +234,7 @@ class BandedAttnBackend(AttentionBackend):
             self.shallow.init_cuda_graph_state(max_bs, max_num_tokens)
         for each in self._in_decode:
             each.backend.init_cuda_graph_state(max_bs, max_num_tokens)
-            each.graph_buffers = DecodeBuffers(max_bs, each.band)
+            each.graph_buffers = DecodeBuffers(max_bs, max_num_tokens, each.band)
 
     def init_forward_metadata_out_graph(self, forward_batch: ForwardBatch, in_capture: bool = False) -> None:
         if self.thinned is None:
@@ -225,7 +246,7 @@ class BandedAttnBackend(AttentionBackend):
             HOST.bind_batch(each.translator, batch, in_graph=True)
             each.backend.init_forward_metadata_out_graph(batch, in_capture)
             batches.append(DeepBatch(forward_batch=batch))
-        self._planned = (forward_batch, batches)
+        self._plan_is(forward_batch, batches)
 
     def init_forward_metadata_in_graph(self, forward_batch: ForwardBatch) -> None:
         if self.thinned is None:
@@ -247,7 +268,7 @@ class BandedAttnBackend(AttentionBackend):
     def shared_read_ends(self, mode: Any) -> Any:
         """When no backend reads the tables any more, which the scheduler may then change. Deep bands that begin with
         states read them in the midst of an extend; its end is what SGLang takes of who says nothing."""
-        if self.from_states is not None and mode.is_extend():
+        if self.from_states is not None and mode.is_extend() and not mode.is_target_verify():
             return super().shared_read_ends(mode)
         return HOST.last_read([backend.shared_read_ends(mode) for backend in self.backends])
 

@@ -60,6 +60,17 @@ def request_rows(forward_batch: ForwardBatch) -> list[int]:
     return rows
 
 
+def is_step(forward_batch: ForwardBatch) -> bool:
+    """Whether all rows of a batch stand behind their prompts: the next token of each request, or drafts of it."""
+    mode = forward_batch.forward_mode
+    return bool(mode.is_decode() or mode.is_target_verify())
+
+
+def has_prompts(forward_batch: ForwardBatch) -> bool:
+    """SGLang calls the verification of drafts an extend too."""
+    return bool(forward_batch.forward_mode.is_extend() and not is_step(forward_batch))
+
+
 def build_deep_batches(forward_batch: ForwardBatch, bands: Sequence[DeepBand]) -> list[DeepBatch]:
     """What each deep band, from the bottom up, sees of a batch in any forward mode."""
     if forward_batch.forward_mode.is_idle():
@@ -67,6 +78,8 @@ def build_deep_batches(forward_batch: ForwardBatch, bands: Sequence[DeepBand]) -
     rows = request_rows(forward_batch)
     if forward_batch.forward_mode.is_decode():
         return [DeepBatch(_decode_view(forward_batch, band, rows)) for band in bands]
+    if forward_batch.forward_mode.is_target_verify():
+        return [DeepBatch(_verify_view(forward_batch, band, rows)) for band in bands]
     batches, below = [], None
     for band in bands:
         extents, lines = _deep_extents(forward_batch, band, rows)
@@ -118,26 +131,67 @@ def _decode_child(
     )
 
 
+def _verify_view(forward_batch: ForwardBatch, deep: DeepBand, rows: Sequence[int]) -> ForwardBatch:
+    """Every row is deep, the drafts that will be rejected too."""
+    return _verify_child(forward_batch, deep, rows, *_lengths_and_slots_of_drafts(forward_batch, deep))
+
+
+def _lengths_and_slots_of_drafts(forward_batch: ForwardBatch, deep: DeepBand) -> tuple[Tensor, Tensor]:
+    """Deep lengths of a verified batch before its drafts, [batch_size], and the slots of these, [num_rows]; int64, on
+    the device."""
+    table_rows = forward_batch.req_pool_indices
+    seq_lens = forward_batch.seq_lens - deep.gap[table_rows]
+    places = seq_lens[:, None] + torch.arange(forward_batch.spec_info.draft_token_num, device=seq_lens.device)
+    return seq_lens, deep.table[table_rows[:, None], places].long().flatten()
+
+
+def _verify_child(
+    forward_batch: ForwardBatch, deep: DeepBand, rows: Sequence[int], seq_lens: Tensor, slots: Tensor
+) -> ForwardBatch:
+    view = _decode_child(forward_batch, deep, rows, seq_lens, slots)
+    view.spec_info = copy.copy(forward_batch.spec_info)
+    if view.spec_info.custom_mask is not None:
+        num_padding = getattr(forward_batch, "num_padding", 0)  # requests of which the mask has nothing
+        lengths = forward_batch.seq_lens_cpu[: len(rows) - num_padding].tolist()
+        view.spec_info.custom_mask = _without_gaps(view.spec_info, lengths, deep.gap_cpu[list(rows)].tolist())
+    return view
+
+
+def _without_gaps(spec_info: Any, seq_lens: Sequence[int], gaps: Sequence[int]) -> Tensor:
+    """A mask of drafts without the columns of tokens that a band has not.
+
+    It is flat: of each request [num_drafts, seq_len + num_drafts], what its drafts see; all tokens before them.
+    """
+    num_drafts, mask = spec_info.draft_token_num, spec_info.custom_mask
+    lengths = [num_drafts * (seq_len + num_drafts) for seq_len in seq_lens]
+    parts = torch.split(mask[: sum(lengths)], lengths)
+    cut = [part.view(num_drafts, -1)[:, gap:].flatten() for part, gap in zip(parts, gaps, strict=False)]
+    return torch.cat(cut) if cut else mask[:0]
+
+
 class DecodeBuffers:
     """Tensors that decode graphs read: deep lengths and slots, at addresses that stay.
 
-    seq_lens, slots: [max_batch_size], int64, on the device.
+    seq_lens: [max_batch_size], slots: [max_num_rows], int64, on the device.
     """
 
-    def __init__(self, max_batch_size: int, deep: DeepBand) -> None:
+    def __init__(self, max_batch_size: int, max_num_rows: int, deep: DeepBand) -> None:
         self.deep = deep
         self.seq_lens = torch.ones(max_batch_size, dtype=torch.int64, device=deep.table.device)
-        self.slots = torch.zeros(max_batch_size, dtype=torch.int64, device=deep.table.device)
+        self.slots = torch.zeros(max_num_rows, dtype=torch.int64, device=deep.table.device)
 
     def fill(self, forward_batch: ForwardBatch) -> ForwardBatch:
-        """The deep view of a padded decode batch, on these buffers; no copy to the CPU is made.
+        """The deep view of a padded batch of one token or of drafts each, on these buffers; no copy to the CPU is made.
 
         Padding requests have row 0, whose gap and slots are 0: they read and write the padding slot only.
         """
-        seq_lens, slots = (buffer[: forward_batch.batch_size] for buffer in (self.seq_lens, self.slots))
-        for buffer, values in zip((seq_lens, slots), _lengths_and_slots(forward_batch, self.deep), strict=True):
+        is_verified = forward_batch.forward_mode.is_target_verify()
+        found = (_lengths_and_slots_of_drafts if is_verified else _lengths_and_slots)(forward_batch, self.deep)
+        seq_lens, slots = self.seq_lens[: len(found[0])], self.slots[: len(found[1])]
+        for buffer, values in zip((seq_lens, slots), found, strict=True):
             buffer.copy_(values)
-        return _decode_child(forward_batch, self.deep, _padded_rows(forward_batch), seq_lens, slots)
+        child = _verify_child if is_verified else _decode_child
+        return child(forward_batch, self.deep, _padded_rows(forward_batch), seq_lens, slots)
 
 
 def _padded_rows(forward_batch: ForwardBatch) -> list[int]:

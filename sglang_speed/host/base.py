@@ -97,6 +97,10 @@ class Host(ABC):
         """Columns of the request table beyond the context."""
 
     @abstractmethod
+    def num_ahead(self) -> int:
+        """Places that SGLang keeps behind a request's tokens while it decodes; 0 without speculation."""
+
+    @abstractmethod
     def num_bound_ranks(self, args: Any) -> int:
         """Processes among which SGLang shares the cores of a CPU."""
 
@@ -117,6 +121,10 @@ class Host(ABC):
     @abstractmethod
     def row_of(self, req: Any) -> int | None:
         """A request's row in the request table; None while it has none."""
+
+    @abstractmethod
+    def committed_len(self, req: Any) -> int:
+        """Tokens of a running request that a decode step is known to have behind it."""
 
     @abstractmethod
     def prefix_len(self, req: Any) -> int:

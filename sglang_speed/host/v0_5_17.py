@@ -48,6 +48,9 @@ class Host0517(Host):
         length: int = get_req_to_token_extra_context_len(args)
         return length
 
+    def num_ahead(self) -> int:
+        return 0
+
     def num_bound_ranks(self, args: Any) -> int:
         """Each data-parallel replica shares all cores among its own."""
         ranks: int = args.tp_size
@@ -67,6 +70,10 @@ class Host0517(Host):
     def row_of(self, req: Any) -> int | None:
         row: int | None = req.req_pool_idx
         return row
+
+    def committed_len(self, req: Any) -> int:
+        length: int = req.kv_committed_len
+        return length
 
     def prefix_len(self, req: Any) -> int:
         return len(req.prefix_indices)

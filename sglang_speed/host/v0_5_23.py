@@ -26,10 +26,10 @@ from sglang.srt.layers.attention.base_attn_backend import SharedReadEnds
 from sglang.srt.layers.layer_boundary import PLAIN_ADD
 from sglang.srt.layers.layer_boundary.residual.stream import ResidualStream
 from sglang.srt.managers import io_struct
-from sglang.srt.mem_cache.allocation_sizing import get_req_to_token_extra_context_len
+from sglang.srt.mem_cache.allocation_sizing import get_alloc_reserve_per_decode, get_req_to_token_extra_context_len
 from sglang.srt.mem_cache.kv_index_translator import KVIndexTranslator
 from sglang.srt.model_executor.forward_context import ForwardContext, forward_context
-from sglang.srt.runtime_context import get_parallel, get_platform, get_schedule, get_server_args
+from sglang.srt.runtime_context import get_parallel, get_platform, get_schedule, get_server_args, get_spec
 from sglang.srt.server_args import ServerArgs
 from torch import Tensor
 
@@ -93,6 +93,12 @@ class Host0523(Host):
         length: int = get_req_to_token_extra_context_len()
         return length
 
+    def num_ahead(self) -> int:
+        if get_spec().speculative_algorithm is None:
+            return 0
+        places: int = get_alloc_reserve_per_decode()
+        return places
+
     def num_bound_ranks(self, args: Any) -> int:
         ranks: int = args.tp_size * args.dp_size
         return ranks
@@ -113,6 +119,10 @@ class Host0523(Host):
     def row_of(self, req: Any) -> int | None:
         row: int | None = req.kv.req_pool_idx if req.kv.holds_kv else None
         return row
+
+    def committed_len(self, req: Any) -> int:
+        length: int = req.kv.kv_committed_len
+        return length
 
     def prefix_len(self, req: Any) -> int:
         length: int = req.prefix_len

@@ -38,6 +38,7 @@ class DeepTables:
     """What stands beside a deep band's pool on one device, a column per deep token of one request.
 
     num_rows: rows of the request table. num_graph_rows: requests in the largest decode graph, 0 where there is none.
+    num_drafts: of a request in a decode graph, which has a mask of each.
     max_width: the longest that a request can be; fewer columns are made where it can see fewer tokens, see
         `table_width`.
     """
@@ -45,10 +46,11 @@ class DeepTables:
     num_rows: int = 0
     num_graph_rows: int = 0
     max_width: int = 0
+    num_drafts: int = 0
 
     @property
     def column_bytes(self) -> int:
-        return self.num_rows * TABLE_BYTES + self.num_graph_rows * GRAPH_BYTES
+        return self.num_rows * TABLE_BYTES + self.num_graph_rows * (GRAPH_BYTES + self.num_drafts)
 
 
 @dataclass(frozen=True)
@@ -147,17 +149,21 @@ def split_kv_bytes(
     return KVSplit(prompt_tokens, deep_tokens)
 
 
-def cap_deep_tokens(policy: DepthPolicy, deep_tokens: int, max_requests: int, context_len: int) -> int:
+def cap_deep_tokens(
+    policy: DepthPolicy, deep_tokens: int, max_requests: int, context_len: int, num_ahead: int = 0
+) -> int:
     """Never more than the running requests can fill, never less than one request needs.
 
-    Raises ConfigError where not even one prompt's deep tokens and one generated token fit.
+    num_ahead: places for drafts behind a request's tokens. Raises ConfigError where not even one prompt's deep tokens
+    and one generated token fit.
     """
     deep_tokens = min(deep_tokens, max_requests * context_len)
-    needed = policy.min_deep_tokens + 1
+    needed = policy.min_deep_tokens + 1 + num_ahead
     if deep_tokens < needed:
+        drafts = f" and {num_ahead} for drafts" if num_ahead else ""
         raise ConfigError(
             f"a deep band has room for {deep_tokens} tokens, but one request needs {needed} (those of its prompt and 1 "
-            f"generated); set {DEEP_TOKENS_VARIABLE} to at least that, lower --max-running-requests, or give the KV "
-            "cache more memory (--mem-fraction-static, --max-total-tokens)"
+            f"generated{drafts}); set {DEEP_TOKENS_VARIABLE} to at least that, lower --max-running-requests, or give "
+            "the KV cache more memory (--mem-fraction-static, --max-total-tokens)"
         )
     return deep_tokens

@@ -12,6 +12,7 @@ from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -67,7 +68,8 @@ class Admission:
 @dataclass
 class RowState:
     """A live row. `table[row, :length]` has the slots of what it sees: anchors, which belong to `anchors` before
-    `first_owned`; what is filled in, in slots of the main pool; all else is its own.
+    `first_owned`; what is filled in, in slots of the main pool; all else is its own. With drafts the last ones may be
+    places for tokens to come.
 
     filled_to: place before which everything that is filled in is in the table.
     """
@@ -111,6 +113,8 @@ class DeepBand:
     gap: [num_rows], int64, on the device; `gap_cpu` is its copy. In decode a row sees `n - gap` tokens.
     name: of the band, as in `method.bands`. counters: what happened in it.
     grows: whether tokens behind the context are in the band; otherwise requests leave it when they begin to decode.
+    num_ahead: places that a request has behind its tokens while it decodes: for drafts, which may be rejected; 0 where
+        each step gives one token.
     first_filled: slot of the band's pool that belongs to slot 0 of the main pool, whose slots follow it in their order;
         None where nothing is filled in.
     """
@@ -125,11 +129,13 @@ class DeepBand:
         name: str = DEEP,
         grows: bool = True,
         page_size: int = 1,
+        num_ahead: int = 0,
     ) -> None:
         """page_size: of the main pool."""
         self.name = name
         self.policy = policy
         self.grows = grows
+        self.num_ahead = num_ahead
         own_pages = allocator.size // page_size + 1  # a page of the main pool is whole here too
         self.first_filled = own_pages * page_size if policy.is_filled else None
         self.counters = DeepBandCounters()
@@ -238,9 +244,34 @@ class DeepBand:
             assert self.rows[row].length <= self.width, f"row {row} outgrew the deep table of {self.width} columns"
         self.table[rows_device, seq_lens - self.gap[rows_device]] = slots.to(torch.int32)
 
+    def num_missing(self, rows: Sequence[int], num_tokens: Sequence[int]) -> int:
+        """Slots that rows of so many tokens need for a step: one each, or what drafts may take as well."""
+        return sum(self._missing(rows, num_tokens)) if self.num_ahead else len(rows)
+
+    def make_room_ahead(self, rows: Sequence[int], num_tokens: Sequence[int]) -> None:
+        """Take what `num_missing` says; slots of drafts that were rejected are used again."""
+        missing = self._missing(rows, num_tokens)
+        slots = self._take(sum(missing)).to(torch.int32)
+        lines = np.repeat(np.asarray(rows, dtype=np.int64), missing)
+        ends = [self.rows[row].length for row in rows]
+        places = [np.arange(end, end + num_new) for end, num_new in zip(ends, missing, strict=True)]
+        device = self.table.device
+        index = [torch.from_numpy(each).to(device, non_blocking=True) for each in (lines, np.concatenate(places))]
+        self.table[index[0], index[1]] = slots
+        for row, num_new in zip(rows, missing, strict=True):
+            self.rows[row].length += num_new
+
+    def _missing(self, rows: Sequence[int], num_tokens: Sequence[int]) -> list[int]:
+        wanted = (n - self.rows[row].deep.gap + self.num_ahead for row, n in zip(rows, num_tokens, strict=True))
+        lengths = (self.rows[row].length for row in rows)
+        return [max(0, min(want, self.width) - length) for want, length in zip(wanted, lengths, strict=True)]
+
     def num_slots_for(self, deep: DeepTokens, num_tokens: int, to_come: int = 0) -> int:
-        """Slots that a request of `num_tokens` tokens takes, its prompt among them, and what it may yet generate."""
-        return deep.num_before(num_tokens) + to_come if self.grows else _context_of(deep).num_deep
+        """Slots that a request of `num_tokens` tokens takes, its prompt among them, what it may yet generate, and its
+        drafts."""
+        if not self.grows:
+            return _context_of(deep).num_deep
+        return deep.num_before(num_tokens) + to_come + self.num_ahead
 
     def end_contexts(self, rows: Sequence[int]) -> bool:
         """Take back what rows own in a band that does not grow: what they decode does not see it. Returns whether they

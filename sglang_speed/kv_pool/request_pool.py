@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from sglang.srt.mem_cache.memory_pool import ReqToTokenPool
+from torch import Tensor
 
 from sglang_speed.errors import IntegrityError, raise_violations
 from sglang_speed.host.adapter import HOST
@@ -43,6 +44,14 @@ class _InBand:
         return self.deep.num_anchors == 0 or self.anchor_key in self.band.anchors
 
 
+@dataclass(frozen=True)
+class Drafted:
+    """Where a verified batch writes in a deep band. slots: [num_rows], int64, in the order of the batch's rows."""
+
+    band: DeepBand
+    slots: Tensor
+
+
 class BandedReqToTokenPool(ReqToTokenPool):
     """A request table whose rows own deep slots. `attach` comes before the first request.
 
@@ -50,12 +59,14 @@ class BandedReqToTokenPool(ReqToTokenPool):
     counters: by the name of the band, the shallow one included.
     preempted: requests that the scheduling pass at hand has preempted.
     resting: rows that sessions keep between their turns; they are in no deep band.
+    drafted: what the verified batch at hand writes in each deep band beside the slots of the main pool; see `Drafted`.
     """
 
     deep_bands: tuple[DeepBand, ...]
     counters: dict[str, BandCounters]
     preempted: list[Req]
     resting: set[int]
+    drafted: list[Drafted]
     _known: WeakKeyDictionary[Req, dict[Hashable, DeepTokens]]
     _num_admitted: int
     _idle_checked_at: int
@@ -70,7 +81,7 @@ class BandedReqToTokenPool(ReqToTokenPool):
     def attach(self, deep_bands: Sequence[DeepBand]) -> None:
         self.deep_bands = tuple(deep_bands)
         self.counters = {SHALLOW: BandCounters(), **{band.name: band.counters for band in deep_bands}}
-        self.preempted, self.resting = [], set()
+        self.preempted, self.resting, self.drafted = [], set(), []
         self._known = WeakKeyDictionary()
         self._num_admitted = 0
         self._idle_checked_at = -1
@@ -79,6 +90,13 @@ class BandedReqToTokenPool(ReqToTokenPool):
     def growing_bands(self) -> list[DeepBand]:
         """Those in which each decode step takes a slot."""
         return [band for band in self.deep_bands if band.grows]
+
+    def num_missing(self, band: DeepBand, reqs: Sequence[Req]) -> int:
+        """Slots that a decode step of running requests takes in a band."""
+        if not band.num_ahead:
+            return len(reqs)
+        rows = [row for req in reqs if (row := HOST.row_of(req)) is not None]
+        return band.num_missing(rows, [HOST.committed_len(req) for req in reqs if HOST.row_of(req) is not None])
 
     def context_end_of(self, req: Req) -> int | None:
         """What stands behind it depends on the request itself, where its context is thinned; None where it is not."""

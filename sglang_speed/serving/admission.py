@@ -41,7 +41,7 @@ def take_decode_slots(_: Any, batch: ScheduleBatch, token_per_req: int) -> None:
     pool = banded(batch.req_to_token_pool)
     if pool is None:
         return
-    assert token_per_req == 1, f"{token_per_req=}: speculative decoding is refused at start-up"
+    assert token_per_req == 1, f"{token_per_req=}: steps of drafts take their slots elsewhere"
     rows = batch.req_pool_indices_cpu.tolist()
     for band in pool.deep_bands:
         if band.grows:
@@ -65,8 +65,8 @@ def check_deep_decode(fits: bool, batch: ScheduleBatch, selected_indices: list[i
     pool = banded(batch.req_to_token_pool)
     if pool is None:
         return fits
-    num_rows = len(batch.reqs if selected_indices is None else selected_indices)
-    return fits and all(band.reclaim(num_rows) for band in pool.growing_bands)
+    reqs = batch.reqs if selected_indices is None else [batch.reqs[index] for index in selected_indices]
+    return fits and all(band.reclaim(pool.num_missing(band, reqs)) for band in pool.growing_bands)
 
 
 def _tokens_to_come(req: Req) -> int:
@@ -92,9 +92,12 @@ def _fits(adder: PrefillAdder, pool: BandedReqToTokenPool, claim: Slots, gains: 
     running = adder.running_batch.reqs if adder.running_batch is not None else []
     expected = sum(adder._get_running_request_total_token_offset(req) for req in running)
     promised = DEEP_PROMISED.get(adder, (0,) * len(claim))
+    ahead = [pool.num_missing(band, running) if band.num_ahead else 0 for band in pool.deep_bands]
     return all(
-        claimed <= band.num_available - expected * band.grows - already + sum(gained)
-        for claimed, band, already, *gained in zip(claim, pool.deep_bands, promised, *gains, strict=True)
+        claimed <= band.num_available - expected * band.grows - missing - already + sum(gained)
+        for claimed, band, missing, already, *gained in zip(
+            claim, pool.deep_bands, ahead, promised, *gains, strict=True
+        )
     )
 
 
@@ -208,7 +211,7 @@ def keep_room_for_chunked(original: Callable[..., Req | None], adder: PrefillAdd
     unfinished, pool = original(adder, req), banded(adder.tree_cache.req_to_token_pool)
     if pool is None:
         return unfinished
-    _promise(adder, tuple(_tokens_to_come(req) * band.grows for band in pool.deep_bands))
+    _promise(adder, tuple(_tokens_to_come(req) * band.grows + band.num_ahead for band in pool.deep_bands))
     became_last = req in adder.can_run_list and _keep_together(adder, pool, req)
     return None if became_last else unfinished
 
@@ -249,6 +252,7 @@ def _fit_to(band: DeepBand, req: Req, needed: int) -> None:
             which = "anchors, tail, what else of the prompt passes the deep layers, and what is scored behind it"
             if isinstance(band.policy, ThinnedPolicy):
                 which = "what is kept of it, and what stands behind its context"
+        which += f"; and {band.num_ahead} places for drafts" if band.num_ahead else ""
         shorter = "raise logprob_start_len" if req.return_logprob else "send a shorter prompt"
         req.set_finish_with_abort(
             f"sglang_speed: the request needs {needed} deep tokens for its prompt ({which}), and the {band.name} band "

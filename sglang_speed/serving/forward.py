@@ -36,7 +36,8 @@ def carry_rows_to_replay(view: Any, *, forward_batch: ForwardBatch, **_: Any) ->
 def build_per_band(original: Callable[..., AttentionBackend], *, model_runner: Any, **kwargs: Any) -> AttentionBackend:
     """Hook around _build_resolved_backend: build the resolved backend once per band."""
     pool = banded(model_runner.req_to_token_pool)
-    if pool is None:
+    if pool is None or speed_of(model_runner.model_config.hf_config) is None:
+        # a draft model has the request table of the model that it drafts for
         return original(model_runner=model_runner, **kwargs)
     _settle_scales(model_runner.model, model_runner.kv_cache_dtype)
     shallow = original(model_runner=model_runner, **kwargs)

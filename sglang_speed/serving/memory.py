@@ -52,8 +52,12 @@ class BandedPoolConfigurator(DefaultPoolConfigurator):
         self._kvc = kvc
         self._config = config
         num_layers = kvc.layer_info.num_effective_layers
-        self._state_layers = num_layers - config.prefill_layers
-        self._bytes_per_layer = self._cell_size // num_layers
+        own_bytes = self._compute_cell_size(kvc, num_layers)
+        self._bytes_per_layer = own_bytes // num_layers
+        num_draft_layers = -(
+            -(self._cell_size - own_bytes) // self._bytes_per_layer
+        )  # of a draft model, for each token
+        self._state_layers = num_layers - config.prefill_layers + num_draft_layers
         require_ran(kvc.server_args, SETTINGS)
         self._override = SETTINGS.get(kvc.server_args, None).deep_tokens
 
@@ -78,7 +82,8 @@ class BandedPoolConfigurator(DefaultPoolConfigurator):
         )
         limits = sizes.max_running_requests, tables.max_width
         # the lowest deep band holds the most
-        return cap_deep_tokens(policy_of(self._config, depth_bands(self._config)[1]), requested, *limits)
+        policy = policy_of(self._config, depth_bands(self._config)[1])
+        return cap_deep_tokens(policy, requested, *limits, HOST.num_ahead())
 
     def _tables(self, num_requests: int) -> DeepTables:
         """One row more than requests: row 0 is padding."""
@@ -86,7 +91,9 @@ class BandedPoolConfigurator(DefaultPoolConfigurator):
         graphs = args.cuda_graph_config.decode
         has_graphs = args.device == "cuda" and graphs.backend != "disabled"
         context_len = self._kvc.model_config.context_len + HOST.extra_context_len(args)
-        return DeepTables(num_requests + 1, min(graphs.max_bs, num_requests) if has_graphs else 0, context_len)
+        num_graph_rows = min(graphs.max_bs, num_requests) if has_graphs else 0
+        num_drafts = args.speculative_num_draft_tokens or 0
+        return DeepTables(num_requests + 1, num_graph_rows, context_len, num_drafts)
 
 
 def split_budget(
@@ -168,7 +175,8 @@ def _deep_band(
     is_thinned = band.name == THINNED
     policy = ThinnedPolicy.of(config) if is_thinned else policy_of(config, band)
     grows = is_thinned or not config.is_thinned
-    return DeepBand(policy, allocator, num_rows, width, kvc.device, band.name, grows, kvc.page_size)
+    num_ahead = HOST.num_ahead() if grows else 0
+    return DeepBand(policy, allocator, num_rows, width, kvc.device, band.name, grows, kvc.page_size, num_ahead)
 
 
 def _deep_kv_pool(kvc: KVCacheConfigurator, band: DepthBand, sizes: Any, request_pool: ReqToTokenPool) -> KVCache:

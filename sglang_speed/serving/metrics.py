@@ -126,7 +126,9 @@ def count_retractions(original: Callable[..., Any], batch: ScheduleBatch, *args:
     pool = banded(batch.req_to_token_pool)
     if pool is None:
         return original(batch, *args)
-    short = next((band.name for band in pool.growing_bands if not band.reclaim(len(batch.reqs))), SHALLOW)
+    short = next(
+        (band.name for band in pool.growing_bands if not band.reclaim(pool.num_missing(band, batch.reqs))), SHALLOW
+    )
     retracted, new_token_ratio, aborted = original(batch, *args)
     pool.counters[short].retracted_requests += len(retracted)
     pool.counters[short].aborted_requests += len(aborted)

@@ -74,6 +74,11 @@ def run_model_in_bands(model: nn.Module, model_config: Any, *args: Any, **kwargs
     """Hook after _initialize_model, before the weights are loaded."""
     speed = speed_of(model_config.hf_config)
     compare_setups(speed)
+    if speed is not None and model_config.is_draft_model:
+        raise ConfigError(
+            "sglang_speed: --speculative-draft-model-path is a SPEED checkpoint: a draft model must run at full depth, "
+            "since its KV lies in the slots of the main pool alone; give the checkpoint that it was converted from"
+        )
     if speed is not None:
         from sglang_speed.models.banded import run_in_bands
 

@@ -44,6 +44,7 @@ HOST_POOLS = {
     "hicache_io_backend": ("kernel", "direct"),
 }
 """What pools of the hierarchical cache can be; both backends copy by PyTorch."""
+SPECULATIVE_ALGORITHMS = ("NGRAM", "STANDALONE")
 MAX_RUNNING_REQUESTS = 16
 CHUNKED_PREFILL_SIZE = 2048
 MEM_FRACTION_STATIC = 0.8
@@ -96,6 +97,10 @@ class CpuPlatform(CpuDeviceMixin, SRTPlatform):
 
             register_lora_backend(LORA_BACKEND)(_lora_backend)
         AttentionBackendRegistry.register(ATTENTION_BACKEND, _attend_to_latents)
+        if installed_version() != OLDEST:
+            from sglang_speed.platforms.cpu.speculation import provide_kernels
+
+            provide_kernels()
 
     def get_default_attention_backend(self) -> str:
         return ATTENTION_BACKEND
@@ -125,6 +130,13 @@ class CpuPlatform(CpuDeviceMixin, SRTPlatform):
         from sglang_speed.platforms.cpu.quantized import config_class
 
         return config_class(quantization)
+    def supports_speculative_algorithm(self, algorithm: str) -> bool:
+        return algorithm in SPECULATIVE_ALGORITHMS
+
+    def get_speculative_cache_locs_fn(self) -> Callable[..., torch.Tensor]:
+        from sglang_speed.platforms.cpu.speculation import slots_of_drafts
+
+        return slots_of_drafts
 
     def get_torch_profiler_activity_str(self) -> str:
         return "CPU"

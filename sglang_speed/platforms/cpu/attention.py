@@ -36,8 +36,19 @@ SHORT = 1024
 
 Slots = slice | Tensor
 """Slots of a pool: a run of them, or their indices [num_slots]."""
-Request = tuple[np.ndarray, int, int]
-"""A request in a batch: the slots of its tokens, [num_tokens], int32; how many of them are new; its first row."""
+
+
+class Request(NamedTuple):
+    """A request in a batch.
+
+    slots: of its tokens, [num_tokens], int32. new_len: how many of them are new. first_row: of these.
+    tree: bool, [new_len, new_len], which of the new ones each one sees; None for all up to itself.
+    """
+
+    slots: np.ndarray
+    new_len: int
+    first_row: int
+    tree: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -47,11 +58,13 @@ class RequestPlan:
     rows: their place in the batch.
     visible: slots that every one of the rows sees, in any order.
     causal: slots of the rows themselves, in order, row by row; None where `visible` has them.
+    tree: bool, [num_rows, num_rows], which of the rows each one sees; None for all up to itself.
     """
 
     rows: slice
     visible: tuple[Slots, ...]
     causal: Slots | None
+    tree: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -86,6 +99,7 @@ class CpuAttnBackend(TorchNativeAttnBackend):
 
     def __init__(self, model_runner: Any) -> None:
         super().__init__(model_runner)
+        self.max_context_len = model_runner.model_config.context_len
         self.plans: list[RequestPlan] = []
         self._requests: list[Request] = []
         self._blocks: dict[int | None, list[Block]] = {}
@@ -97,20 +111,17 @@ class CpuAttnBackend(TorchNativeAttnBackend):
         self.plans, self._requests, self._blocks, self._short, self._together = [], [], {}, [], {}
         if forward_batch.forward_mode.is_idle():
             return
-        seq_lens = forward_batch.seq_lens.tolist()
-        new_lens = [1] * len(seq_lens)
-        if not forward_batch.forward_mode.is_decode():
-            new_lens = forward_batch.extend_seq_lens.tolist()
+        seq_lens, new_lens, trees = _lengths(forward_batch)
         start = 0
         # numpy, on the table's own memory: a step plans every request, and at this size tensor operations cost more
         table = self.req_to_token_pool.req_to_token.numpy()
         table_rows = forward_batch.req_pool_indices.tolist()
-        for table_row, seq_len, new_len in zip(table_rows, seq_lens, new_lens, strict=True):
-            self._requests.append((table[table_row, :seq_len], new_len, start))
+        for table_row, seq_len, new_len, tree in zip(table_rows, seq_lens, new_lens, trees, strict=True):
+            self._requests.append(Request(table[table_row, :seq_len], new_len, start, tree))
             start += new_len
         if forward_batch.forward_mode.is_decode() and len(seq_lens) > 1:
-            self._short = [request for request in self._requests if len(request[0]) <= SHORT]
-            self._requests = [request for request in self._requests if len(request[0]) > SHORT]
+            self._short = [request for request in self._requests if len(request.slots) <= SHORT]
+            self._requests = [request for request in self._requests if len(request.slots) > SHORT]
         self.plans = [plan_request(*request) for request in self._requests]
 
     def forward_extend(
@@ -194,7 +205,7 @@ class CpuAttnBackend(TorchNativeAttnBackend):
                 yield plan.rows, attend(query[plan.rows], keys, values, plan, heads)
             return
         if window not in self._blocks:
-            blocks = (blocks_of(*request, window) for request in self._requests)
+            blocks = (blocks_of(request, window) for request in self._requests)
             self._blocks[window] = list(chain.from_iterable(blocks))
         for block in self._blocks[window]:
             yield block.rows, attend_in_block(query[block.rows], keys, values, block, heads)
@@ -211,13 +222,36 @@ class Heads(NamedTuple):
     sinks: Tensor | None = None
 
 
-def plan_request(slots: np.ndarray, new_len: int, first_row: int) -> RequestPlan:
-    """Cut a request of `len(slots)` tokens, the last `new_len` of them new, into pieces. slots: [num_slots], int32."""
+def _lengths(forward_batch: ForwardBatch) -> tuple[list[int], list[int], Sequence[np.ndarray | None]]:
+    """Of each request all tokens, the new ones among them, and which of these each one sees."""
+    seq_lens: list[int] = forward_batch.seq_lens.tolist()
+    if forward_batch.forward_mode.is_decode():
+        return seq_lens, [1] * len(seq_lens), [None] * len(seq_lens)
+    if not forward_batch.forward_mode.is_target_verify():
+        return seq_lens, forward_batch.extend_seq_lens.tolist(), [None] * len(seq_lens)
+    num_nodes = forward_batch.spec_info.draft_token_num
+    trees = trees_in(forward_batch.spec_info.custom_mask, seq_lens, num_nodes)
+    return [seq_len + num_nodes for seq_len in seq_lens], [num_nodes] * len(seq_lens), trees
+
+
+def trees_in(mask: Tensor, seq_lens: Sequence[int], num_nodes: int) -> list[np.ndarray]:
+    """What the drafts of each request see of each other, bool [num_nodes, num_nodes].
+
+    mask: flat; of each request [num_nodes, seq_len + num_nodes], what they see of all its tokens.
+    """
+    lengths = [num_nodes * (seq_len + num_nodes) for seq_len in seq_lens]
+    parts = torch.split(mask[: sum(lengths)], lengths)
+    return [part.view(num_nodes, -1)[:, -num_nodes:].numpy() for part in parts]
+
+
+def plan_request(slots: np.ndarray, new_len: int, first_row: int, tree: np.ndarray | None = None) -> RequestPlan:
+    """Cut a request of `len(slots)` tokens, the last `new_len` of them new, into pieces; as in `Request`."""
     rows = slice(first_row, first_row + new_len)
     if new_len == 1:
         return RequestPlan(rows, split_runs(slots), None)
     num_cached = len(slots) - new_len
-    return RequestPlan(rows, split_runs(slots[:num_cached]), _as_run(slots[num_cached:]))
+    seen = None if tree is None else torch.from_numpy(tree)
+    return RequestPlan(rows, split_runs(slots[:num_cached]), _as_run(slots[num_cached:]), seen)
 
 
 def split_runs(slots: np.ndarray) -> tuple[Slots, ...]:
@@ -233,12 +267,16 @@ def split_runs(slots: np.ndarray) -> tuple[Slots, ...]:
     return (*runs, _as_run(rest)) if len(rest) else tuple(runs)
 
 
-def blocks_of(slots: np.ndarray, new_len: int, first_row: int, window: int | None) -> Iterator[Block]:
-    """The new rows of a request of `len(slots)` tokens, BLOCK_ROWS at a time.
+def blocks_of(request: Request, window: int | None) -> Iterator[Block]:
+    """The new rows of a request, BLOCK_ROWS at a time.
 
     window: a row sees itself and so many tokens before it; None for all of them.
     """
+    slots, new_len, first_row, tree = request
     num_cached, num_slots = len(slots) - new_len, len(slots)
+    if tree is not None:
+        yield Block(slice(first_row, first_row + new_len), _as_run(slots), _seen_by_drafts(tree, num_cached, window))
+        return
     for first in range(num_cached, num_slots, BLOCK_ROWS):
         end = min(first + BLOCK_ROWS, num_slots)
         lowest = 0 if window is None else max(0, first - window)
@@ -248,15 +286,24 @@ def blocks_of(slots: np.ndarray, new_len: int, first_row: int, window: int | Non
         yield Block(rows, _as_run(slots[lowest:end]), None if seen.all() else torch.from_numpy(seen))
 
 
+def _seen_by_drafts(tree: np.ndarray, num_cached: int, window: int | None) -> Tensor:
+    """What drafts see of all tokens, bool [num_drafts, num_cached + num_drafts]; a branch stands where it would if it
+    were the only one."""
+    places = num_cached + tree.sum(-1) - 1
+    ahead = places[:, None] - np.concatenate([np.arange(num_cached), places])
+    seen = np.concatenate([np.ones((len(tree), num_cached), dtype=bool), tree], axis=1)
+    return torch.from_numpy(seen & (True if window is None else ahead <= window))
+
+
 def read_together(requests: Sequence[Request], window: int | None) -> Short:
     """window: a row sees itself and so many tokens before it; None for all of them."""
-    seen_slots = [slots if window is None else slots[-window - 1 :] for slots, _, _ in requests]
+    seen_slots = [each.slots if window is None else each.slots[-window - 1 :] for each in requests]
     lengths = np.array([len(slots) for slots in seen_slots])
     together = np.empty((len(requests), lengths.max()), dtype=np.int32)
     for line, slots in zip(together, seen_slots, strict=True):
         line[: len(slots)], line[len(slots) :] = slots, slots[0]
     seen = np.arange(together.shape[1]) < lengths[:, None]
-    rows = _as_run(np.array([row for _, _, row in requests]))
+    rows = _as_run(np.array([each.first_row for each in requests]))
     return Short(rows, torch.from_numpy(together), None if seen.all() else torch.from_numpy(seen)[:, None, None])
 
 
@@ -282,7 +329,11 @@ def attend(query: Tensor, keys: Tensor, values: Tensor, plan: RequestPlan, heads
     parts = [_flash(as_rows, *_read(keys, values, slots, query.dtype), heads.scaling) for slots in plan.visible]
     if plan.causal is not None:
         shared = _for_each_head(by_head, *_read(keys, values, plan.causal, query.dtype))
-        out, lse = _flash(by_head, *shared, heads.scaling, causal=True)
+        out, lse = (
+            _with_mask(by_head, *shared, heads, plan.tree)
+            if plan.tree is not None
+            else _flash(by_head, *shared, heads.scaling, causal=True)
+        )
         parts.append((out.reshape(as_rows.shape), lse.reshape(as_rows.shape[:-1])))
     out = _merge(parts).view(by_head.shape)
     if heads.sinks is not None:

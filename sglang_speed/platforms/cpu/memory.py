@@ -36,6 +36,11 @@ class CpuKVPool(MHATokenToKVPool):
         self.k_buffer = [self._empty(key_shape) for _ in range(self.layer_num)]
         self.v_buffer = [self._empty(value_shape) for _ in range(self.layer_num)]
 
+    def _init_kv_copy_and_warmup(self) -> None:
+        """Drafts that were accepted are moved by PyTorch; SGLang would compile a kernel for it."""
+        self.use_native_move_kv_cache = True
+        self._kv_copy_config = None
+
     def _empty(self, shape: tuple[int, ...]) -> Tensor:
         return torch.empty(shape, dtype=self.store_dtype, device=self.device)
 

@@ -92,7 +92,7 @@ def config_class(method: str) -> type:
 
     base: Any = BASES.get(method, object)
 
-    class Dequantized(base):  # type: ignore[misc]
+    class Dequantized(base):
         def __init__(self) -> None:
             raise ConfigError(
                 f"sglang_speed: --quantization {method} of a checkpoint that is not quantized needs an accelerator, "

@@ -32,6 +32,7 @@ def attend(
     kv_indptr: Tensor,
     kv_indices: Tensor,
     planned: Tensor,
+    mask: Tensor | None,
     sm_scale: float,
     causal: bool,
 ) -> tuple[Tensor, Tensor]:
@@ -39,17 +40,22 @@ def attend(
 
     q: [num_rows, num_heads, head_dim]. k, v: [num_slots, num_kv_heads, head_dim].
     planned: [2, batch_size + 1], the two indptr as the host knew them when it planned.
+    mask: bool, flat, of each request [num_rows, length], in place of causality.
     Returns the output, like q, and the base-2 log-sum-exp [num_rows, num_heads].
     """
     num_requests = planned.shape[1] - 1
     on_device = torch.stack([qo_indptr[: num_requests + 1], kv_indptr[: num_requests + 1]])
     assert torch.equal(on_device.long(), planned), f"planned {planned.tolist()}, run on {on_device.tolist()}"
     out, lse = torch.zeros_like(q), torch.full(q.shape[:2], -torch.inf)
+    masked = 0
     for index in range(num_requests):
         rows = slice(*planned[0, index : index + 2].tolist())
         slots = kv_indices[slice(*planned[1, index : index + 2].tolist())].long()
         if len(slots) and rows.stop > rows.start:
-            out[rows], lse[rows] = attend_one(q[rows], k[slots], v[slots], sm_scale, causal)
+            size = (rows.stop - rows.start, len(slots))
+            seen = None if mask is None else mask[masked : masked + size[0] * size[1]].view(size)
+            masked += size[0] * size[1]
+            out[rows], lse[rows] = attend_one(q[rows], k[slots], v[slots], sm_scale, causal, seen)
     return out, lse
 
 
@@ -59,9 +65,10 @@ class _Wrapper:
     def __init__(self, workspace: Tensor, layout: str = "NHD", use_cuda_graph: bool = False, **options: Any) -> None:
         assert layout == "NHD"
         self.is_cuda_graph_enabled = use_cuda_graph
-        self._paged_kv_indptr_buf = options.get("paged_kv_indptr_buffer")
-        self._paged_kv_indices_buf = options.get("paged_kv_indices_buffer")
+        self._paged_kv_indptr_buf = options.get("paged_kv_indptr_buffer", options.get("paged_kv_indptr_buf"))
+        self._paged_kv_indices_buf = options.get("paged_kv_indices_buffer", options.get("paged_kv_indices_buf"))
         self._planned: Tensor | None = None
+        self._mask: Tensor | None = None
         self._dtypes: tuple[torch.dtype, torch.dtype] | None = None
         self.num_plans = 0
 
@@ -90,7 +97,7 @@ class _Wrapper:
         assert (q.dtype, k.dtype) == self._dtypes, f"planned for {self._dtypes}, run on {q.dtype}, {k.dtype}"
         assert v.dtype == k.dtype
         buffers = self._qo_indptr_buf, self._paged_kv_indptr_buf, self._paged_kv_indices_buf
-        return attend(q, k, v, *buffers, self._planned, sm_scale, causal)
+        return attend(q, k, v, *buffers, self._planned, self._mask, sm_scale, causal)
 
 
 class RaggedPrefill(_Wrapper):
@@ -114,10 +121,39 @@ class RaggedPrefill(_Wrapper):
 class PagedPrefill(_Wrapper):
     """BatchPrefillWithPagedKVCacheWrapper: new rows attend to what the pool holds."""
 
+    def __init__(self, *args: Any, custom_mask_buf: Tensor | None = None, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._qo_indptr_buf = options.get("qo_indptr_buf")
+        self._custom_mask_buf = custom_mask_buf
+        if custom_mask_buf is not None:
+            self._mask = custom_mask_buf.view(torch.bool)  # the library keeps bits
+
     def begin_forward(
-        self, qo_indptr: Tensor, kv_indptr: Tensor, kv_indices: Tensor, last_page_len: Tensor, *_: Any, **options: Any
+        self,
+        qo_indptr: Tensor,
+        kv_indptr: Tensor,
+        kv_indices: Tensor,
+        last_page_len: Tensor,
+        *_: Any,
+        custom_mask: Tensor | None = None,
+        **options: Any,
     ) -> None:
         self._choose_kernel(**options)
+        if custom_mask is not None:
+            wanted = int((qo_indptr.diff() * kv_indptr.diff()).sum())
+            assert len(custom_mask) >= wanted, f"a mask of {len(custom_mask)}, planned {wanted}"
+            custom_mask = custom_mask[:wanted]
+        if self.is_cuda_graph_enabled:
+            assert (custom_mask is None) == (self._custom_mask_buf is None), "the graph has another kind of mask"
+            indptr, indices = self._paged_kv_indptr_buf, self._paged_kv_indices_buf[: len(kv_indices)]
+            pairs = [(self._qo_indptr_buf, qo_indptr), (indptr, kv_indptr), (indices, kv_indices)]
+            if custom_mask is not None:
+                pairs.append((self._mask[: len(custom_mask)], custom_mask))
+            for buffer, values in pairs:
+                buffer.copy_(values)
+            self._keep(torch.stack([qo_indptr, kv_indptr]).long())
+            return
+        self._mask = custom_mask
         self._plan(qo_indptr, kv_indptr, kv_indices, kv_indptr.clone())
 
     def forward_return_lse(

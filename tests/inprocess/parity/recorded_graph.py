@@ -95,7 +95,8 @@ def record_decode_graphs(scheduler: Scheduler, batch_sizes: list[int]) -> Record
     backend = RecordedGraphBackend()
     config = decode_graphs(model_runner)
     config.backend, config.bs, config.max_bs = "full", batch_sizes, max(batch_sizes)
-    model_runner.graph_shared_output = GraphSharedOutput(device="cpu", max_rows=max(batch_sizes))
+    num_drafts = model_runner.server_args.speculative_num_draft_tokens or 1
+    model_runner.graph_shared_output = GraphSharedOutput(device="cpu", max_rows=max(batch_sizes) * num_drafts)
     changes: dict[str, Any] = {
         "graph_capture": lambda **_: nullcontext(SimpleNamespace(stream=None)),
         "resolve_decode_backend": lambda _: backend,

@@ -53,9 +53,9 @@ def events(draw: st.DrawFn) -> Event:
 
 
 @st.composite
-def scenarios(draw: st.DrawFn) -> Scenario:
+def scenarios(draw: st.DrawFn, smallest_deep_band: int = SMALLEST_DEEP_BAND) -> Scenario:
     choices = {
-        "deep_tokens": draw(st.sampled_from([SMALLEST_DEEP_BAND, 40, 80, 400])),
+        "deep_tokens": draw(st.sampled_from([smallest_deep_band, smallest_deep_band + 16, 80, 400])),
         "max_total_tokens": draw(st.sampled_from([256, 2048])),
         "page_size": draw(st.sampled_from([1, 1, 16])),
         "chunked_prefill_size": draw(st.sampled_from([16, 32, 48, -1])),
@@ -81,9 +81,9 @@ def room_for(expected: Expected, ask: Ask, deep_tokens: int) -> int:
     return deep_tokens - behind.num_before(num_tokens) if fits else -1
 
 
-def require(expected: Expected, scenario: Scenario, event: Event, answer: Answer) -> None:
+def require(expected: Expected, scenario: Scenario, event: Event, answer: Answer, num_ahead: int) -> None:
     assert answer.finish_reason is not None
-    ask, room = event.ask, room_for(expected, event.ask, scenario.deep_tokens)
+    ask, room = event.ask, room_for(expected, event.ask, scenario.deep_tokens) - num_ahead
     if room < min(1, ask.max_new_tokens):
         assert answer.was_aborted, "it can never fit"
     elif answer.was_aborted:
@@ -94,7 +94,8 @@ def require(expected: Expected, scenario: Scenario, event: Event, answer: Answer
         expected.require(answer, clipped)
 
 
-def play(expected: Expected, scenario: Scenario, engine: SchedulerHarness) -> None:
+def play(expected: Expected, scenario: Scenario, engine: SchedulerHarness, num_ahead: int = 0) -> None:
+    """num_ahead: places that drafts take of what a request may have in a deep band."""
     for round_ in scenario.rounds:
         names = [submit(engine, event.ask) for event in round_]
         for name, event in zip(names, round_, strict=True):
@@ -102,7 +103,7 @@ def play(expected: Expected, scenario: Scenario, engine: SchedulerHarness) -> No
                 engine.abort(name, when=event.aborted_at)
         answers = engine.run()
         for name, event in zip(names, round_, strict=True):
-            require(expected, scenario, event, answers[name])
+            require(expected, scenario, event, answers[name], num_ahead)
 
 
 @settings(

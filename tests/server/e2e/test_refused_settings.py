@@ -30,7 +30,7 @@ from tests.host import IS_OLDEST, resolve, resolved_with  # noqa: E402
 from tests.tiny_models import make_tiny_model  # noqa: E402
 
 VALUES: dict[str, Any] = {
-    "--speculative-algorithm": "NGRAM",
+    "--speculative-algorithm": "NGRAM" if IS_OLDEST else "EAGLE",
     "--lora-paths": {"adapter": "path"},
     "--lora-backend": "triton_v2",
     "--disaggregation-mode": "prefill",
@@ -94,10 +94,13 @@ COMMAND_LINES: dict[str, str] = {
 LORA = "--enable-lora --max-lora-rank 8 --lora-target-modules q_proj"
 if IS_OLDEST:
     COMMAND_LINES["--enable-lora"] = LORA
-else:  # SGLang replaces one by the other
+else:
+    # SGLang replaces one by the other
     COMMAND_LINES["--attn-dp-size"] = COMMAND_LINES.pop("--enable-dp-attention")
     COMMAND_LINES["--hicache-storage-backend"] = "--enable-hierarchical-cache --hicache-storage-backend sim"
     del COMMAND_LINES["--enable-hierarchical-cache"]  # served there
+    # what is refused of them SGLang itself refuses on a CPU
+    COMMAND_LINES.pop("--speculative-algorithm")
 
 USUAL = [
     refusal
@@ -325,6 +328,41 @@ def test_what_is_not_served_with_states_is_refused(tmp_path: Path, name: str) ->
     with pytest.raises(ConfigError, match=message):
         refuse_unsupported(resolved_with(with_states, **setting))
     refuse_unsupported(resolved_with(without, **setting))
+
+
+NGRAM, STANDALONE = {"speculative_algorithm": "NGRAM"}, {"speculative_algorithm": "STANDALONE"}
+WITH_DRAFTS: dict[str, tuple[dict[str, Any], str]] = {
+    "decode graphs": (NGRAM, "NGRAM .* with decode graphs .*; give --cuda-graph-backend-decode disabled"),
+    "a draft model on a GPU": (STANDALONE | {"speculative_eagle_topk": 1}, "STANDALONE .* on a GPU .*; take .*NGRAM"),
+    "a kernel without masks": (
+        NGRAM | {"attention_backend": "fa3"},
+        "NGRAM .* another attention backend .* flashinfer",
+    ),
+    "several ranks": (NGRAM | {"tp_size": 2}, "NGRAM .* over several ranks .*; give --tp-size 1"),
+    "adapters": (NGRAM | {"enable_lora": True}, "NGRAM .* with LoRA .*; leave --enable-lora out"),
+    "an fp8 cache": (NGRAM | {"kv_cache_dtype": "fp8_e4m3"}, "NGRAM .* with an fp8 KV cache .*; leave"),
+}
+
+
+@pytest.mark.skipif(IS_OLDEST, reason="drafts are refused there")
+@pytest.mark.parametrize("name", WITH_DRAFTS)
+def test_drafts_that_are_not_proven_are_refused(tiny_speed: Path, plain: Path, name: str) -> None:
+    setting, message = WITH_DRAFTS[name]
+    refuse_unsupported(resolved_with(on_a_gpu(check(tiny_speed), decode="disabled"), **NGRAM))
+    with pytest.raises(ConfigError, match=message):
+        refuse_unsupported(resolved_with(on_a_gpu(check(tiny_speed)), **setting))
+    refuse_unsupported(resolved_with(on_a_gpu(check(plain)), **setting))
+
+
+@pytest.mark.skipif(IS_OLDEST, reason="drafts are refused there")
+def test_drafts_of_branches_and_windows_are_refused(tiny_speed: Path, tmp_path: Path) -> None:
+    branches = STANDALONE | {"speculative_eagle_topk": 2}
+    with pytest.raises(ConfigError, match="--speculative-eagle-topk above 1"):
+        refuse_unsupported(resolved_with(check(tiny_speed), **branches))
+    windowed = check(make_tiny_model(tmp_path, **MODELS["gemma2"], speed={"prefill_layers": 6}))
+    refuse_unsupported(resolved_with(windowed, **NGRAM))
+    with pytest.raises(ConfigError, match=r"NGRAM .* with sliding windows on a GPU"):
+        refuse_unsupported(resolved_with(on_a_gpu(windowed), **NGRAM))
 
 
 @pytest.mark.parametrize("refusal", USUAL, ids=lambda refusal: str(refusal.flag))

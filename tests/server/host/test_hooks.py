@@ -22,12 +22,14 @@ from sglang_speed.host.hook import Hook
 from sglang_speed.models.architectures import ARCHITECTURES
 from sglang_speed.platforms.cpu.hooks import HOOKS as CPU_HOOKS
 from sglang_speed.platforms.cpu.memory import SORTS_SLOTS
+from sglang_speed.platforms.cpu.speculation import SAMPLERS
 from sglang_speed.serving.fields import FIELDS, SETTINGS
 from sglang_speed.serving.hooks import HOOKS as SERVING_HOOKS
 from tests import forked
+from tests.host import IS_OLDEST
 
 ALL_HOOKS = host.needed(SERVING_HOOKS + FEATURE_HOOKS + GUARD_HOOKS + CPU_HOOKS)
-ALL_FIELDS = [*FIELDS, SORTS_SLOTS]
+ALL_FIELDS = [*FIELDS, SORTS_SLOTS, *(() if IS_OLDEST else SAMPLERS)]
 
 
 @pytest.fixture(scope="module", autouse=True)

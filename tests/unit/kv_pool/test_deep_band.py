@@ -198,3 +198,35 @@ def test_clearing_forgets_rows_and_anchors() -> None:
     deep.admit([admission(1)])
     deep.clear()
     assert (deep.num_used, deep.rows, len(deep.anchors.entries)) == (0, {}, 0)
+
+
+def test_room_for_drafts_is_made_once_and_used_again() -> None:
+    """16 places behind what is known; a step of which 3 tokens were accepted takes 3 more."""
+    deep = DeepBand(POLICY, SimpleAllocator(64), 9, 32, "cpu", num_ahead=16)
+    deep.admit([admission(1), admission(2, prompt_len=9)])
+    assert deep.num_missing([1, 2], [20, 9]) == 32
+    deep.make_room_ahead([1, 2], [20, 9])
+    assert [deep.rows[row].length for row in (1, 2)] == [21, 21]
+    slots = deep.table[1, :21].tolist()
+    deep.check_integrity()
+    deep.make_room_ahead([1, 2], [23, 9])
+    assert [deep.rows[row].length for row in (1, 2)] == [24, 21]
+    assert deep.table[1, :21].tolist() == slots
+    assert len(set(deep.table[1, :24].tolist())) == 24
+    deep.check_integrity()
+    deep.release(1)
+    deep.release(2)
+    assert deep.num_in_use == 0
+
+
+def test_room_for_drafts_ends_with_the_table() -> None:
+    deep = DeepBand(POLICY, SimpleAllocator(64), 9, 32, "cpu", num_ahead=16)
+    deep.admit([admission(1)])
+    deep.make_room_ahead([1], [40])
+    assert deep.rows[1].length == 32
+    assert deep.num_missing([1], [47]) == 0
+
+
+def test_a_request_with_drafts_needs_their_places_too() -> None:
+    deep = DeepBand(POLICY, SimpleAllocator(64), 9, 32, "cpu", num_ahead=16)
+    assert deep.num_slots_for(POLICY.deep_tokens(20), 20, to_come=4) == 5 + 4 + 16

@@ -1,0 +1,243 @@
+"""Drafts change no answer: with them each one is the reference's, token by token, whatever is accepted or rejected."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from hypothesis import HealthCheck, Phase, given
+from hypothesis import settings as hypothesis_settings
+from transformers import AutoModelForCausalLM
+
+from sglang_speed.errors import ConfigError
+from tests import host
+from tests.catalogue import (
+    CHUNKS_OF_16,
+    CHUNKS_OF_17,
+    FASTKV,
+    FASTKV_TWICE,
+    NO_CACHE,
+    POP_WITH_ANCHORS,
+    POP_WITH_MESSAGES,
+    RETRACTED,
+    SHAPE,
+    THINNED,
+    THINNED_TWICE,
+    Bands,
+)
+from tests.inprocess.parity.conftest import Checkpoints
+from tests.inprocess.parity.drafts import (
+    NGRAM,
+    drafting_scheduler,
+    require_drafts_of_both_kinds,
+    standalone,
+)
+from tests.inprocess.parity.expected import OF_THE_OUTPUT, Ask, Expected, prompt, submit, tokens
+from tests.inprocess.parity.flashinfer_standin import flashinfer_standin
+from tests.inprocess.parity.test_random_workloads import SMALLEST_DEEP_BAND, Scenario, play, scenarios
+from tests.tiny_models import make_tiny_model
+
+pytestmark = pytest.mark.skipif(host.IS_OLDEST, reason="refused there, see test_refused_settings")
+
+BANDS = [Bands(6, 1, 3), Bands((2, 5), 4, 16), POP_WITH_ANCHORS, FASTKV_TWICE, THINNED_TWICE, POP_WITH_MESSAGES]
+PAGES = {"page_size": 16, "speculative_ngram_max_bfs_breadth": 1}
+"""With pages SGLang wants no branches; there are some all the same, where two contexts are continued differently."""
+SETTINGS: Mapping[str, Mapping[str, Any]] = {
+    "chunks of 17": CHUNKS_OF_17,
+    "pages of 16, chunks of 16": PAGES | CHUNKS_OF_16,
+    "no cache": NO_CACHE,
+    "retracted": RETRACTED,
+    "three requests at a time": {"max_running_requests": 3},
+}
+
+
+@pytest.fixture(scope="module")
+def draft_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The weights of the models of the catalogue at full depth: right often, not always."""
+    return make_tiny_model(tmp_path_factory.mktemp("draft"), **SHAPE)
+
+
+@pytest.fixture(params=["NGRAM", "NGRAM, overlap", "STANDALONE"])
+def drafting(request: pytest.FixtureRequest, draft_model: Path) -> Mapping[str, Any]:
+    """What a scheduler is given; where a draft model is served there is no overlap."""
+    if request.param == "STANDALONE":
+        return standalone(draft_model)
+    return {**NGRAM, "overlap": request.param != "NGRAM"}
+
+
+def workload() -> list[Ask]:
+    """Of all lengths; one repeats itself, one is long, one has a scored span, one wants a single token."""
+    repeated = (prompt(12) * 4)[:45]
+    asks = [Ask(prompt(length, seed=length), 18, when=length // 8) for length in (1, 3, 17, 40)]
+    asks += [Ask(repeated, 30), Ask(repeated + tokens(3), 9, scored_from=OF_THE_OUTPUT, when=3)]
+    return [*asks, Ask(prompt(70), 20, scored_from=60), Ask(prompt(9), 1), Ask(prompt(33), 2, when=4)]
+
+
+@pytest.mark.parametrize("bands", BANDS, ids=str)
+def test_drafts_change_no_answer(checkpoints: Checkpoints, drafting: Mapping[str, Any], bands: Bands) -> None:
+    """Cold, then warm behind what was answered."""
+    expected = checkpoints(bands)
+    with drafting_scheduler(expected.path, **drafting) as engine:
+        cold = expected.answered(engine, workload())
+        behind = [[*ask.prompt, *answer.output_ids, *tokens(3)] for ask, answer in zip(workload(), cold, strict=True)]
+        warm = expected.answered(engine, [Ask(one, 12) for one in behind])
+    require_drafts_of_both_kinds([*cold, *warm])
+    assert min(answer.cached_tokens for answer in warm[2:6]) > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "bands"),
+    [*((name, Bands(6, 1, 16)) for name in SETTINGS), ("retracted", POP_WITH_ANCHORS), ("retracted", THINNED)],
+    ids=str,
+)
+def test_settings_change_no_answer(
+    checkpoints: Checkpoints, drafting: Mapping[str, Any], bands: Bands, name: str
+) -> None:
+    expected = checkpoints(bands)
+    with drafting_scheduler(expected.path, **drafting, **SETTINGS[name]) as engine:
+        answers = expected.answered(engine, workload()) + expected.answered(engine, workload())
+    require_drafts_of_both_kinds(answers)
+    assert any(answer.num_retractions for answer in answers) == (name == "retracted")
+
+
+@pytest.mark.parametrize(
+    "model", ["gemma2", "gemma3_text", "gpt_oss", "deepseek_v3", "qwen3_moe", "qwen2_5_vl", "smollm3"]
+)
+def test_drafts_of_other_architectures_change_no_answer(model: str, tmp_path: Path) -> None:
+    """Windows, sinks, latent attention, experts, a decoder of transformers."""
+    expected = Expected(tmp_path, Bands(6, 1, 3), model=model)
+    with drafting_scheduler(expected.path, **CHUNKS_OF_17) as engine:
+        answers = expected.answered(engine, workload()) + expected.answered(engine, workload())
+    require_drafts_of_both_kinds(answers)
+
+
+@pytest.mark.parametrize("pools", [{"max_total_tokens": 192, "deep_tokens": 600}, {"deep_tokens": 110}], ids=str)
+def test_a_full_pool_of_either_band_retracts_exactly(
+    expected: Expected, drafting: Mapping[str, Any], pools: Mapping[str, int]
+) -> None:
+    asks = [Ask(prompt(6 + seed, seed=seed), 30, when=2 * seed) for seed in range(9)]
+    with drafting_scheduler(expected.path, schedule_conservativeness=0.01, **drafting, **pools) as engine:
+        answers = expected.answered(engine, asks)
+    assert any(answer.num_retractions for answer in answers)
+
+
+def test_an_answer_ends_among_accepted_drafts(expected: Expected, drafting: Mapping[str, Any]) -> None:
+    """At each place of an answer; what comes behind it is exact."""
+    question = (prompt(12) * 4)[:45]
+    said = expected.greedy(question, 20)
+    with drafting_scheduler(expected.path, **drafting) as engine:
+        for last in range(len(said)):
+            answer = engine.ask(question, 20, sampling={"stop_token_ids": [said[last]]})
+            assert answer.output_ids == said[: said.index(said[last]) + 1]
+            assert answer.finish_reason is not None
+            assert answer.finish_reason["type"] == "stop"
+            expected.answered(engine, [Ask([*question, *answer.output_ids, *tokens(2)], 4), Ask(question, last + 1)])
+
+
+def test_an_abort_among_drafts_leaves_nothing(expected: Expected, drafting: Mapping[str, Any]) -> None:
+    victim, others = Ask(prompt(12) * 3, 60), [Ask(prompt(30), 9), Ask(prompt(12) * 3 + tokens(5), 12, when=3)]
+    with drafting_scheduler(expected.path, **drafting) as engine:
+        for step in range(1, 12, 2):
+            name = submit(engine, victim)
+            engine.abort(name, when=step)
+            expected.answered(engine, others)
+            said = engine.answers[name].output_ids
+            expected.require_tokens(said, victim, len(said))
+        expected.answered(engine, [victim, *others])
+
+
+def test_a_request_may_fill_the_context(expected: Expected, drafting: Mapping[str, Any]) -> None:
+    """Its line of the tables has room for drafts behind its last token, and so have its neighbours'."""
+    asks = [Ask(prompt(20, seed=seed), 40) for seed in range(3)]
+    with drafting_scheduler(expected.path, context_length=64, **drafting) as engine:
+        names = [submit(engine, Ask(ask.prompt, 100)) for ask in asks]
+        answers = engine.run()
+        for name, ask in zip(names, asks, strict=True):
+            expected.require_tokens(answers[name].output_ids[:40], ask, 40)
+            assert len(answers[name].output_ids) >= 40
+
+
+def test_an_answer_is_cut_to_what_the_deep_band_holds_beside_drafts(expected: Expected) -> None:
+    """4 deep tokens of the prompt and 10 places for drafts leave 26 of 40."""
+    with drafting_scheduler(expected.path, deep_tokens=40) as engine:
+        answer = engine.ask(prompt(30), 100)
+        expected.require_tokens(answer.output_ids, Ask(prompt(30)), 26)
+
+
+@hypothesis_settings(
+    max_examples=12,
+    derandomize=True,
+    deadline=None,
+    database=None,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
+@given(scenario=scenarios(smallest_deep_band=SMALLEST_DEEP_BAND + 10))
+def test_random_workloads_with_drafts_are_exact(checkpoints: Checkpoints, scenario: Scenario) -> None:
+    expected = checkpoints(scenario.bands)
+    breadth = {"speculative_ngram_max_bfs_breadth": 1} if scenario.settings["page_size"] > 1 else {}
+    overlap = not scenario.settings["disable_overlap_schedule"]
+    with drafting_scheduler(expected.path, overlap=overlap, **scenario.settings, **breadth) as engine:
+        play(expected, scenario, engine, num_ahead=10)
+
+
+@pytest.mark.parametrize("bands", [Bands(6, 1, 3), POP_WITH_ANCHORS, FASTKV, THINNED], ids=str)
+def test_drafts_on_flashinfer_change_no_answer(checkpoints: Checkpoints, bands: Bands) -> None:
+    """On a stand-in for its library, with overlap."""
+    expected = checkpoints(bands)
+    with flashinfer_standin(), drafting_scheduler(expected.path, overlap=True) as engine:
+        answers = expected.answered(engine, workload()) + expected.answered(engine, workload())
+    require_drafts_of_both_kinds(answers)
+
+
+def test_a_draft_model_in_bands_is_refused(expected: Expected) -> None:
+    with (
+        pytest.raises(ConfigError, match="draft model"),
+        drafting_scheduler(expected.path, **standalone(expected.path)),
+    ):
+        pass
+
+
+def test_a_draft_model_of_branches_is_refused(expected: Expected, draft_model: Path) -> None:
+    branches = {"speculative_eagle_topk": 2, "speculative_num_draft_tokens": 5}
+    with (
+        pytest.raises(ConfigError, match="topk"),
+        drafting_scheduler(expected.path, **standalone(draft_model) | branches),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("settings", [{}, CHUNKS_OF_17], ids=["whole", "chunks of 17"])
+def test_a_draft_model_drafts_what_it_says_itself(
+    expected: Expected, draft_model: Path, settings: Mapping[str, Any]
+) -> None:
+    """Cold and warm, so its KV is there wherever the main pool's is. SGLang gives it a request without its first token.
+    Where its two best tokens are close, rounding may choose."""
+    model = AutoModelForCausalLM.from_pretrained(draft_model).eval()
+    drafted = list[bool]()
+    from sglang.srt.speculative.standalone_worker_v2 import StandaloneWorkerV2  # imports what 0.5.17 has not
+
+    verify = StandaloneWorkerV2.verify
+
+    def compare(worker: Any, batch: Any, *args: Any, **kwargs: Any) -> Any:
+        for req, nodes in zip(batch.reqs, batch.spec_info.draft_token.view(len(batch.reqs), -1).tolist(), strict=True):
+            known = [*req.origin_input_ids, *req.output_ids]
+            assert known[-1] == nodes[0]
+            logits = model(torch.tensor([known[1:] + nodes[1:]])).logits[0, -len(nodes) : -1]
+            drafted.extend((logits.argmax(-1) == torch.tensor(nodes[1:])).tolist())
+        return verify(worker, batch, *args, **kwargs)
+
+    shared = prompt(40)
+    with (
+        mock.patch.object(StandaloneWorkerV2, "verify", compare),
+        drafting_scheduler(expected.path, **standalone(draft_model), **settings) as engine,
+    ):
+        expected.answered(engine, [Ask(shared, 12), Ask(prompt(9), 12)])
+        (warm,) = expected.answered(engine, [Ask([*shared, *expected.greedy(shared, 12), *tokens(5)], 16)])
+    assert warm.cached_tokens > 40
+    assert len(drafted) > 50
+    assert sum(drafted) >= 0.97 * len(drafted), f"{sum(drafted)} of {len(drafted)}"
