@@ -17,6 +17,7 @@ from sglang_speed.features import (
     attention_backends,
     caches_and_pools,
     chunks_and_pages,
+    combinations,
     context_parallel,
     cuda_graphs,
     disaggregation,
@@ -42,6 +43,7 @@ from sglang_speed.features.base import Feature, Refusal, Status
 __all__ = ["FEATURES", "HOOKS", "MODULES", "REFUSALS", "RESOLUTION_HOOKS", "Feature", "Refusal", "Status"]
 
 MODULES = (
+    combinations,
     speculation,
     lora,
     disaggregation,

@@ -40,11 +40,6 @@ FEATURE = Feature(
             is_not("hicache_storage_backend", None, *STORES),
             "that its keys hold depth, policy and weights was proven for files only; they are served",
         ),
-        _beside(
-            "LoRA adapters",
-            lambda args: bool(args.enable_lora or args.lora_paths),
-            "not proven together, and a store knows an adapter by its name and path, whatever its weights are",
-        ),
         _beside("--nnodes above 1", above_one("nnodes"), "not proven over several machines"),
         Refusal(
             "--hicache-host-memory-mode",

@@ -16,7 +16,7 @@ from sglang_speed.host.hook import Hook
 from sglang_speed.host.versions import NEWEST, OLDEST
 from sglang_speed.served import served, speed_of
 
-LORA_BACKENDS = ("csgmv", "torch_native")
+LORA_BACKENDS = ("torch_native",)
 MODEL_TYPES = ("llama",)
 NOT_APPLIED = (
     "use_rslora",
@@ -53,7 +53,7 @@ def _message_of_models(args: Any) -> str:
 
 
 def _uses_another_backend(args: Any) -> bool:
-    return _is_asked(args) and args.lora_backend not in LORA_BACKENDS
+    return _is_asked(args) and (args.lora_backend not in LORA_BACKENDS or args.device == "cuda")
 
 
 def refuse_unread_settings(manager: Any, lora_config: Any, lora_ref: Any) -> None:
@@ -157,7 +157,12 @@ FEATURE = Feature(
     refusals=(
         Refusal("--enable-lora", on("enable_lora"), f"not proven with SGLang {OLDEST}", versions=(OLDEST,)),
         Refusal("--lora-paths", on("lora_paths"), f"not proven with SGLang {OLDEST}", versions=(OLDEST,)),
-        Refusal("--lora-backend", _uses_another_backend, f"{', '.join(LORA_BACKENDS)} are proven", versions=(NEWEST,)),
+        Refusal(
+            "--lora-backend",
+            _uses_another_backend,
+            f"{', '.join(LORA_BACKENDS)} on a CPU is proven; those of GPUs, and their decode graphs, are not yet",
+            versions=(NEWEST,),
+        ),
         Refusal(
             "--enable-lora with other models",
             _is_of_another_model,

@@ -1,7 +1,6 @@
-"""Conversations that the server remembers: as text, as KV in a row of their own, or as a mark on what the tree holds.
+"""Conversations that the server remembers, as text, or as KV in a row of their own.
 
-A session that keeps its row keeps no deep rows between turns (`serving/sessions.py`). What the tree holds is shallow
-whoever asked for it.
+A session that keeps its row keeps no deep rows between turns (`serving/sessions.py`).
 """
 
 from __future__ import annotations
@@ -13,10 +12,10 @@ _OLDEST_DIFFERS = "sessions of SGLang 0.5.17 hold KV otherwise, and are not prov
 
 FEATURE = Feature(
     name="sessions",
-    served=("/open_session", "--enable-streaming-session", "--enable-session-radix-cache"),
+    served=("/open_session", "--enable-streaming-session"),
     proof=("tests/server/e2e/test_control.py", "tests/inprocess/parity/test_streaming_sessions.py"),
     refusals=(
         Refusal("--enable-streaming-session", on("enable_streaming_session"), _OLDEST_DIFFERS, versions=(OLDEST,)),
-        Refusal("--enable-session-radix-cache", on("enable_session_radix_cache"), _OLDEST_DIFFERS, versions=(OLDEST,)),
+        Refusal("--enable-session-radix-cache", on("enable_session_radix_cache"), "not proven with the deep band"),
     ),
 )

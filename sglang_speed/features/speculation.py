@@ -182,16 +182,6 @@ FEATURE = Feature(
             )
             for algorithm in SERVED
         ),
-        *(
-            _where(
-                algorithm,
-                "with LoRA",
-                lambda args: bool(args.enable_lora or args.lora_paths),
-                "adapters of drafts are not proven",
-                "leave --enable-lora out",
-            )
-            for algorithm in SERVED
-        ),
         _where(
             "NGRAM",
             "with decode graphs",

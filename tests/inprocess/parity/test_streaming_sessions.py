@@ -151,21 +151,3 @@ def test_a_session_goes_on_after_an_aborted_turn_and_after_its_anchors_are_gone(
         close_session(engine, "one")
         engine.run()
         assert not pool().resting
-
-
-@pytest.mark.parametrize("bands", [Bands(), POP_WITH_ANCHORS, FASTKV, THINNED], ids=str)
-def test_turns_of_a_session_that_marks_what_the_tree_holds_are_the_references(
-    checkpoints: Checkpoints, bands: Bands
-) -> None:
-    """It pins nodes of the tree, which are shallow whoever asked for them."""
-    expected = checkpoints(bands)
-    with running_scheduler(expected.path, enable_session_radix_cache=True, chunked_prefill_size=32) as engine:
-        history = prompt(40)
-        for num_tokens, num_new in TURNS:
-            ask = Ask([*history, *tokens(num_tokens)], num_new, fields={"session_id": "one"})
-            (answer,) = expected.answered(engine, [ask])
-            history = [*ask.prompt, *answer.output_ids]
-        assert answer.cached_tokens >= 64
-        engine.send(io_struct.CloseSessionReqInput(session_id="one"))
-        engine.run()
-        engine.flush()

@@ -181,7 +181,7 @@ def test_a_hierarchical_cache_and_files_behind_it_are_not_refused(tiny_speed: Pa
 
 @pytest.mark.skipif(IS_OLDEST, reason="refused there, see test_every_refusal_is_set_by_its_own_flag_alone")
 def test_what_only_the_newest_sglang_serves_is_not_refused_there(tiny_speed: Path) -> None:
-    check(tiny_speed, "--enable-mixed-chunk --enable-streaming-session --enable-session-radix-cache")
+    check(tiny_speed, "--enable-mixed-chunk --enable-streaming-session")
 
 
 @pytest.mark.parametrize("flag", COMMAND_LINES)

@@ -1,0 +1,33 @@
+"""Features that are served each by itself, and not proven beside each other. Refused in pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import combinations
+from typing import Any
+
+from sglang_speed.features.base import Feature, Refusal, on
+
+BY_THEMSELVES: dict[str, Callable[[Any], bool]] = {
+    "--enable-lora": lambda args: bool(args.enable_lora or args.lora_paths),
+    "--enable-hierarchical-cache": on("enable_hierarchical_cache"),
+    "--speculative-algorithm": on("speculative_algorithm"),
+    "--enable-mixed-chunk": on("enable_mixed_chunk"),
+    "--enable-streaming-session": on("enable_streaming_session"),
+}
+"""Each changes which rows a batch has, or who keeps KV. Who proves two of them together takes the pair out of
+`UNPROVEN`."""
+UNPROVEN = tuple(combinations(BY_THEMSELVES, 2))
+_REASON = "each is proven by itself, not both together"
+
+
+def _pair(one: str, other: str) -> Refusal:
+    return Refusal(
+        f"{one} with {other}",
+        lambda args: BY_THEMSELVES[one](args) and BY_THEMSELVES[other](args),
+        _REASON,
+        message=lambda _: f"{one} is not supported with {other} and a SPEED model ({_REASON}); leave one of them out",
+    )
+
+
+FEATURE = Feature(name="several of these together", refusals=tuple(_pair(*pair) for pair in UNPROVEN))
