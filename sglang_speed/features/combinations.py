@@ -7,6 +7,7 @@ from itertools import combinations
 from typing import Any
 
 from sglang_speed.features.base import Feature, Refusal, on
+from sglang_speed.features.quantization import method_of
 
 BY_THEMSELVES: dict[str, Callable[[Any], bool]] = {
     "--enable-lora": lambda args: bool(args.enable_lora or args.lora_paths),
@@ -14,10 +15,17 @@ BY_THEMSELVES: dict[str, Callable[[Any], bool]] = {
     "--speculative-algorithm": on("speculative_algorithm"),
     "--enable-mixed-chunk": on("enable_mixed_chunk"),
     "--enable-streaming-session": on("enable_streaming_session"),
+    "quantized weights": lambda args: method_of(args) is not None,
 }
-"""Each changes which rows a batch has, or who keeps KV. Who proves two of them together takes the pair out of
-`UNPROVEN`."""
-UNPROVEN = tuple(combinations(BY_THEMSELVES, 2))
+"""The first five change which rows a batch has, or who keeps KV."""
+PROVEN_TOGETHER = {
+    ("--enable-hierarchical-cache", "quantized weights"),
+    ("--speculative-algorithm", "quantized weights"),
+    ("--enable-mixed-chunk", "quantized weights"),
+    ("--enable-streaming-session", "quantized weights"),
+}
+"""Quantized layers give a row the same whatever else is in the batch."""
+UNPROVEN = tuple(pair for pair in combinations(BY_THEMSELVES, 2) if pair not in PROVEN_TOGETHER)
 _REASON = "each is proven by itself, not both together"
 
 

@@ -18,31 +18,31 @@ RUNS_AS = (*METHODS, *OTHER_NAMES)
 """Names under which SGLang runs what is served."""
 
 
-def _method(args: Any) -> str | None:
+def method_of(args: Any) -> str | None:
     """As SGLang has resolved it, from the flag or from the checkpoint."""
     method: str | None = args.get_model_config().quantization or args.quantization
     return method
 
 
 def _is_another(args: Any) -> bool:
-    return _method(args) not in (None, *RUNS_AS)
+    return method_of(args) not in (None, *RUNS_AS)
 
 
 def _is_quantized_at_start(args: Any) -> bool:
     directory = checkpoint_directory(args.model_path, args.revision)
-    return _method(args) is not None and quantization_at(directory) is None
+    return method_of(args) is not None and quantization_at(directory) is None
 
 
 def _message_of_method(args: Any) -> str:
     return (
-        f"--quantization {_method(args)} is not supported with a SPEED model (it is not proven in both bands); serve a "
+        f"--quantization {method_of(args)} is not supported with a SPEED model (it is not proven in both bands); serve a "
         f"checkpoint that is quantized by one of {', '.join(METHODS)}"
     )
 
 
 def _message_at_start(args: Any) -> str:
     return (
-        f"--quantization {_method(args)} is not supported with a SPEED model whose checkpoint is not quantized "
+        f"--quantization {method_of(args)} is not supported with a SPEED model whose checkpoint is not quantized "
         f"({_AT_START}); leave it out, or serve a quantized checkpoint"
     )
 
@@ -57,7 +57,7 @@ FEATURE = Feature(
         Refusal("--quantize-and-serve", on("quantize_and_serve"), _AT_START),
         Refusal(
             "--quantization (or quantization_config in config.json)",
-            lambda args: _method(args) is not None,
+            lambda args: method_of(args) is not None,
             _NOT_THERE,
             versions=(OLDEST,),
         ),

@@ -130,6 +130,7 @@ class CpuPlatform(CpuDeviceMixin, SRTPlatform):
         from sglang_speed.platforms.cpu.quantized import config_class
 
         return config_class(quantization)
+
     def supports_speculative_algorithm(self, algorithm: str) -> bool:
         return algorithm in SPECULATIVE_ALGORITHMS
 

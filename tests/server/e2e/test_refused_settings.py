@@ -172,7 +172,7 @@ def test_a_speed_model_with_ordinary_settings_is_not_refused(tiny_speed: Path) -
 def test_a_hierarchical_cache_and_files_behind_it_are_not_refused(tiny_speed: Path) -> None:
     check(tiny_speed, "--enable-hierarchical-cache --hicache-ratio 4 --hicache-storage-backend file")
     args = check(tiny_speed, "--enable-hierarchical-cache --hicache-ratio 4")
-    with pytest.raises(ConfigError, match="--enable-hierarchical-cache is not supported with LoRA adapters"):
+    with pytest.raises(ConfigError, match="--enable-lora is not supported with --enable-hierarchical-cache"):
         refuse_unsupported(resolved_with(args, enable_lora=True))
     for flag in ("--hicache-mem-layout page_head", "--hicache-io-backend kernel_ascend"):
         with pytest.raises(ConfigError, match=f"{flag} needs an accelerator"):
@@ -339,7 +339,7 @@ WITH_DRAFTS: dict[str, tuple[dict[str, Any], str]] = {
         "NGRAM .* another attention backend .* flashinfer",
     ),
     "several ranks": (NGRAM | {"tp_size": 2}, "NGRAM .* over several ranks .*; give --tp-size 1"),
-    "adapters": (NGRAM | {"enable_lora": True}, "NGRAM .* with LoRA .*; leave --enable-lora out"),
+    "adapters": (NGRAM | {"enable_lora": True}, "--enable-lora is not supported with --speculative-algorithm"),
     "an fp8 cache": (NGRAM | {"kv_cache_dtype": "fp8_e4m3"}, "NGRAM .* with an fp8 KV cache .*; leave"),
 }
 
