@@ -77,6 +77,18 @@ class Host(ABC):
         """Change arguments while they are resolved."""
 
     @abstractmethod
+    def typed(self, args: Any, name: str) -> Any:
+        """An argument as the user gave it."""
+
+    @abstractmethod
+    def default_attention_backend(self, args: Any) -> str:
+        """The attention backend that SGLang would choose by itself."""
+
+    @abstractmethod
+    def has_flashinfer(self) -> bool:
+        """Whether FlashInfer's attention runs on this machine."""
+
+    @abstractmethod
     def on_resolution(self, step: str, kind: str, function: Step) -> None:
         """Let `function` run "before" or "after" a named step of SGLang's that resolves arguments."""
 

@@ -13,6 +13,7 @@ from sglang.srt.managers import io_struct
 from sglang.srt.mem_cache.allocation_sizing import get_req_to_token_extra_context_len
 from sglang.srt.model_executor.forward_context import ForwardContext, forward_context
 from sglang.srt.server_args import ServerArgs, get_global_server_args
+from sglang.srt.utils import is_flashinfer_available
 from torch import Tensor
 
 from sglang_speed.host.base import Host, Step, Stream
@@ -30,6 +31,15 @@ class Host0517(Host):
     def change(self, args: Any, **values: Any) -> None:
         for name, value in values.items():
             setattr(args, name, value)
+
+    def typed(self, args: Any, name: str) -> Any:
+        raise AssertionError("this version changes arguments in place")
+
+    def default_attention_backend(self, args: Any) -> str:
+        raise AssertionError("this version asks a method, which a hook changes")
+
+    def has_flashinfer(self) -> bool:
+        return bool(is_flashinfer_available())
 
     def on_resolution(self, step: str, kind: str, function: Step) -> None:
         raise AssertionError("this version resolves arguments in methods, which hooks change")

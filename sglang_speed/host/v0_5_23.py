@@ -16,8 +16,10 @@ from sglang.srt.arg_groups.fields.spec import Spec
 from sglang.srt.arg_groups.overrides import (
     attention_backends_of,
     declare_resolution,
+    get_default_attn_backend,
     model_config_of,
     resolving_view,
+    use_mla_backend,
 )
 from sglang.srt.arg_groups.resolution_hooks import register_resolution_hook
 from sglang.srt.layers.attention.base_attn_backend import SharedReadEnds
@@ -27,7 +29,7 @@ from sglang.srt.managers import io_struct
 from sglang.srt.mem_cache.allocation_sizing import get_req_to_token_extra_context_len
 from sglang.srt.mem_cache.kv_index_translator import KVIndexTranslator
 from sglang.srt.model_executor.forward_context import ForwardContext, forward_context
-from sglang.srt.runtime_context import get_parallel, get_schedule, get_server_args
+from sglang.srt.runtime_context import get_parallel, get_platform, get_schedule, get_server_args
 from sglang.srt.server_args import ServerArgs
 from torch import Tensor
 
@@ -66,6 +68,16 @@ class Host0523(Host):
 
     def change(self, args: Any, **values: Any) -> None:
         declare_resolution(args, "sglang_speed", **values)
+
+    def typed(self, args: Any, name: str) -> Any:
+        return args._raw_input[name]
+
+    def default_attention_backend(self, args: Any) -> str:
+        chosen: str = get_default_attn_backend(args, use_mla_backend(args), model_config_of(args))
+        return chosen
+
+    def has_flashinfer(self) -> bool:
+        return bool(get_platform().has_flashinfer)
 
     def on_resolution(self, step: str, kind: str, function: Step) -> None:
         def run(args: Any, previous: Step) -> None:
