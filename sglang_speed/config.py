@@ -133,6 +133,11 @@ class SpeedConfig:
         return not self.is_stock and (self.selection is not None or self.messages is not None)
 
     @property
+    def stores_uncomputed(self) -> bool:
+        """Whether the KV pools hold more than keys and values that a layer computed: what is filled in, states."""
+        return not self.is_stock and (self.fills_deep_layers or self.keeps_states)
+
+    @property
     def is_thinned(self) -> bool:
         """Whether tokens behind the context see a part of it only, in all layers."""
         return not self.is_stock and self.selection is not None and self.selection.kept < 1

@@ -13,6 +13,7 @@ from typing import Any
 
 from sglang_speed.checkpoints.adapter import PROVENANCE_NAME, Training, training_of
 from sglang_speed.config import SpeedConfig, read_model_config
+from sglang_speed.quantization import quantization_at
 
 CARD_NAME = "README.md"
 BASE_CARD_NAME = "README.base.md"
@@ -111,6 +112,9 @@ def _rows(directory: Path, base: str, speed: SpeedConfig) -> Iterator[tuple[str,
     if not speed.is_stock:
         deep = f"the first {speed.anchor_tokens} (anchors) and the last {speed.tail_tokens} (tail) of each prompt"
         yield "tokens of prompts that pass all", deep + described_choice(speed)
+    quantization = quantization_at(directory)
+    if quantization is not None:
+        yield "weights", f"quantized by {quantization.name}, as the base model's"
     training = training_of(directory)
     if training is Training.TRAINED:
         yield from _training_rows(json.loads((directory / PROVENANCE_NAME).read_text(encoding="utf-8")))

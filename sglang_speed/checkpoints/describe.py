@@ -6,7 +6,7 @@ Reads config.json and safetensors headers only. Owns the table and the JSON of `
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +44,7 @@ _DECODE_BATCHES = (1, 8, 64)
 class Description:
     """A SPEED checkpoint.
 
-    served_dtype: dtype of the weights and of the KV cache under SGLang's defaults; byte counts assume it.
+    served_dtype: dtype of the KV cache under SGLang's defaults; byte counts assume it.
     context_len: longest request that the model was made for, in tokens.
     training: whether the weights were trained for the cutoff. note: what is special about the architecture.
     """
@@ -124,6 +124,7 @@ class Description:
                 "num_parameters": self.weights.num_parameters,
                 "num_bytes": self.weights.num_bytes,
                 "dtype": self.weights.dtype,
+                "quantization": None if self.weights.quantization is None else self.weights.quantization.name,
                 "files": [path.name for path in self.weights.files],
             },
         }
@@ -142,10 +143,14 @@ def describe(directory: Path) -> Description:
     require_layers(weights, config, directory)
     dtype = config.get("dtype") or config.get("torch_dtype") or weights.dtype
     served_dtype = _SERVED_AS.get(dtype, dtype)
+    dtype_bytes = kv_bytes = _DTYPE_BYTES.get(served_dtype, 2)
+    speed = SpeedConfig.from_model_config(config)
+    if weights.quantization is not None and weights.quantization.has_fp8_cache and not speed.stores_uncomputed:
+        served_dtype, kv_bytes = "float8_e4m3fn", 1
     return Description(
         path=directory,
-        config=SpeedConfig.from_model_config(config),
-        shape=model_shape(config, dtype_bytes=_DTYPE_BYTES.get(served_dtype, 2)),
+        config=speed,
+        shape=replace(model_shape(config, kv_bytes), weight_dtype_bytes=weights.bytes_each or dtype_bytes),
         served_dtype=served_dtype,
         context_len=decoder_config(config).get("max_position_embeddings", 2048),
         weights=weights,
@@ -271,7 +276,8 @@ def _cost_rows(description: Description) -> Iterator[tuple[str, str]]:
 
 def _weight_rows(description: Description) -> Iterator[tuple[str, str]]:
     weights = description.weights
-    yield "weights", f"{weights.num_parameters:,} parameters, {weights.num_bytes:,} bytes, {weights.dtype}"
+    kind = weights.dtype if weights.quantization is None else f"quantized by {weights.quantization.name}"
+    yield "weights", f"{weights.num_parameters:,} parameters, {weights.num_bytes:,} bytes, {kind}"
     names = [path.name for path in weights.files]
     shown = names if len(names) <= 2 else [f"{names[0]} to {names[-1]} ({len(names)} files)"]
     yield "weight files", ", ".join(shown)

@@ -19,12 +19,11 @@ from sglang_speed.models.architectures import (
     stock_model_type,
     why_refused,
 )
+from sglang_speed.quantization import quantization_of
 
 CONFIG_NAME = "config.json"
 DTYPES = ("float16", "bfloat16", "float32")
 
-_QUANTIZED_KEYS = ("quantization_config", "compression_config")
-_QUANTIZED_FILES = ("hf_quant_config.json", "quant_model_description.json")
 _SIZES = (
     "num_hidden_layers",
     "hidden_size",
@@ -36,13 +35,13 @@ _SIZES = (
     "max_position_embeddings",
 )
 _NEEDED = _SIZES[:4]
-_UNQUANTIZED = "take the checkpoint that it was made from, in bfloat16 or float16"
 
 
 def require_servable(config: Mapping[str, Any], directory: Path) -> None:
     """ConfigError if a stock or SPEED checkpoint asks for something that is not served. Weights are not read."""
     architecture = require_architecture(config, directory)
-    _require_unquantized(config, directory)
+    quantization_of(config, directory)
+    _require_dtype(config, directory)
     _require_sizes(config, directory)
     unserved = architecture.unserved(config)
     if unserved:
@@ -69,18 +68,12 @@ def require_architecture(config: Mapping[str, Any], directory: Path) -> Architec
     return architecture
 
 
-def _require_unquantized(config: Mapping[str, Any], directory: Path) -> None:
-    found = [f"{key} in {CONFIG_NAME}" for key in _QUANTIZED_KEYS if config.get(key) is not None]
-    found += [name for name in _QUANTIZED_FILES if (directory / name).exists()]
-    if found:
-        raise ConfigError(
-            f"{directory} is quantized ({found[0]}): quantized weights are not served in depth bands; {_UNQUANTIZED}"
-        )
+def _require_dtype(config: Mapping[str, Any], directory: Path) -> None:
     for key in ("dtype", "torch_dtype"):
         if config.get(key) not in (None, *DTYPES):
             raise ConfigError(
                 f"{key}={config[key]!r} in {directory / CONFIG_NAME} is not one of {', '.join(DTYPES)}: other dtypes "
-                f"are not served in depth bands; {_UNQUANTIZED}"
+                "are not served in depth bands; take a checkpoint in one of these"
             )
 
 

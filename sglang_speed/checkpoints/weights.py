@@ -18,6 +18,7 @@ from typing import Any
 from sglang_speed.config import decoder_config
 from sglang_speed.errors import ConfigError
 from sglang_speed.models.architectures import known_architecture
+from sglang_speed.quantization import Quantization, quantization_at
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
@@ -26,6 +27,12 @@ NUM_SAMPLES, SAMPLE_BYTES = 32, 1024
 
 # the dtypes of the format that are served in depth bands: bytes and torch's name
 _DTYPES = {"F32": (4, "float32"), "F16": (2, "float16"), "BF16": (2, "bfloat16")}
+_QUANTIZED_BYTES = {"F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "I8": 1, "U8": 1, "I32": 4, "I64": 8, "BOOL": 1}
+_BESIDE = re.compile(
+    r"(?:[_.](?:k|v|q|kv|input|output|weight|activation)?_?(?:global_)?scales?(?:_inv|_2)?|zero_point|qzeros|g_idx|"
+    r"weight_shape|weight_format|SCB|absmax|quant_map|quant_state\.\w+)$"
+)
+"""Ends names of tensors that say how others are quantized."""
 _LAYER = re.compile(r"^(?:model\.|language_model\.)*layers\.(\d+)\.")
 _EMBEDDING = re.compile(r"^(?:model\.|language_model\.)*embed_tokens\.weight$")
 
@@ -34,11 +41,12 @@ _EMBEDDING = re.compile(r"^(?:model\.|language_model\.)*embed_tokens\.weight$")
 class Weights:
     """What the headers say.
 
-    num_parameters: elements of all tensors.
+    num_parameters: elements of all tensors; of quantized ones those that they stand for.
     num_bytes: bytes of all tensors, headers left out.
-    dtype: torch's name of the dtype that most elements have.
+    dtype: torch's name of the dtype that most elements have, quantized ones aside.
+    quantization: of the weights; None where all are plain.
     layers: numbers of the decoder layers that have tensors.
-    shapes: of every tensor, by its name.
+    shapes: of every tensor, by its name. plain: names of those that are not quantized.
     """
 
     files: tuple[Path, ...]
@@ -47,6 +55,13 @@ class Weights:
     dtype: str
     layers: frozenset[int]
     shapes: Mapping[str, tuple[int, ...]]
+    quantization: Quantization | None = None
+    plain: frozenset[str] = frozenset()
+
+    @property
+    def bytes_each(self) -> float | None:
+        """Bytes of a quantized weight, on average; None for plain ones, which a server may convert."""
+        return None if self.quantization is None else self.num_bytes / self.num_parameters
 
 
 def find_weight_files(directory: Path) -> tuple[Path, ...]:
@@ -85,25 +100,49 @@ def sample_digest(directory: Path) -> str:
 
 
 def read_weights(directory: Path) -> Weights:
-    """Read the headers of all weight files; ConfigError for a file that is missing, broken or quantized."""
+    """Read the headers of all weight files; ConfigError for a file that is missing or broken, or has another dtype than
+    plain weights where config.json says nothing of others."""
     files = find_weight_files(directory)
+    quantization = quantization_at(directory)
     elements: Counter[str] = Counter()
     shapes: dict[str, tuple[int, ...]] = {}
+    num_parameters, plain = 0, set()
     for path in files:
         for name, dtype, shape in _read_header(path):
-            _require_served(name, dtype, path)
+            _require_served(name, dtype, path, quantization)
             elements[dtype] += math.prod(shape)
+            num_parameters += round(math.prod(shape) * _stands_for(name, dtype, quantization))
             shapes[name] = shape
-    if not elements:
+            if dtype in _DTYPES:
+                plain.add(name)
+    of_plain = [dtype for dtype, _ in elements.most_common() if dtype in _DTYPES]
+    if not of_plain:
         raise ConfigError(f"{directory} has weight files without a tensor: make the checkpoint again")
     return Weights(
         files=files,
-        num_parameters=elements.total(),
-        num_bytes=sum(count * _DTYPES[dtype][0] for dtype, count in elements.items()),
-        dtype=_DTYPES[elements.most_common(1)[0][0]][1],
+        num_parameters=num_parameters,
+        num_bytes=sum(count * _bytes_of(dtype) for dtype, count in elements.items()),
+        dtype=_DTYPES[of_plain[0]][1],
         layers=frozenset(int(match[1]) for name in shapes if (match := _LAYER.match(name))),
         shapes=shapes,
+        quantization=quantization,
+        plain=frozenset(plain),
     )
+
+
+def _bytes_of(dtype: str) -> int:
+    return _DTYPES[dtype][0] if dtype in _DTYPES else _QUANTIZED_BYTES[dtype]
+
+
+def _stands_for(name: str, dtype: str, quantization: Quantization | None) -> float:
+    """Weights that an element stands for."""
+    if quantization is None:
+        return 1
+    if _BESIDE.search(name):
+        return 0
+    if dtype == "I32":
+        return 32 / (quantization.bits or 4)
+    return 2 if dtype == "U8" else 1
 
 
 def require_layers(weights: Weights, config: Mapping[str, Any], directory: Path) -> None:
@@ -119,12 +158,22 @@ def require_layers(weights: Weights, config: Mapping[str, Any], directory: Path)
             "config.json: the two belong to different models; make or download the checkpoint again"
         )
     for name, shape in _matrices(config, weights):
+        if _is_quantized(name, weights):
+            continue
         if weights.shapes.get(name) != shape:
             found = f"of shape {list(weights.shapes[name])}" if name in weights.shapes else "missing"
             raise ConfigError(
                 f"{name} in {directory} is {found}, and by the sizes in config.json it is {list(shape)}: the two "
                 "belong to different models; make or download the checkpoint again"
             )
+
+
+def _is_quantized(name: str, weights: Weights) -> bool:
+    """Whether something stands for a matrix, in a shape of its own."""
+    if weights.quantization is None or name in weights.plain:
+        return False
+    stem = name.removesuffix("weight")
+    return any(f"{stem}{part}" in weights.shapes for part in ("weight", "qweight", "weight_packed"))
 
 
 def _matrices(config: Mapping[str, Any], weights: Weights) -> Iterator[tuple[str, tuple[int, int]]]:
@@ -191,9 +240,10 @@ def _read_header(path: Path) -> list[tuple[str, str, tuple[int, ...]]]:
         ) from error
 
 
-def _require_served(name: str, dtype: str, path: Path) -> None:
-    if dtype not in _DTYPES:
-        raise ConfigError(
-            f"{name} in {path} has dtype {dtype}, and {', '.join(_DTYPES)} are served in depth bands: quantized "
-            "weights are not; take the checkpoint that it was made from, in bfloat16 or float16"
-        )
+def _require_served(name: str, dtype: str, path: Path, quantization: Quantization | None) -> None:
+    if dtype in _DTYPES or (quantization is not None and dtype in _QUANTIZED_BYTES):
+        return
+    raise ConfigError(
+        f"{name} in {path} has dtype {dtype}, and {', '.join(_DTYPES)} are served where config.json says nothing of "
+        "quantized weights: download the checkpoint again, or take the one that it was made from"
+    )

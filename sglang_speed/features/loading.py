@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sglang_speed.features.base import Feature, Refusal, is_not, on
 from sglang_speed.host.versions import NEWEST
 
@@ -11,6 +13,13 @@ LOAD_FORMATS = ("auto", "safetensors", "dummy")
 
 _REASON = "not proven in both bands"
 
+
+def _is_another_format(args: Any) -> bool:
+    """bitsandbytes has a loader of its own, for its own checkpoints."""
+    own = ("bitsandbytes",) if args.get_model_config().quantization == "bitsandbytes" else ()
+    return args.load_format not in (*LOAD_FORMATS, *own)
+
+
 FEATURE = Feature(
     name="loading of weights",
     served=(f"--load-format {', '.join(LOAD_FORMATS)}", f"--model-impl {', '.join(MODEL_IMPLS)}"),
@@ -18,7 +27,7 @@ FEATURE = Feature(
     gpu="Triton; FlashInfer in part",
     refusals=(
         Refusal("--model-impl", is_not("model_impl", *MODEL_IMPLS), "it would serve the model at full depth"),
-        Refusal("--load-format", is_not("load_format", *LOAD_FORMATS), _REASON),
+        Refusal("--load-format", _is_another_format, _REASON),
         Refusal(
             "--startup-weight-load-mode", is_not("startup_weight_load_mode", "serial"), _REASON, versions=(NEWEST,)
         ),

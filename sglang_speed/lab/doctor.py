@@ -107,8 +107,12 @@ def _model_findings(model: str) -> Iterator[Finding]:
 
 
 def _settings(args: Any, model_config: Any) -> Iterator[str]:
+    from sglang_speed.features.kv_cache_dtype import resolved_dtype
+
     yield f"attention {' / '.join(dict.fromkeys(args.get_attention_backends()))}"
     yield str(model_config.dtype if args.dtype == "auto" else args.dtype).removeprefix("torch.")
-    yield f"KV cache {args.kv_cache_dtype}"
+    if model_config.quantization:
+        yield f"weights quantized by {model_config.quantization}"
+    yield f"KV cache {resolved_dtype(args)}"
     yield f"pages of {args.page_size}"
     yield f"context {model_config.context_len}"

@@ -54,7 +54,7 @@ class ModelShape:
 
     They are taken to be so where a few are not: the first layers of some models with experts are dense.
 
-    kv_dtype_bytes, weight_dtype_bytes: bytes per element of the KV cache and of the weights.
+    kv_dtype_bytes, weight_dtype_bytes: bytes per element of the KV cache and of the weights, on average.
     is_gated: whether the MLP has three matrices instead of two.
     """
 
@@ -65,7 +65,7 @@ class ModelShape:
     head_dim: int
     vocab_size: int
     kv_dtype_bytes: int = 2
-    weight_dtype_bytes: int = 2
+    weight_dtype_bytes: float = 2
     experts: Experts | None = None
     latent: Latent | None = None
     window: Window | None = None
@@ -235,7 +235,9 @@ def weight_bytes(shape: ModelShape, config: SpeedConfig) -> int:
 
 
 def _bytes_of(shape: ModelShape, config: SpeedConfig, weights_per_layer: int) -> int:
-    return shape.weight_dtype_bytes * (config.num_layers * weights_per_layer + shape.vocab_size * shape.hidden_size)
+    return round(
+        shape.weight_dtype_bytes * (config.num_layers * weights_per_layer + shape.vocab_size * shape.hidden_size)
+    )
 
 
 def prefill_ceiling(shape: ModelShape, config: SpeedConfig) -> float:

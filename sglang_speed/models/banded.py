@@ -33,13 +33,20 @@ from sglang_speed.models.from_states import WindowQueries, run_from_states
 from sglang_speed.models.hf_banded import HfBands
 from sglang_speed.models.views import View
 
+NO_NEW_WEIGHTS = (
+    "new weights for a quantized model are not proven in both bands: start a server with that checkpoint instead"
+)
 
-def run_in_bands(model: nn.Module, config: SpeedConfig, architecture: Architecture, num_ahead: int = 0) -> None:
+
+def run_in_bands(
+    model: nn.Module, config: SpeedConfig, architecture: Architecture, num_ahead: int = 0, is_quantized: bool = False
+) -> None:
     """Make a stock model run in depth bands, in place; its parameters and their names stay as they are.
 
     num_ahead: layers that only predict tokens ahead, of which checkpoints have weights too; SGLang leaves them out.
+    is_quantized: its weights are loaded once.
     """
-    _require_own_layers(model, config.num_layers + num_ahead)
+    _require_own_layers(model, config.num_layers + num_ahead, is_quantized)
     if config.is_stock:
         return
     decoder, bands = _decoder_of(model, config.num_layers), depth_bands(config)
@@ -178,11 +185,16 @@ def _is_decoder(module: nn.Module, num_layers: int) -> bool:
     return has_ends and isinstance(layers, nn.ModuleList) and len(layers) == num_layers
 
 
-def _require_own_layers(model: Any, num_layers: int) -> None:
+def _require_own_layers(model: Any, num_layers: int, loads_once: bool) -> None:
     """Let the model raise ConfigError for weights of a layer that it has not; SGLang leaves them out silently."""
     load: Callable[..., Any] = model.load_weights
+    is_loaded = False
 
     def load_own(weights: Iterable[tuple[str, Tensor]], *args: Any, **kwargs: Any) -> Any:
+        nonlocal is_loaded
+        if loads_once and is_loaded:
+            raise ConfigError(f"sglang_speed: {NO_NEW_WEIGHTS}")
+        is_loaded = True
         if isinstance(weights, list):  # in memory already: nothing is loaded where one is refused
             deque(own(weights), maxlen=0)
         return load(own(weights), *args, **kwargs)

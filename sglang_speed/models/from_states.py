@@ -33,7 +33,7 @@ class WindowQueries:
 
     def __init__(self, model: nn.Module, layers: Sequence[int]) -> None:
         for layer in layers:
-            attentions = [each for each in _attentions_of(model) if each.layer_id == layer]
+            attentions = [each for each in attentions_of(model) if each.layer_id == layer]
             assert attentions, f"{type(model).__name__} has no attention in layer {layer}"
             for each in attentions:
                 each.forward = partial(self._keep, each, each.forward)  # transformers' models call it by that name
@@ -69,7 +69,7 @@ class WindowQueries:
         return attend(q, *args, **kwargs)
 
 
-def _attentions_of(model: Any) -> list[RadixAttention]:
+def attentions_of(model: Any) -> list[RadixAttention]:
     """transformers' models have them beside their modules."""
     beside = getattr(model, "attention_instances", {}).values()
     return [*(each for each in model.modules() if isinstance(each, RadixAttention)), *beside]

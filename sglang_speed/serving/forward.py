@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from sglang.srt.distributed.parallel_state import get_tensor_model_parallel_rank, get_tensor_model_parallel_world_size
 from sglang.srt.layers.attention.base_attn_backend import AttentionBackend
 from sglang.srt.model_executor.forward_batch_info import ForwardBatch
@@ -12,9 +13,11 @@ from sglang.srt.model_executor.forward_batch_info import ForwardBatch
 from sglang_speed.attention.adapters import Adapters
 from sglang_speed.attention.banded import BandedAttnBackend, DeepAttention, DeepRunnerView, FromStates
 from sglang_speed.attention.deep_batch import REQUEST_ROWS
+from sglang_speed.errors import ConfigError
 from sglang_speed.host.adapter import HOST
 from sglang_speed.kv_pool.request_pool import banded
 from sglang_speed.kv_pool.states import StateStore
+from sglang_speed.models.from_states import attentions_of
 from sglang_speed.served import speed_of
 from sglang_speed.serving.fields import REQUEST_ROWS_OF_BATCH
 
@@ -32,10 +35,11 @@ def carry_rows_to_replay(view: Any, *, forward_batch: ForwardBatch, **_: Any) ->
 
 def build_per_band(original: Callable[..., AttentionBackend], *, model_runner: Any, **kwargs: Any) -> AttentionBackend:
     """Hook around _build_resolved_backend: build the resolved backend once per band."""
-    shallow = original(model_runner=model_runner, **kwargs)
     pool = banded(model_runner.req_to_token_pool)
     if pool is None:
-        return shallow
+        return original(model_runner=model_runner, **kwargs)
+    _settle_scales(model_runner.model, model_runner.kv_cache_dtype)
+    shallow = original(model_runner=model_runner, **kwargs)
     views = [DeepRunnerView(model_runner, band) for band in pool.deep_bands]
     deep = [
         DeepAttention(view.band, view.layers, original(model_runner=view, **kwargs), view.kv_index_translator)
@@ -43,6 +47,22 @@ def build_per_band(original: Callable[..., AttentionBackend], *, model_runner: A
     ]
     manager = getattr(model_runner, "lora_manager", None)  # SGLang 0.5.17 has none where adapters are not served
     return BandedAttnBackend(shallow, deep, _from_states(model_runner), None if manager is None else Adapters(manager))
+
+
+def _settle_scales(model: Any, dtype: torch.dtype) -> None:
+    """Leave the scales of keys and values out where the cache does not hold fp8: nothing is divided by them as it is
+    kept, and some backends would multiply by them all the same.
+
+    ConfigError where the loader did not reach them.
+    """
+    for layer in attentions_of(model):
+        if layer.k_scale is not None and layer.k_scale_float is None:
+            raise ConfigError(
+                f"sglang_speed: scales of the KV cache are not loaded into layer {layer.layer_id} of "
+                f"{type(model).__name__}; serve a checkpoint without them"
+            )
+        if dtype.itemsize > 1:
+            layer.k_scale = layer.v_scale = layer.k_scale_float = layer.v_scale_float = None
 
 
 def _from_states(model_runner: Any) -> FromStates | None:

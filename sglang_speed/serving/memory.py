@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
+import torch
 from sglang.srt.mem_cache.allocator.token import TokenToKVPoolAllocator
 from sglang.srt.mem_cache.kv_cache_configurator import KVCacheConfigurator
 from sglang.srt.mem_cache.memory_pool import KVCache, ReqToTokenPool
@@ -105,6 +106,7 @@ def build_deep_bands(pools: Any, kvc: KVCacheConfigurator, *, sizes: Any, **_: A
         return None
     require_ran(kvc.server_args, SETTINGS)
     refuse_unsupported(kvc.server_args)
+    _require_computed_alone_in_fp8(config, kvc.kv_cache_dtype)
     request_pool = None if config.is_stock else _banded_request_pool(kvc, config, sizes, pools.req_to_token_pool)
     prompt_tokens = sizes.max_total_num_tokens
     args = HOST.resolved(kvc.server_args)
@@ -114,6 +116,15 @@ def build_deep_bands(pools: Any, kvc: KVCacheConfigurator, *, sizes: Any, **_: A
     logger.info(_summary(model))
     _warn_where_untrained(args)
     return None if request_pool is None else msgspec.structs.replace(pools, req_to_token_pool=request_pool)
+
+
+def _require_computed_alone_in_fp8(config: SpeedConfig, dtype: torch.dtype) -> None:
+    """What SGLang has made of a quantized checkpoint; `features.kv_cache_dtype` refuses it by name before."""
+    if dtype.itemsize == 1 and config.stores_uncomputed:
+        raise ConfigError(
+            f"sglang_speed: a KV cache of {dtype} is not supported with policy {config.policy} or short messages; add "
+            "--kv-cache-dtype bfloat16"
+        )
 
 
 def _banded_request_pool(

@@ -79,7 +79,7 @@ def run_model_in_bands(model: nn.Module, model_config: Any, *args: Any, **kwargs
 
         config = model_config.hf_config
         num_ahead = getattr(config.get_text_config(), "num_nextn_predict_layers", None) or 0
-        run_in_bands(model, speed, ARCHITECTURES[config.model_type], num_ahead)
+        run_in_bands(model, speed, ARCHITECTURES[config.model_type], num_ahead, bool(model_config.quantization))
 
 
 def keep_shallow_layers(_: Any, *, model_config: Any, **__: Any) -> ModelLayerInfo | None:

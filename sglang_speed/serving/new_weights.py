@@ -19,6 +19,7 @@ from sglang_speed.checkpoints.servable import require_servable
 from sglang_speed.config import is_speed_model, read_model_config
 from sglang_speed.errors import ConfigError
 from sglang_speed.features.loading import LOAD_FORMATS
+from sglang_speed.models.banded import NO_NEW_WEIGHTS
 from sglang_speed.models.hf_config import as_stock, config_of
 from sglang_speed.policy_config import DEFAULT_POLICY
 from sglang_speed.served import speed_of
@@ -54,6 +55,8 @@ def refuse_other_bands(
     """Hook around TokenizerManager.update_weights_from_disk: (False, reason, 0) where the checkpoint does not fit."""
     if speed_of(manager.model_config.hf_config) is None:
         return original(manager, obj, request)
+    if manager.model_config.quantization:
+        return _refused(f"sglang_speed: {NO_NEW_WEIGHTS}")
     try:
         obj.model_path = resolve_model(obj.model_path)
         require_same_model(checkpoint_directory(obj.model_path, None), manager.model_config.hf_config)
@@ -65,6 +68,9 @@ def refuse_other_bands(
 
 def answer_refusal(original: Callable[..., Any], updater: Any, *args: Any, **kwargs: Any) -> Any:
     """Hook around WeightUpdater.update_weights_from_tensor: what the model refuses is answered and ends no server."""
+    model_config = updater.model_config
+    if speed_of(model_config.hf_config) is not None and model_config.quantization:
+        return False, f"sglang_speed: {NO_NEW_WEIGHTS}"
     try:
         return original(updater, *args, **kwargs)
     except ConfigError as error:

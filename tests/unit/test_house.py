@@ -15,6 +15,7 @@ FLOORS = (
     ("errors",),
     ("policy_config",),
     ("config",),
+    ("quantization",),
     ("method", "host"),
     ("policies",),
     ("kv_pool",),

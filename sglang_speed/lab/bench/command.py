@@ -101,7 +101,8 @@ def prepare(model: Path | None, full_depth: Path | None, profile: Profile, direc
             f"{model} has a context of {context_len} tokens and the profile asks for {needed}: choose shorter prompts, "
             f"e.g. --length {context_len // 4} --length {context_len // 2}"
         )
-    return model_of(model, full_depth, directory, profile.shape.kv_dtype_bytes)
+    is_dequantized = profile.device == "cpu"
+    return model_of(model, full_depth, directory, profile.shape.kv_dtype_bytes, is_dequantized=is_dequantized)
 
 
 def print_ceilings(model: Model, rates: Rates) -> None:

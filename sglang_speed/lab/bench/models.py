@@ -19,6 +19,7 @@ from sglang_speed.checkpoints.convert import (
     speed_model_config,
 )
 from sglang_speed.checkpoints.describe import model_shape
+from sglang_speed.checkpoints.weights import read_weights
 from sglang_speed.config import SpeedConfig, decoder_config, is_speed_model
 from sglang_speed.errors import ConfigError
 from sglang_speed.lab.bench.profiles import REHEARSAL, Profile, of_architecture, of_dtype
@@ -53,8 +54,11 @@ class Model:
         return self.contenders["speed"].config
 
 
-def model_of(speed: Path, full_depth: Path | None, directory: Path, dtype_bytes: int = 2) -> Model:
-    """The user's model. full_depth: the stock checkpoint; None: the weights of the SPEED checkpoint.
+def model_of(
+    speed: Path, full_depth: Path | None, directory: Path, dtype_bytes: int = 2, *, is_dequantized: bool = True
+) -> Model:
+    """The user's model. full_depth: the stock checkpoint; None: the weights of the SPEED checkpoint. is_dequantized:
+    servers keep quantized weights as plain ones.
 
     Raises ConfigError if `speed` is no SPEED checkpoint, has no deep band, or differs from `full_depth` in shape.
     """
@@ -78,7 +82,9 @@ def model_of(speed: Path, full_depth: Path | None, directory: Path, dtype_bytes:
         Contender("speed", speed, ours),
         Contender("equal", directory / "equal", equal),
     )
-    return Model(model_shape(config, dtype_bytes), {one.name: one for one in contenders})
+    shape = model_shape(config, dtype_bytes)
+    bytes_each = None if is_dequantized else read_weights(speed).bytes_each
+    return Model(replace(shape, weight_dtype_bytes=bytes_each or dtype_bytes), {one.name: one for one in contenders})
 
 
 def random_model(profile: Profile, directory: Path) -> Model:

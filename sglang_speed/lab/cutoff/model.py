@@ -16,6 +16,7 @@ from sglang_speed.config import SpeedConfig, decoder_config
 from sglang_speed.lab.common.progress import silence_libraries
 from sglang_speed.models.hf_config import config_of
 from sglang_speed.policy_config import DEFAULT_POLICY
+from sglang_speed.quantization import require_unquantized
 from sglang_speed.reference.modeling import ReferenceModel, class_for
 
 
@@ -27,6 +28,7 @@ def load_model(checkpoint: Path, anchor_tokens: int | None = None, tail_tokens: 
     """
     silence_libraries()
     config = read_source_config(checkpoint)
+    require_unquantized(config, checkpoint, "measured at other depths")
     require_layers(read_weights(checkpoint), config, checkpoint)
     speed = visibility_of(checkpoint, decoder_config(config)["num_hidden_layers"], anchor_tokens, tail_tokens)
     device, dtype = ("cuda", torch.bfloat16) if torch.cuda.is_available() else ("cpu", torch.float32)

@@ -49,6 +49,7 @@ from sglang_speed.models.architectures import ARCHITECTURES, known_architecture
 from sglang_speed.models.hf_config import config_of
 from sglang_speed.policies import SpeedPolicy
 from sglang_speed.policy_config import DEFAULT_TAIL_TOKENS
+from sglang_speed.quantization import require_unquantized
 from sglang_speed.reference.modeling import class_for
 from sglang_speed.reference.training import TrainingModel
 from sglang_speed.reference.turn_attention import TURN_ATTENTION
@@ -60,7 +61,7 @@ def run_of(options: TrainOptions) -> TrainingRun:
     source, destination = local_checkpoint(options.source), absolute(options.destination)
     tails = tuple(dict.fromkeys(options.tail_tokens or (DEFAULT_TAIL_TOKENS,)))
     config = read_source_config(source)
-    _require_trainable(config)
+    _require_trainable(config, source)
     num_layers = config["num_hidden_layers"]
     return TrainingRun(
         source=source,
@@ -78,7 +79,8 @@ def run_of(options: TrainOptions) -> TrainingRun:
     )
 
 
-def _require_trainable(config: Mapping[str, Any]) -> None:
+def _require_trainable(config: Mapping[str, Any], source: Path) -> None:
+    require_unquantized(config, source, "trained")
     if not known_architecture(config).is_like_llama:
         known = [row.model_type for row in ARCHITECTURES.values() if row.is_like_llama]
         raise ConfigError(

@@ -113,6 +113,14 @@ class CpuPlatform(CpuDeviceMixin, SRTPlatform):
 
         return build_allocator
 
+    def get_quantization_config(self, quantization: str) -> type | None:
+        """None for SGLang's own, which 0.5.17 keeps."""
+        if installed_version() == OLDEST:
+            return None
+        from sglang_speed.platforms.cpu.quantized import config_class
+
+        return config_class(quantization)
+
     def get_torch_profiler_activity_str(self) -> str:
         return "CPU"
 
@@ -161,6 +169,11 @@ def share_cores(num_ranks: int) -> None:
 
 
 def _refuse_what_needs_an_accelerator(server_args: ServerArgs) -> None:
+    if server_args.load_format == "bitsandbytes":
+        raise ConfigError(
+            "--load-format bitsandbytes needs an accelerator, and none was found: it loads for kernels that run there "
+            "only; leave the flag out, and matrices are dequantized as they are loaded"
+        )
     for name, reason in NEED_AN_ACCELERATOR.items():
         if getattr(server_args, name):
             raise ConfigError(

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from sglang.srt.layers.attention.torch_native_backend import TorchNativeAttnBackend
 from sglang.srt.layers.radix_attention import AttentionType, RadixAttention
-from sglang.srt.mem_cache.memory_pool import KVWriteLoc
+from sglang.srt.mem_cache.memory_pool import KVWriteLoc, MHATokenToKVPool
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -157,16 +157,27 @@ class CpuAttnBackend(TorchNativeAttnBackend):
 
         sinks: [num_heads], what every row adds to its softmax's denominator, as a logit.
         """
+        has_scales = self._has_scales(layer)
         if save_kv_cache and k is not None and v is not None:
-            self.token_to_kv_pool.set_kv_buffer(layer, KVWriteLoc(forward_batch.out_cache_loc, None), k, v)
+            scales = (layer.k_scale, layer.v_scale) if has_scales else ()
+            self.token_to_kv_pool.set_kv_buffer(layer, KVWriteLoc(forward_batch.out_cache_loc, None), k, v, *scales)
         keys = self.token_to_kv_pool.get_key_buffer(layer.layer_id)
         values = self.token_to_kv_pool.get_value_buffer(layer.layer_id)
         query = q.view(-1, layer.tp_k_head_num, layer.tp_q_head_num // layer.tp_k_head_num, layer.qk_head_dim)
-        heads = Heads(layer.scaling, layer.logit_cap, None if sinks is None else sinks.view(query.shape[1:3]))
+        scaling = layer.scaling * (layer.k_scale_float if has_scales else 1.0)
+        heads = Heads(scaling, layer.logit_cap, None if sinks is None else sinks.view(query.shape[1:3]))
         output = query.new_empty((*query.shape[:3], layer.v_head_dim))
         for rows, out in self._outputs(query, keys, values, layer, heads):
             output[rows] = out
+        if has_scales:
+            output *= layer.v_scale_float
         return output.view(len(q), -1)
+
+    def _has_scales(self, layer: RadixAttention) -> bool:
+        """Whether keys and values lie in the pool divided by the layer's scales, as fp8 does where there are any."""
+        pool = self.token_to_kv_pool
+        is_fp8 = isinstance(pool, MHATokenToKVPool) and pool.store_dtype != pool.dtype
+        return is_fp8 and layer.k_scale is not None
 
     def _outputs(
         self, query: Tensor, keys: Tensor, values: Tensor, layer: RadixAttention, heads: Heads

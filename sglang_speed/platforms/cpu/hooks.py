@@ -16,6 +16,7 @@ from sglang_speed.host.hook import Hook, ResolutionHook
 from sglang_speed.host.versions import NEWEST, OLDEST
 from sglang_speed.platforms.cpu import ATTENTION_BACKEND, MEM_FRACTION_STATIC
 from sglang_speed.platforms.cpu.lora import start_in_ordinary_memory
+from sglang_speed.platforms.cpu.quantized import dequantize_weights, know_methods
 
 if TYPE_CHECKING:
     from sglang.srt.mem_cache.kv_cache_configurator import KVCacheConfigurator
@@ -107,6 +108,22 @@ RESOLUTION_HOOKS = (
 )
 
 HOOKS: tuple[Hook, ...] = (
+    Hook(
+        target="sglang.srt.configs.model_config.ModelConfig._verify_quantization",
+        parameters={NEWEST: ("self",)},
+        kind=HookType.BEFORE,
+        function=know_methods,
+        reason="SGLang has gptq and mxfp4 in its registry on platforms of its own only",
+        remove_when="SGLang asks the platform which methods there are",
+    ),
+    Hook(
+        target="sglang.srt.model_loader.loader.DefaultModelLoader._get_all_weights",
+        parameters={NEWEST: ("self", "model_config", "model")},
+        kind=HookType.AFTER,
+        function=dequantize_weights,
+        reason="kernels for quantized weights need an accelerator or AMX",
+        remove_when="SGLang has them in PyTorch too",
+    ),
     Hook(
         target="sglang.kernels.ops.elementwise.elementwise.fused_gate_sigmoid_mul_add",
         parameters=("hidden_states", "gate_weight", "shared_output", "final_hidden_states"),

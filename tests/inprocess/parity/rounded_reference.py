@@ -9,7 +9,7 @@ band unrounded has hardly an exact log-probability (`test_a_band_that_is_not_rou
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -56,7 +56,7 @@ class Rounding:
     own_rows: an extend reads its own rows from the pool; otherwise it has them as they were computed. A decode step
         reads its row from the pool in every backend.
     queries: queries are rounded where they meet keys from the pool. weights: so are softmax's numerators.
-    layers: those that are rounded; None for all.
+    layers: those that are rounded; None for all. scales: what keys and values of a layer are divided by before.
     """
 
     dtype: torch.dtype
@@ -64,6 +64,7 @@ class Rounding:
     queries: bool = False
     weights: bool = False
     layers: range | None = None
+    scales: Callable[[int], tuple[float, float]] | None = None
 
 
 class RoundedAttention:
@@ -79,7 +80,8 @@ class RoundedAttention:
         """query: [batch, num_heads, num_rows, head_dim]. Returns [batch, num_rows, num_heads, head_dim]."""
         key, value = (each.repeat_interleave(module.num_key_value_groups, dim=1) for each in (key, value))
         pool, own = self._split(module.layer_idx, key.shape[2], query.shape[2])
-        read = self._round(key[:, :, pool]), self._round(value[:, :, pool])
+        scales = (1.0, 1.0) if self.rounding.scales is None else self.rounding.scales(module.layer_idx)
+        read = [self._round(each[:, :, pool] / by) * by for each, by in zip((key, value), scales, strict=True)]
         in_pool = self._round(query, self.rounding.queries) @ read[0].mT * scaling + mask[..., pool]
         in_own = query @ key[:, :, own].mT * scaling + mask[..., own]
         top = torch.cat([in_pool, in_own], -1).amax(-1, keepdim=True)

@@ -22,8 +22,15 @@ from tests.server.checkpoints.helpers import edit_json
         ({"model_type": None}, "model_type=None"),
         ({"architectures": ["LlamaForSequenceClassification"]}, "LlamaForSequenceClassification.*only models that gen"),
         ({"is_encoder_decoder": True}, "only models that generate text can be served"),
-        ({"quantization_config": {"quant_method": "fp8"}}, r"quantized \(quantization_config in config.json\)"),
-        ({"compression_config": {}}, r"quantized \(compression_config in config.json\)"),
+        (
+            {"quantization_config": {"quant_method": "quark"}},
+            r"quantized by quark \(quantization_config in config.json\), which is not served .* fp8, compressed-",
+        ),
+        ({"compression_config": {}}, r"quantized by none \(compression_config in config.json\)"),
+        (
+            {"quantization_config": {"quant_method": "compressed-tensors", "format": "marlin-24"}},
+            r"quantized with format marlin-24 \(quantization_config in config.json\), which is not served",
+        ),
         ({"dtype": "float8_e4m3fn"}, "dtype='float8_e4m3fn' in .* is not one of float16, bfloat16, float32"),
         ({"torch_dtype": "float64"}, "torch_dtype='float64'"),
         ({"num_hidden_layers": None}, "num_hidden_layers is missing"),
@@ -58,12 +65,10 @@ def test_what_no_server_would_take_is_refused(
     assert not (tmp_path / "speed").exists()
 
 
-def test_quantized_weights_are_refused_and_a_finished_checkpoint_is_held_to_the_same(
-    llama: Path, tmp_path: Path
-) -> None:
+def test_a_finished_checkpoint_is_held_to_the_same(llama: Path, tmp_path: Path) -> None:
     made = convert(llama, tmp_path / "speed", prefill_layers=3).path
     (made / "hf_quant_config.json").write_text("{}")
-    with pytest.raises(ConfigError, match=r"speed is quantized \(hf_quant_config.json\)"):
+    with pytest.raises(ConfigError, match=r"speed is quantized by modelopt's NONE \(hf_quant_config.json\)"):
         describe(made)
     (made / "hf_quant_config.json").unlink()
     weights = load_file(llama / "model.safetensors")

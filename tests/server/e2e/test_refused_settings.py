@@ -87,7 +87,6 @@ COMMAND_LINES: dict[str, str] = {
     "--enable-return-hidden-states": "--enable-return-hidden-states",
     "--enable-single-batch-overlap": "--enable-single-batch-overlap",
     "--enable-torch-compile": "--enable-torch-compile",
-    "--quantization": "--quantization fp8",
     "--quantization-param-path": "--quantization-param-path scales.json --kv-cache-dtype fp8_e4m3",
     "--model-impl": "--model-impl transformers",
     "--load-format": "--load-format gguf",
@@ -353,10 +352,32 @@ def test_a_wrong_speed_object_is_refused_by_its_key(tiny_speed: Path, tmp_path: 
         check(copy_with(tiny_speed, tmp_path / "wrong", speed=speed))
 
 
-def test_quantized_weights_are_refused_by_what_config_json_says(tiny_speed: Path, tmp_path: Path) -> None:
-    quantized = copy_with(tiny_speed, tmp_path / "quantized", quantization_config={"quant_method": "fp8"})
-    with pytest.raises(ConfigError, match="quantization_config"):
-        check(quantized)
+@pytest.mark.skipif(IS_OLDEST, reason="all are refused there")
+def test_quantized_weights_are_refused_by_their_method(tiny_speed: Path, tmp_path: Path) -> None:
+    quantized = {
+        method: copy_with(tiny_speed, tmp_path / method, quantization_config={"quant_method": method} | more)
+        for method, more in (("fp8", {"activation_scheme": "dynamic"}), ("quark", {}))
+    }
+    check(quantized["fp8"])
+    with pytest.raises(ConfigError, match=r"is quantized by quark \(quantization_config in config.json\), which"):
+        check(quantized["quark"])
+    args = check(quantized["fp8"])
+    HOST.resolved(args).get_model_config().quantization = "humming"
+    with pytest.raises(ConfigError, match=r"--quantization humming is not supported .* by one of fp8, compressed"):
+        refuse_unsupported(args)
+
+
+@pytest.mark.skipif(not IS_OLDEST, reason="most are served there")
+def test_quantized_weights_are_refused_by_the_oldest_sglang(tiny_speed: Path, tmp_path: Path) -> None:
+    says = {"quant_method": "fp8", "activation_scheme": "dynamic"}
+    with pytest.raises(ConfigError, match=r"--quantization \(or quantization_config in config.json\) is not supported"):
+        check(copy_with(tiny_speed, tmp_path / "fp8", quantization_config=says))
+
+
+@pytest.mark.skipif(IS_OLDEST, reason="all are refused there")
+def test_weights_that_would_be_quantized_at_start_up_are_refused(tiny_speed: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--quantization fp8 is not supported .* whose checkpoint is not quantized"):
+        check(tiny_speed, "--quantization fp8")
 
 
 def copy_with(checkpoint: Path, directory: Path, **changes: Any) -> Path:
