@@ -17,7 +17,7 @@ from sglang_speed.errors import ConfigError
 Config = Mapping[str, Any]
 
 METHODS = (
-    *("fp8", "compressed-tensors", "awq", "gptq", "modelopt_fp8", "modelopt_fp4", "bitsandbytes", "mxfp4"),
+    *("fp8", "compressed-tensors", "awq", "gptq", "modelopt_fp8", "modelopt_fp4", "bitsandbytes"),
     *("w8a8_fp8", "w8a8_int8", "blockwise_int8"),
 )
 """Of checkpoints, by SGLang's names."""

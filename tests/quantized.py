@@ -24,7 +24,7 @@ E4M3_MAX = 448.0
 
 def is_matrix(name: str) -> bool:
     """Whether tools quantize it: matrices of layers, neither embeddings nor the head nor a router."""
-    return name.endswith("_proj.weight") or ("experts" in name and name.endswith("_proj"))
+    return name.endswith("_proj.weight")
 
 
 @dataclass(frozen=True)
@@ -201,18 +201,6 @@ def gptq(
     return write
 
 
-def mxfp4(name: str, weight: Tensor) -> tuple[Tensors, Tensor]:
-    """All experts of a layer, [num_experts, in, out]."""
-    groups = weight.transpose(1, 2).unflatten(2, (-1, 32))
-    exponent = (groups.abs().amax(-1) / 6).log2().ceil()
-    values = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
-    values = torch.cat([values, -values])
-    codes = (groups / exponent.exp2()[..., None])[..., None].sub(values).abs().argmin(-1)
-    blocks = (codes[..., 0::2] | codes[..., 1::2] << 4).to(torch.uint8)
-    plain = (values[codes] * exponent.exp2()[..., None]).flatten(2).transpose(1, 2)
-    return {f"{name}_blocks": blocks, f"{name}_scales": (exponent + 127).to(torch.uint8)}, plain
-
-
 NF4 = torch.tensor(
     [
         *(-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635),
@@ -299,11 +287,11 @@ _MODELOPT = {"producer": {"name": "modelopt"}, "quantization": {"quant_algo": "F
 FORMATS: Mapping[str, Format] = {
     "fp8": Format(fp8_of_tensor, {"quant_method": "fp8", "activation_scheme": "static"}),
     "fp8 blocks": Format(
-        fp8_of_blocks(24, 16),
+        fp8_of_blocks(16, 16),
         {
             "quant_method": "fp8",
             "activation_scheme": "dynamic",
-            "weight_block_size": [24, 16],
+            "weight_block_size": [16, 16],
             "modules_to_not_convert": ["model.layers.7.mlp.down_proj", "model.layers.1.self_attn.o_proj"],
         },
         skips=("layers.7.mlp.down_proj", "layers.1.self_attn.o_proj"),
@@ -324,6 +312,5 @@ FORMATS: Mapping[str, Format] = {
     "bitsandbytes": Format(nf4, {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}),
     "bitsandbytes int8": Format(int8_of_bitsandbytes, {"quant_method": "bitsandbytes", "load_in_8bit": True}),
     "w8a8 int8": Format(int8_of_rows, {"quant_method": "w8a8_int8"}),
-    "mxfp4": Format(mxfp4, {"quant_method": "mxfp4"}, skips=("self_attn",)),
 }
 """By name. Sizes of groups are small, as the models are."""

@@ -31,8 +31,6 @@ PARTS = (
     WEIGHT,
 )
 """What follows the name of a matrix."""
-OF_EXPERTS = ("blocks", "scales")
-"""What follows the name of all experts' matrices, after an underscore."""
 OF_KV = ("k_scale", "v_scale", "kv_scale", "output_scale", "q_scale", "k_zero_point", "v_zero_point")
 """Scales of the KV cache, which stay what they are."""
 
@@ -51,9 +49,6 @@ def split_name(name: str) -> tuple[str, str] | None:
     for part in PARTS:
         if name.endswith(f".{part}"):
             return f"{name.removesuffix(part)}{WEIGHT}", part
-    for part in OF_EXPERTS:
-        if name.endswith(f"_proj_{part}"):
-            return name.removesuffix(f"_{part}"), part
     return None
 
 
@@ -182,13 +177,6 @@ def _modelopt_fp4(name: str, parts: Parts, config: Config) -> Tensor:
     return _fp4(parts[WEIGHT]) * scale.repeat_interleave(16, 1)
 
 
-def _experts(name: str, parts: Parts, config: Config) -> Tensor:
-    """gpt-oss: groups of 32 fp4 that share an exponent. Returns [num_experts, in, out], as it has them unquantized."""
-    exponents = parts["scales"].int() - 127
-    values = torch.ldexp(_fp4(parts["blocks"]), exponents[..., None])
-    return values.flatten(-2).transpose(1, 2).contiguous()
-
-
 def _bitsandbytes_4_bits(name: str, parts: Parts, config: Config) -> Tensor:
     """A table of sixteen values, and a scale for each block of the flattened matrix, which may be quantized again."""
     (state_name,) = (part for part in parts if part.startswith(_STATE))
@@ -211,7 +199,6 @@ def _bitsandbytes_8_bits(name: str, parts: Parts, config: Config) -> Tensor:
 READERS: Mapping[str, Callable[[str, Parts, Config], Tensor]] = {
     "qweight": _by_columns,
     "weight_packed": _packed,
-    "blocks": _experts,
     _STATE: _bitsandbytes_4_bits,
     "SCB": _bitsandbytes_8_bits,
     "weight_scale_2": _modelopt_fp4,

@@ -113,7 +113,7 @@ HOOKS: tuple[Hook, ...] = (
         parameters={NEWEST: ("self",)},
         kind=HookType.BEFORE,
         function=know_methods,
-        reason="SGLang has gptq and mxfp4 in its registry on platforms of its own only",
+        reason="SGLang has gptq in its registry on platforms of its own only",
         remove_when="SGLang asks the platform which methods there are",
     ),
     Hook(

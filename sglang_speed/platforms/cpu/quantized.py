@@ -10,7 +10,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import cache
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -19,6 +19,7 @@ from sglang.srt.layers.moe.fused_moe_triton import FusedMoE
 from sglang.srt.layers.quantization import QUANTIZATION_METHODS
 from sglang.srt.layers.quantization.base_config import QuantizationConfig
 from sglang.srt.layers.quantization.kv_cache import BaseKVCacheMethod
+from sglang.srt.layers.quantization.modelopt_quant import ModelOptFp4Config, ModelOptFp8Config
 from sglang.srt.layers.quantization.unquant import UnquantizedFusedMoEMethod, UnquantizedLinearMethod
 from sglang.srt.layers.radix_attention import RadixAttention
 from torch import Tensor
@@ -31,10 +32,12 @@ logger = logging.getLogger(__name__)
 
 METHODS = (
     *("fp8", "compressed-tensors", "awq", "gptq", "modelopt", "modelopt_fp8", "modelopt_fp4", "bitsandbytes"),
-    *("mxfp4", "w8a8_fp8", "w8a8_int8", "blockwise_int8"),
+    *("w8a8_fp8", "w8a8_int8", "blockwise_int8"),
 )
 """By SGLang's names."""
-NOT_REGISTERED = ("gptq", "mxfp4")
+NOT_REGISTERED = ("gptq",)
+BASES = {"modelopt_fp8": ModelOptFp8Config, "modelopt_fp4": ModelOptFp4Config}
+"""What SGLang takes the configuration of a method to be."""
 
 
 class KVScales(QuantizationConfig):
@@ -87,9 +90,9 @@ def config_class(method: str) -> type:
             f"{', '.join(METHODS)} are dequantized while they are loaded"
         )
 
-    class Dequantized:
-        name: ClassVar[str] = method
+    base: Any = BASES.get(method, object)
 
+    class Dequantized(base):  # type: ignore[misc]
         def __init__(self) -> None:
             raise ConfigError(
                 f"sglang_speed: --quantization {method} of a checkpoint that is not quantized needs an accelerator, "

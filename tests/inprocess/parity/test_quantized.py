@@ -1,7 +1,7 @@
 """Quantized checkpoints: the answers are the reference's with the weights that they stand for.
 
 On the CPU platform, which dequantizes them; kernels are asked in tests/gpu. That SGLang's own quantized layers run in
-bands is asked with the kernels of one method in PyTorch.
+bands is asked with the kernel of one method in PyTorch.
 """
 
 from __future__ import annotations
@@ -22,12 +22,14 @@ from transformers import AutoModelForCausalLM
 
 from sglang_speed.checkpoints.convert import convert
 from sglang_speed.checkpoints.describe import describe
+from sglang_speed.config import SpeedConfig
 from sglang_speed.errors import ConfigError
 from sglang_speed.host.adapter import HOST
 from sglang_speed.models.banded import NO_NEW_WEIGHTS
 from sglang_speed.models.from_states import attentions_of
 from sglang_speed.platforms.cpu import CpuPlatform
 from sglang_speed.served import served
+from sglang_speed.serving.memory import _require_computed_alone_in_fp8
 from tests import host
 from tests.catalogue import (
     CHUNKS_OF_17,
@@ -50,8 +52,6 @@ from tests.tiny_models import make_tiny_model
 
 pytestmark = pytest.mark.skipif(host.IS_OLDEST, reason="quantized weights are refused there")
 
-OF_MODEL = {"mxfp4": "gpt_oss"}
-"""Formats that only some models have; all others are asked of llama."""
 OTHER_MODELS = [
     ("fp8 blocks", "qwen3_moe"),
     ("fp8", "phi3"),
@@ -98,7 +98,7 @@ def require_exact(expected: Expected, **settings: Any) -> None:
 
 @pytest.mark.parametrize("form", [name for name, form in FORMATS.items() if form.kv is None])
 def test_every_format_is_exact(made: Made, form: str) -> None:
-    require_exact(made(form, OF_MODEL.get(form, "llama"), Bands()))
+    require_exact(made(form, "llama", Bands()))
 
 
 @pytest.mark.parametrize("bands", [POP_WITH_ANCHORS, FASTKV, THINNED, FASTKV_WITH_MESSAGES], ids=str)
@@ -212,12 +212,8 @@ def test_an_fp8_cache_of_the_checkpoint_is_refused_where_more_lies_in_it(made: M
     expected = made("modelopt fp8", "llama", bands)
     with pytest.raises(ConfigError, match=r"fp8_e4m3, which the checkpoint says, .* add --kv-cache-dtype bfloat16"):
         HOST.resolve(model_path=str(expected.path))
-    with (
-        mock.patch("sglang_speed.serving.memory.refuse_unsupported"),
-        pytest.raises(ConfigError, match=r"a KV cache of torch\.float8_e4m3fn is not supported with policy"),
-        running_scheduler(expected.path),
-    ):
-        pass
+    with pytest.raises(ConfigError, match=r"a KV cache of torch\.float8_e4m3fn is not supported with policy"):
+        _require_computed_alone_in_fp8(SpeedConfig.from_dict(bands.speed, NUM_LAYERS), torch.float8_e4m3fn)
 
 
 # Tools
@@ -225,8 +221,7 @@ def test_an_fp8_cache_of_the_checkpoint_is_refused_where_more_lies_in_it(made: M
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_a_quantized_checkpoint_is_linked_as_it_is(form: str, tmp_path: Path) -> None:
-    model = OF_MODEL.get(form, "llama")
-    source = make_tiny_model(tmp_path / "plain", **MODELS[model])
+    source = make_tiny_model(tmp_path / "plain", **MODELS["llama"])
     quantized = quantize(source, tmp_path / "quantized", FORMATS[form])
     converted = convert(quantized, tmp_path / "speed", prefill_layers=6)
     assert converted.placement == "hard link"

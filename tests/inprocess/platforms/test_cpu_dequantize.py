@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sglang_speed.errors import ConfigError
 from sglang_speed.platforms.cpu.dequantize import dequantize, split_name
-from tests.quantized import FORMATS, Tensors, awq, fp8_of_blocks, gptq, mxfp4, packed_ints
+from tests.quantized import FORMATS, Tensors, awq, fp8_of_blocks, gptq, packed_ints
 
 NAME = "model.layers.3.mlp.down_proj.weight"
 
@@ -32,10 +32,8 @@ def read(tensors: Tensors, config: object) -> Tensor:
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_matrix_is_read_as_it_was_written(name: str) -> None:
     form = FORMATS[name]
-    own, weight = (
-        (NAME, matrix(48, 64)) if name != "mxfp4" else ("model.layers.3.mlp.experts.down_proj", matrix(3, 64, 48))
-    )
-    tensors, expected = form.write(own, weight)
+    weight = matrix(48, 64)
+    tensors, expected = form.write(NAME, weight)
     found = read(tensors, form.config)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
@@ -73,15 +71,6 @@ def test_integers_are_packed_as_compressed_tensors_packs_them() -> None:
     zero = unpack_from_int32(parts["weight_zero_point"], 4, torch.Size((48, 4)), packed_dim=0)
     expected = (whole.view(48, 4, 16) - zero[..., None].int()) * parts["weight_scale"][..., None]
     torch.testing.assert_close(read(tensors, {}), expected.flatten(1))
-
-
-def test_experts_of_gpt_oss_are_read_as_transformers_reads_them() -> None:
-    from transformers.integrations.mxfp4 import convert_moe_packed_tensors
-
-    tensors, _ = mxfp4("experts.gate_up_proj", matrix(3, 64, 48))
-    blocks, scales = tensors.values()
-    expected = convert_moe_packed_tensors(blocks, scales, dtype=torch.float32)
-    torch.testing.assert_close(read(tensors, {}), expected)
 
 
 def test_awq_is_read_as_sglang_reads_it() -> None:
