@@ -14,6 +14,7 @@ from sglang_speed.quantization import METHODS, OTHER_NAMES, quantization_at
 
 _AT_START = "weights that are quantized at start-up are not proven in both bands"
 _NOT_THERE = "quantized weights are not proven in both bands with this SGLang"
+_WITH_ADAPTERS = "adapters on quantized weights are not proven in both bands"
 RUNS_AS = (*METHODS, *OTHER_NAMES)
 """Names under which SGLang runs what is served."""
 
@@ -47,6 +48,17 @@ def _message_at_start(args: Any) -> str:
     )
 
 
+def _has_adapters(args: Any) -> bool:
+    return bool(args.enable_lora or args.lora_paths) and _method(args) is not None
+
+
+def _message_of_adapters(args: Any) -> str:
+    return (
+        f"--enable-lora is not supported with a SPEED model in {_method(args)} ({_WITH_ADAPTERS}); leave it out, or "
+        "serve the checkpoint that it was made from"
+    )
+
+
 FEATURE = Feature(
     name="quantized weights",
     served=(f"checkpoints in {', '.join(METHODS)}",),
@@ -66,6 +78,13 @@ FEATURE = Feature(
             _is_another,
             "they are not proven in both bands",
             message=_message_of_method,
+            versions=(NEWEST,),
+        ),
+        Refusal(
+            "--enable-lora with quantized weights",
+            _has_adapters,
+            _WITH_ADAPTERS,
+            message=_message_of_adapters,
             versions=(NEWEST,),
         ),
         Refusal(
