@@ -35,8 +35,8 @@ def _is_quantized_at_start(args: Any) -> bool:
 
 def _message_of_method(args: Any) -> str:
     return (
-        f"--quantization {method_of(args)} is not supported with a SPEED model (it is not proven in both bands); serve a "
-        f"checkpoint that is quantized by one of {', '.join(METHODS)}"
+        f"--quantization {method_of(args)} is not supported with a SPEED model (it is not proven in both bands); serve "
+        f"a checkpoint that is quantized by one of {', '.join(METHODS)}"
     )
 
 

@@ -416,6 +416,9 @@ def test_quantized_weights_are_refused_by_their_method(tiny_speed: Path, tmp_pat
     with pytest.raises(ConfigError, match=r"is quantized by quark \(quantization_config in config.json\), which"):
         check(quantized["quark"])
     args = check(quantized["fp8"])
+    with pytest.raises(ConfigError, match="--enable-lora is not supported with quantized weights"):
+        refuse_unsupported(resolved_with(args, enable_lora=True))
+    args = check(quantized["fp8"])
     HOST.resolved(args).get_model_config().quantization = "humming"
     with pytest.raises(ConfigError, match=r"--quantization humming is not supported .* by one of fp8, compressed"):
         refuse_unsupported(args)
