@@ -217,22 +217,6 @@ HOOKS: tuple[Hook, ...] = (
         remove_when="SGLang has them in PyTorch too",
     ),
     Hook(
-        target="sglang.srt.configs.model_config.ModelConfig._verify_quantization",
-        parameters={NEWEST: ("self",)},
-        kind=HookType.BEFORE,
-        function=know_methods,
-        reason="SGLang has gptq in its registry on platforms of its own only",
-        remove_when="SGLang asks the platform which methods there are",
-    ),
-    Hook(
-        target="sglang.srt.model_loader.loader.DefaultModelLoader._get_all_weights",
-        parameters={NEWEST: ("self", "model_config", "model")},
-        kind=HookType.AFTER,
-        function=dequantize_weights,
-        reason="kernels for quantized weights need an accelerator or AMX",
-        remove_when="SGLang has them in PyTorch too",
-    ),
-    Hook(
         target="sglang.kernels.ops.elementwise.elementwise.fused_gate_sigmoid_mul_add",
         parameters=("hidden_states", "gate_weight", "shared_output", "final_hidden_states"),
         kind=HookType.REPLACE,
