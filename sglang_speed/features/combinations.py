@@ -20,7 +20,6 @@ BY_THEMSELVES: dict[str, Callable[[Any], bool]] = {
 """The first five change which rows a batch has, or who keeps KV."""
 PROVEN_TOGETHER = {
     ("--enable-hierarchical-cache", "quantized weights"),
-    ("--speculative-algorithm", "quantized weights"),
     ("--enable-mixed-chunk", "quantized weights"),
     ("--enable-streaming-session", "quantized weights"),
 }
