@@ -99,7 +99,7 @@ class CpuAttnBackend(TorchNativeAttnBackend):
 
     def __init__(self, model_runner: Any) -> None:
         super().__init__(model_runner)
-        self.max_context_len = model_runner.model_config.context_len
+        self.max_context_len = self.req_to_token_pool.req_to_token.shape[1]
         self.plans: list[RequestPlan] = []
         self._requests: list[Request] = []
         self._blocks: dict[int | None, list[Block]] = {}
