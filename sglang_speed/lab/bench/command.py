@@ -13,14 +13,15 @@ from sglang_speed.checkpoints.convert import read_source_config
 from sglang_speed.checkpoints.hub import local_checkpoint
 from sglang_speed.config import decoder_config
 from sglang_speed.errors import ConfigError
-from sglang_speed.lab.bench.facts import REHEARSAL, described_rates
+from sglang_speed.lab.bench.facts import REHEARSAL, described_bands, described_rates
 from sglang_speed.lab.bench.models import Model, model_of, random_model
 from sglang_speed.lab.bench.options import BenchOptions
 from sglang_speed.lab.bench.plots import draw
 from sglang_speed.lab.bench.profiles import PROFILES, Profile, of_architecture, of_dtype
 from sglang_speed.lab.bench.rates import measure_rates
 from sglang_speed.lab.bench.report import html_report, terminal_table
-from sglang_speed.lab.bench.results import Sample, missed
+from sglang_speed.lab.bench.results import Reading, missed
+from sglang_speed.lab.bench.rivals import rivals_of
 from sglang_speed.lab.bench.run import Comparison, Finished, Starting
 from sglang_speed.lab.bench.scenarios import SCENARIOS
 from sglang_speed.lab.bench.servers import refuse_own_flags
@@ -29,7 +30,6 @@ from sglang_speed.lab.common.machine import has_fast_bfloat16
 from sglang_speed.lab.common.outputs import Outputs
 from sglang_speed.lab.common.progress import print_written, progress_bars, wide_console
 from sglang_speed.method.cost import Rates, kept_layers, prefill_ceiling
-from sglang_speed.policy_config import DEFAULT_POLICY
 
 console = wide_console(126)
 
@@ -39,31 +39,24 @@ def bench(options: BenchOptions) -> None:
 
     Raises ConfigError for a wrong name or a model that does not fit, before a server is started.
     """
-    model = None if options.model is None else local_checkpoint(options.model)
+    models = [local_checkpoint(model) for model in options.model or ()]
     flags, scenarios = options.flags or (), check_names(options.scenario or ())
     name = options.profile or ("gpu" if torch.cuda.is_available() else "cpu")
     dtype = "bfloat16" if has_fast_bfloat16() else "float32"
     sizes = of_dtype(of_architecture(PROFILES[name], options.arch or "llama"), dtype)
-    prefill_layers = sizes.prefill_layers if options.prefill_layers is None else options.prefill_layers
-    sizes = replace(
-        sizes,
-        policy=options.policy or DEFAULT_POLICY,
-        prefill_layers=prefill_layers,
-        select_ratio=options.select_ratio,
-        kv_keep=options.kv_keep,
-    )
+    sizes = replace(sizes, rivals=rivals_of(options.policy or ()))
     sizes = with_lengths(sizes, options.length) if options.length else sizes
     refuse_own_flags(flags)
     outputs = Outputs(options.json, options.plot, options.html)
     outputs.require_writable()
     exit_on_sigterm()
     with tempfile.TemporaryDirectory(prefix="sglang-speed-bench-") as directory:
-        compared = prepare(model, options.full_depth, sizes, Path(directory) / "models")
+        compared = prepare(models, options.full_depth, sizes, scenarios, Path(directory) / "models")
         rates = measure_rates(sizes.device, sizes.copy_bytes, sizes.matrix_size, getattr(torch, sizes.dtype))
         print_ceilings(compared, rates)
         if sizes.is_rehearsal:
             console.print(f"[bold yellow]{REHEARSAL}[/]")
-        named = {"model": "random", "arch": sizes.arch} if model is None else {"model": model.absolute().name}
+        named = {"model": ", ".join(compared.rivals)} if models else {"model": "random", "arch": sizes.arch}
         names = {**named, "profile": name}
         comparison = Comparison(compared, sizes, rates, names, flags)
         measure(comparison, scenarios, outputs.make_logs(), outputs)
@@ -90,31 +83,32 @@ def with_lengths(profile: Profile, lengths: Sequence[int]) -> Profile:
     )
 
 
-def prepare(model: Path | None, full_depth: Path | None, profile: Profile, directory: Path) -> Model:
-    """The checkpoints. Raises ConfigError if the model's context is too short for the profile's prompts."""
-    if model is None:
+def prepare(
+    models: Sequence[Path], full_depth: Path | None, profile: Profile, scenarios: Sequence[str], directory: Path
+) -> Model:
+    """The checkpoints. Raises ConfigError if the model's context is too short for a scenario."""
+    if not models:
         return random_model(profile, directory)
-    context_len = decoder_config(read_source_config(model)).get("max_position_embeddings", 2048)
-    needed = profile.longest_request
-    if needed > context_len:
+    context_len = decoder_config(read_source_config(models[0])).get("max_position_embeddings", 2048)
+    needed = {name: profile.longest_requests.get(name, 0) for name in scenarios}
+    if max(needed.values()) > context_len:
+        too_long = [f"{name} asks for {length}" for name, length in needed.items() if length > context_len]
         raise ConfigError(
-            f"{model} has a context of {context_len} tokens and the profile asks for {needed}: choose shorter prompts, "
-            f"e.g. --length {context_len // 4} --length {context_len // 2}"
+            f"{models[0]} has a context of {context_len} tokens and {', '.join(too_long)}: choose other scenarios, or "
+            f"for prefill and decode shorter prompts, e.g. --length {context_len // 4} --length {context_len // 2}"
         )
     is_dequantized = profile.device == "cpu"
-    return model_of(model, full_depth, directory, profile.shape.kv_dtype_bytes, is_dequantized=is_dequantized)
+    return model_of(models, full_depth, directory, profile.shape.kv_dtype_bytes, is_dequantized=is_dequantized)
 
 
 def print_ceilings(model: Model, rates: Rates) -> None:
     """Print what is possible, before anything is measured."""
-    config = model.speed
-    console.print(
-        f"policy {config.policy}, prompts in {config.prefill_layers} of {config.num_layers} layers: at most "
-        f"{prefill_ceiling(model.shape, config):.2f}x in prefill and "
-        f"{config.num_layers / kept_layers(model.shape, config):.2f}x in prompt "
-        "tokens per byte; this machine: "
-        f"{described_rates(asdict(rates))}"
-    )
+    for name, config in model.rivals.items():
+        console.print(
+            f"{name}: {described_bands(config)}: at most {prefill_ceiling(model.shape, config):.2f}x in prefill and "
+            f"{config.num_layers / kept_layers(model.shape, config):.2f}x in prompt tokens per byte"
+        )
+    console.print(f"this machine: {described_rates(asdict(rates))}")
 
 
 def measure(comparison: Comparison, names: Sequence[str], logs: Path, outputs: Outputs) -> None:
@@ -126,8 +120,9 @@ def measure(comparison: Comparison, names: Sequence[str], logs: Path, outputs: O
                 case Starting(sides):
                     progress.update(task, description="starting servers")
                     progress.console.print(f"starting {', '.join(sides)}; their logs are in {logs}", soft_wrap=True)
-                case Sample(figure):
-                    progress.update(task, description=f"{figure.scenario}: {figure.name}")
+                case Reading(figures, side):
+                    figure = next(iter(figures.values()))
+                    progress.update(task, description=f"{figure.scenario}: {figure.name}, {side}")
                 case Finished():
                     progress.advance(task)
                     outputs.write_json(comparison.to_dict())

@@ -10,12 +10,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from sglang_speed.config import SpeedConfig
+from sglang_speed.lab.bench.rivals import EQUAL, STOCK
 from sglang_speed.method.cost import ModelShape, kept_layers
+from sglang_speed.policy_config import DEFAULT_POLICY
 
 MIB = 2**20
 REHEARSAL = "rehearsal: sizes too small, figures mean nothing"
 TITLES = {"llama": "Llama", "qwen3": "Qwen3", "qwen3_moe": "Qwen3-MoE"}
-SIDES = {"stock": "stock SGLang", "speed": "SPEED", "equal": "SPEED, Lc = L"}
+SIDES = {STOCK: "stock SGLang", DEFAULT_POLICY: "SPEED", EQUAL: "SPEED, Lc = L"}
+"""Sides whose names are not what the user wrote."""
 
 
 @dataclass(frozen=True)
@@ -38,16 +41,41 @@ def model_name(results: Mapping[str, Any]) -> str:
     return f"a {TITLES[arch]} of random weights" if name == "random" else name
 
 
+def rivals_in(results: Mapping[str, Any]) -> dict[str, SpeedConfig]:
+    """What was compared with stock, by side. Results from before there could be several have one, `speed`."""
+    configuration = results["configuration"]
+    bands = configuration.get("rivals") or {DEFAULT_POLICY: configuration["speed"]}
+    return {name: _bands(**speed) for name, speed in bands.items()}
+
+
+def _bands(num_layers: int, **speed: Any) -> SpeedConfig:
+    return SpeedConfig.from_dict(speed, num_layers)
+
+
+def side_name(side: str) -> str:
+    return SIDES.get(side, side)
+
+
 def described_depth(results: Mapping[str, Any]) -> str:
-    speed = results["configuration"]["speed"]
-    return f"prompts in {speed['prefill_layers']} of {speed['num_layers']} layers"
+    """For example: prompts in 24 of 32 layers; of several rivals: speed, prompts in 24 of 32 layers; pop, ..."""
+    rivals = rivals_in(results)
+    words = {name: described_bands(config) for name, config in rivals.items()}
+    return (
+        next(iter(words.values())) if len(words) == 1 else "; ".join(f"{name}, {each}" for name, each in words.items())
+    )
+
+
+def described_bands(config: SpeedConfig) -> str:
+    layers = " and ".join(map(str, config.cutoffs))
+    return f"prompts in {layers} of {config.num_layers} layers"
 
 
 def kv_bytes(results: Mapping[str, Any], tokens: int) -> int:
     """KV bytes of this many tokens in all layers."""
     configuration = results["configuration"]
     per_layer = ModelShape.from_dict(configuration["shape"]).kv_bytes_per_layer
-    return int(tokens * configuration["speed"]["num_layers"] * per_layer)
+    num_layers = next(iter(rivals_in(results).values())).num_layers
+    return int(tokens * num_layers * per_layer)
 
 
 def all_facts(results: Mapping[str, Any]) -> list[Facts]:
@@ -61,16 +89,10 @@ def all_facts(results: Mapping[str, Any]) -> list[Facts]:
 
 
 def model_facts(results: Mapping[str, Any]) -> list[tuple[str, str]]:
-    speed, shape = results["configuration"]["speed"], results["configuration"]["shape"]
-    full_bytes = kv_bytes(results, 1)
-    keys = {key: value for key, value in speed.items() if key != "num_layers"}
-    config = SpeedConfig.from_dict(keys, speed["num_layers"])
-    prompt_bytes = full_bytes * kept_layers(ModelShape.from_dict(shape), config) // config.num_layers
+    shape, rivals = results["configuration"]["shape"], rivals_in(results)
     return [
         ("model", model_name(results)),
-        ("policy", config.policy),
-        ("layers", f"{speed['num_layers']}, of which prompts pass {speed['prefill_layers']}"),
-        ("prompt tokens in all layers", f"first {speed['anchor_tokens']}, last {speed['tail_tokens']}"),
+        *((side_name(name), _policy(results, config)) for name, config in rivals.items()),
         ("hidden size, intermediate size", f"{shape['hidden_size']:,}, {shape['intermediate_size']:,}"),
         *_experts(shape),
         (
@@ -78,8 +100,28 @@ def model_facts(results: Mapping[str, Any]) -> list[tuple[str, str]]:
             f"{shape['num_heads']} of {shape['head_dim']} dimensions, {shape['num_kv_heads']} KV heads",
         ),
         ("vocabulary", f"{shape['vocab_size']:,} tokens"),
-        ("KV of a prompt token", f"{prompt_bytes:,} bytes, at full depth {full_bytes:,} bytes"),
+        ("KV of a prompt token at full depth", f"{kv_bytes(results, 1):,} bytes"),
     ]
+
+
+def _policy(results: Mapping[str, Any], config: SpeedConfig) -> str:
+    """What a prompt token passes and leaves behind."""
+    shape = ModelShape.from_dict(results["configuration"]["shape"])
+    kept = kv_bytes(results, 1) * kept_layers(shape, config) // config.num_layers
+    settings = [
+        f"{key} {value}"
+        for part in (config.selection, config.messages)
+        if part
+        for key, value in part.to_dict().items()
+    ]
+    words = [
+        f"policy {config.policy}",
+        described_bands(config),
+        f"first {config.anchor_tokens} and last {config.tail_tokens} tokens in all",
+        *settings,
+        f"{kept:,} bytes of KV a prompt token",
+    ]
+    return ", ".join(words)
 
 
 def _experts(shape: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -108,12 +150,21 @@ SCENARIO_SIZES = {
         + _POOL
         % "cache"
     ),
+    "agents": (
+        "{agents[num_agents]} agents, {turns} turns each; a system prompt of {agents[system_tokens]:,} tokens, tasks "
+        "of {agents[task_tokens]}, results of {results}, answers of {agents[answer_tokens]}; {repeats} times; "
+        + _POOL
+        % "agents"
+    ),
     "step": (
         "a model of four tiny layers; {step_requests} requests at once, {decode_tokens} tokens each, "
         "{overhead_repeats} times; " + _POOL % "step"
     ),
 }
 """The requests of each scenario, with fields of the profile."""
+
+
+AGENTS = {"turns": "num_turns", "results": "result_tokens"}
 
 
 def scenario_facts(results: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -126,6 +177,7 @@ def scenario_facts(results: Mapping[str, Any]) -> list[tuple[str, str]]:
         "prompts": prompts,
         "batches": _listed(sizes["batch_sizes"]),
         "longest": sizes["prompt_lens"][-1],
+        **{name: "{} to {}".format(*sizes["agents"][key]) for name, key in AGENTS.items() if "agents" in sizes},
     }
     return [(name, words.format(**fields)) for name, words in SCENARIO_SIZES.items() if name in results["scenarios"]]
 
@@ -160,7 +212,7 @@ def server_facts(configuration: Mapping[str, Any]) -> list[Facts]:
     return [
         Facts(
             f"Servers of {group.replace('-', ', ')}",
-            tuple((SIDES[side], " ".join(given)) for side, given in servers.items()),
+            tuple((side_name(side), " ".join(given)) for side, given in servers.items()),
             is_code=True,
         )
         for group, servers in configuration["servers"].items()

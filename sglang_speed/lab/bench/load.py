@@ -148,9 +148,10 @@ def read_metrics(text: str) -> dict[str, float]:
 
 class Prompts:
     """Random token ids, the same for every side: `prompt("long", 3, 8192)` always has the same tokens, and shares only
-    the first with any other prompt. vocab_size: of the model."""
+    the first with any other prompt. vocab_size: of the model. message: the tokens that begin a message, if any."""
 
-    def __init__(self, tokenizer: Any, vocab_size: int) -> None:
+    def __init__(self, tokenizer: Any, vocab_size: int, message: Sequence[int] = ()) -> None:
+        self.message = list(message)
         special = set(tokenizer.all_special_ids)
         self._ids = [token for token in range(min(len(tokenizer), vocab_size)) if token not in special]
         first = tokenizer.bos_token_id

@@ -1,4 +1,4 @@
-"""The checkpoints of a comparison: stock, SPEED, and `Lc = L`, with the same weights or the same shape.
+"""The checkpoints of a comparison: stock, its rivals, and `Lc = L`, with the same weights or the same shape.
 
 Writes only to the working directory, never to the user's checkpoints.
 """
@@ -6,7 +6,7 @@ Writes only to the working directory, never to the user's checkpoints.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,14 @@ from sglang_speed.checkpoints.weights import read_weights
 from sglang_speed.config import SpeedConfig, decoder_config, is_speed_model
 from sglang_speed.errors import ConfigError
 from sglang_speed.lab.bench.profiles import REHEARSAL, Profile, of_architecture, of_dtype
+from sglang_speed.lab.bench.rivals import EQUAL, MESSAGE_ID, STOCK, Rival
 from sglang_speed.method.cost import Experts, ModelShape
 from sglang_speed.models.architectures import ARCHITECTURES
 
 BOS_ID, EOS_ID = 0, 1
 LONGEST_CONTEXT = 2**17 + 2**14
 TINY = ModelShape(64, 128, 4, 2, 16, 512)
-TINY_LAYERS, TINY_PREFILL_LAYERS = 4, 3
+TINY_LAYERS = 4
 
 
 @dataclass(frozen=True)
@@ -43,79 +44,113 @@ class Contender:
 
 @dataclass(frozen=True)
 class Model:
-    """Three checkpoints of one shape."""
+    """Checkpoints of one shape, by side: stock, its rivals, and `Lc = L`."""
 
     shape: ModelShape
     contenders: Mapping[str, Contender]
     has_weights: bool = True
 
     @property
-    def speed(self) -> SpeedConfig:
-        return self.contenders["speed"].config
+    def num_layers(self) -> int:
+        return self.contenders[STOCK].config.num_layers
+
+    @property
+    def rivals(self) -> dict[str, SpeedConfig]:
+        """What is compared with stock, by the name of its side."""
+        return {name: one.config for name, one in self.contenders.items() if name not in (STOCK, EQUAL)}
+
+    @property
+    def message(self) -> tuple[int, ...]:
+        """The tokens that begin a message, where a rival asks for them."""
+        delimited = (rival.messages for rival in self.rivals.values() if rival.messages is not None)
+        return next((messages.delimiters[0] for messages in delimited), ())
 
 
 def model_of(
-    speed: Path, full_depth: Path | None, directory: Path, dtype_bytes: int = 2, *, is_dequantized: bool = True
+    checkpoints: Sequence[Path],
+    full_depth: Path | None,
+    directory: Path,
+    dtype_bytes: int = 2,
+    *,
+    is_dequantized: bool = True,
 ) -> Model:
-    """The user's model. full_depth: the stock checkpoint; None: the weights of the SPEED checkpoint. is_dequantized:
-    servers keep quantized weights as plain ones.
+    """The user's model, once for each way to serve it. full_depth: the stock checkpoint; None: weights of the first.
+    is_dequantized: servers keep quantized weights as plain ones.
 
-    Raises ConfigError if `speed` is no SPEED checkpoint, has no deep band, or differs from `full_depth` in shape.
+    Raises ConfigError if one is no SPEED checkpoint, has no deep band, or differs from `full_depth` in shape.
     """
-    config = read_source_config(speed)
+    first, rivals = checkpoints[0], {_side_of(path): _require_rival(path) for path in checkpoints}
+    if len(rivals) < len(checkpoints):
+        raise ConfigError(
+            f"two of {', '.join(map(str, checkpoints))} have one name, which tables show: rename a folder"
+        )
+    if full_depth is None:
+        full_depth = directory / STOCK
+        full_depth.mkdir(parents=True)
+        fill_full_depth(first, full_depth)
+    for path in checkpoints:
+        _require_same_shape(path, full_depth)
+    equal = next(iter(rivals.values())).at_full_depth()
+    (directory / EQUAL).mkdir(parents=True)
+    fill_checkpoint(full_depth, directory / EQUAL, equal)
+    contenders = (
+        Contender(STOCK, full_depth, equal),
+        *(Contender(_side_of(path), path, rivals[_side_of(path)]) for path in checkpoints),
+        Contender(EQUAL, directory / EQUAL, equal),
+    )
+    shape = model_shape(read_source_config(first), dtype_bytes)
+    bytes_each = None if is_dequantized else read_weights(first).bytes_each
+    return Model(replace(shape, weight_dtype_bytes=bytes_each or dtype_bytes), {one.name: one for one in contenders})
+
+
+def _side_of(checkpoint: Path) -> str:
+    return checkpoint.absolute().name
+
+
+def _require_rival(checkpoint: Path) -> SpeedConfig:
+    config = read_source_config(checkpoint)
     if not is_speed_model(config) or SpeedConfig.from_model_config(config).is_stock:
         raise ConfigError(
-            f"{speed} is not a SPEED checkpoint with a deep band, so there is nothing to compare: make one with "
+            f"{checkpoint} is not a SPEED checkpoint with a deep band, so there is nothing to compare: make one with "
             "`sglang-speed convert SOURCE DESTINATION --prefill-layers N`"
         )
-    ours = SpeedConfig.from_model_config(config)
-    if full_depth is None:
-        full_depth = directory / "stock"
-        full_depth.mkdir(parents=True)
-        fill_full_depth(speed, full_depth)
-    _require_same_shape(speed, full_depth)
-    equal = ours.at_full_depth()
-    (directory / "equal").mkdir(parents=True)
-    fill_checkpoint(full_depth, directory / "equal", equal)
-    contenders = (
-        Contender("stock", full_depth, equal),
-        Contender("speed", speed, ours),
-        Contender("equal", directory / "equal", equal),
-    )
-    shape = model_shape(config, dtype_bytes)
-    bytes_each = None if is_dequantized else read_weights(speed).bytes_each
-    return Model(replace(shape, weight_dtype_bytes=bytes_each or dtype_bytes), {one.name: one for one in contenders})
+    if _side_of(checkpoint) in (STOCK, EQUAL):
+        raise ConfigError(f"{checkpoint} has the name of another side of the comparison: rename the folder")
+    return SpeedConfig.from_model_config(config)
 
 
 def random_model(profile: Profile, directory: Path) -> Model:
     """A random model of the profile's architecture and shape."""
     has_weights = profile.load_format != "dummy"
-    return make_random(profile.arch, profile.shape, profile.speed, directory, has_weights=has_weights)
+    return make_random(
+        profile.arch, profile.shape, profile.num_layers, profile.rivals, directory, has_weights=has_weights
+    )
 
 
 def tiny_model(directory: Path, profile: Profile) -> Model:
     """A model so small that the scheduler takes most of a decode step, of the profile's architecture and dtype."""
     sizes = of_dtype(of_architecture(replace(REHEARSAL, shape=TINY), profile.arch), profile.dtype)
-    bands = SpeedConfig.of_policy(TINY_LAYERS, TINY_PREFILL_LAYERS, profile.policy, **profile.policy_settings)
-    return make_random(profile.arch, sizes.shape, bands, directory, has_weights=True)
+    return make_random(profile.arch, sizes.shape, TINY_LAYERS, profile.tiny_rivals, directory, has_weights=True)
 
 
-def make_random(arch: str, shape: ModelShape, config: SpeedConfig, directory: Path, *, has_weights: bool) -> Model:
-    """Three checkpoints with the same random bfloat16 weights, or with none, for `--load-format dummy`."""
-    equal = config.at_full_depth()
-    contenders = {
-        name: Contender(name, directory / name, depth)
-        for name, depth in (("stock", equal), ("speed", config), ("equal", equal))
-    }
-    stock = contenders["stock"].path
+def make_random(
+    arch: str, shape: ModelShape, num_layers: int, rivals: Sequence[Rival], directory: Path, *, has_weights: bool
+) -> Model:
+    """Checkpoints with the same random bfloat16 weights, or with none, for `--load-format dummy`."""
+    bands = {rival.name: rival.bands(num_layers) for rival in rivals}
+    equal = next(iter(bands.values())).at_full_depth()
+    depths = {STOCK: equal, **bands, EQUAL: equal}
+    contenders = {name: Contender(name, directory / name, depth) for name, depth in depths.items()}
+    stock = contenders[STOCK].path
     stock.mkdir(parents=True)
-    plain = random_config(arch, shape, config.num_layers)
+    plain = random_config(arch, shape, num_layers)
     if has_weights:
         _draw_weights(plain, stock)
     _write_tokenizer(shape.vocab_size, stock)
     _write_config(plain_model_config(plain), stock)
-    for name in ("speed", "equal"):
-        one = contenders[name]
+    for one in contenders.values():
+        if one.name == STOCK:
+            continue
         one.path.mkdir()
         if has_weights:
             fill_checkpoint(stock, one.path, one.config)
@@ -189,10 +224,13 @@ def _write_tokenizer(vocab_size: int, directory: Path) -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    words = ["<bos>", "<eos>", *(f"w{number}" for number in range(2, vocab_size))]
+    words = ["<bos>", "<eos>", "<message>", *(f"w{number}" for number in range(3, vocab_size))]
+    assert words[MESSAGE_ID] == "<message>"
     tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="<eos>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<bos>", eos_token="<eos>").save_pretrained(directory)
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<bos>", eos_token="<eos>", additional_special_tokens=["<message>"]
+    ).save_pretrained(directory)
 
 
 def _write_config(config: Mapping[str, Any], directory: Path) -> None:

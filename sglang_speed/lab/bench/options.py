@@ -16,7 +16,11 @@ from sglang_speed.policy_config import POLICY_TRAITS
 @dataclass(frozen=True)
 class BenchOptions:
     model: Annotated[
-        str | None, typer.Option(help="SPEED checkpoint, or `speed-llama`; default: a model with random weights.")
+        list[str] | None,
+        typer.Option(
+            help="SPEED checkpoint, or `speed-llama`; may be given several times, for one model; default: a model with "
+            "random weights."
+        ),
     ] = None
     full_depth: Annotated[
         Path | None, typer.Option(help="The same model at full depth; default: made from --model.")
@@ -28,16 +32,11 @@ class BenchOptions:
         str | None, typer.Option(help=f"Architecture of the random model: {', '.join(ARCH_NAMES)}; default: llama.")
     ] = None
     policy: Annotated[
-        str | None, typer.Option(help=f"Policy of the random model: {', '.join(POLICY_TRAITS)}; default: speed.")
-    ] = None
-    prefill_layers: Annotated[
-        int | None, typer.Option(help="Layers that prompts pass in the random model; default: three quarters.")
-    ] = None
-    select_ratio: Annotated[
-        float | None, typer.Option(help="With --policy fastkv: share of prompts in the deep layers; default: 0.2.")
-    ] = None
-    kv_keep: Annotated[
-        float | None, typer.Option(help="With --policy fastkv: share of prompts that decode reads; default: 1.")
+        list[str] | None,
+        typer.Option(
+            help=f"Policy of the random model, {', '.join(POLICY_TRAITS)}, and settings behind it: "
+            "fastkv,prefill_layers=16,kv_keep=0.1; may be given several times; default: speed."
+        ),
     ] = None
     scenario: Annotated[
         list[str] | None, typer.Option(help=f"{', '.join(SCENARIO_NAMES)}; may be given several times; default: all.")
@@ -51,11 +50,10 @@ class BenchOptions:
     def __post_init__(self) -> None:
         if self.profile is not None and self.profile not in PROFILE_NAMES:
             raise ConfigError(f"--profile {self.profile} is not one of {', '.join(PROFILE_NAMES)}: choose one of these")
-        if self.full_depth is not None and self.model is None:
+        if self.full_depth is not None and not self.model:
             raise ConfigError("--full-depth needs --model: it is the stock checkpoint of the model named there")
         if self.arch is not None and self.arch not in ARCH_NAMES:
             raise ConfigError(f"--arch {self.arch} is not one of {', '.join(ARCH_NAMES)}: choose one of these")
-        for name in ("arch", "policy", "prefill_layers", "select_ratio", "kv_keep"):
-            if getattr(self, name) is not None and self.model is not None:
-                option = f"--{name.replace('_', '-')}"
-                raise ConfigError(f"{option} is for the random model, and --model has its own: omit one of them")
+        for name in ("arch", "policy"):
+            if getattr(self, name) and self.model:
+                raise ConfigError(f"--{name} is for the random model, and --model has its own: omit one of them")

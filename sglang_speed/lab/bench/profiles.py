@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass, replace
+from itertools import accumulate
+from statistics import mean
 from typing import TypeVar
 
 from sglang_speed.config import SpeedConfig
+from sglang_speed.lab.bench.rivals import Rival, at_usual_cutoff
 from sglang_speed.method.cost import Experts, ModelShape
-from sglang_speed.policy_config import DEFAULT_POLICY
+
+QUESTION_TOKENS = 64
+"""Of a question behind the longest prompt."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +61,50 @@ class TreeSizes:
     num_steps: int
 
 
+@dataclass(frozen=True)
+class AgentSizes:
+    """Agents that call tools, each in a conversation of its own behind a common system prompt.
+
+    system_tokens: of the system prompt with its tools. task_tokens: what a user asks. result_tokens, num_turns: least
+    and most. answer_tokens: a call of a tool, or what is said in the end. at_once: agents that act at the same time; when
+    one ends, the next begins.
+    """
+
+    system_tokens: int
+    task_tokens: int
+    result_tokens: tuple[int, int]
+    answer_tokens: int
+    num_turns: tuple[int, int]
+    num_agents: int
+    at_once: int
+
+    @property
+    def results(self) -> list[list[int]]:
+        """Tokens of each result of a tool, by agent; the same in every run."""
+        draw = random.Random(f"{self}")
+        return [
+            [draw.randint(*self.result_tokens) for _ in range(draw.randint(*self.num_turns) - 1)]
+            for _ in range(self.num_agents)
+        ]
+
+    @property
+    def prompts(self) -> list[list[int]]:
+        """Tokens of each prompt, by agent."""
+        first, answer = self.system_tokens + self.task_tokens, self.answer_tokens
+        return [list(accumulate((answer + result for result in results), initial=first)) for results in self.results]
+
+    @property
+    def working_set(self) -> float:
+        """Tokens of the conversations that are open at once, at their mean length; the system prompt counts once."""
+        own = [length - self.system_tokens for prompts in self.prompts for length in prompts]
+        return self.system_tokens + self.at_once * mean(own)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
     """What the profiles of all benchmarks have.
 
-    arch, shape, num_layers, prefill_layers, policy, select_ratio, kv_keep: the model with random weights; arch is its
-        model type.
+    arch, shape, num_layers: the model with random weights; arch is its model type. prefill_layers: of SPEED.
     copy_bytes, matrix_size: how the machine's rates are measured.
     is_rehearsal: too small for a figure to mean anything, so nothing has a target.
     """
@@ -73,20 +117,7 @@ class Sizes:
     copy_bytes: int
     matrix_size: int
     arch: str = "llama"
-    policy: str = DEFAULT_POLICY
-    select_ratio: float | None = None
-    kv_keep: float | None = None
     is_rehearsal: bool = False
-
-    @property
-    def speed(self) -> SpeedConfig:
-        """The bands of the model with random weights."""
-        return SpeedConfig.of_policy(self.num_layers, self.prefill_layers, self.policy, **self.policy_settings)
-
-    @property
-    def policy_settings(self) -> dict[str, float | None]:
-        """What else the `speed` object says; the policy's defaults where it is None."""
-        return {"select_ratio": self.select_ratio, "kv_keep": self.kv_keep}
 
     @property
     def context_len(self) -> int:
@@ -98,6 +129,7 @@ class Sizes:
 class Profile(Sizes):
     """Sizes of `sglang-speed bench`. Its random model is used where the user names no model.
 
+    rivals: what of the random model is compared with stock.
     prompt_lens: prompts of the prefill scenario. prompt_repeats: samples of each. repeats: samples of other figures.
     load_format: `dummy` makes the random model without a weight file.
     dtype: of weights and KV cache on both sides, as `of_dtype` sets it.
@@ -115,23 +147,33 @@ class Profile(Sizes):
     capacity_tokens: int
     chat: ChatSizes
     tree: TreeSizes
+    agents: AgentSizes
     long_pool: Pool
     cache_pool: Pool
+    agents_pool: Pool
     step_pool: Pool
+    rivals: tuple[Rival, ...] = (Rival(),)
     dtype: str = "bfloat16"
     flags: tuple[str, ...] = ()
 
     @property
-    def longest_request(self) -> int:
-        """Tokens of the longest request of any scenario."""
-        tree = self.tree
-        return max(
-            self.context_len + self.decode_tokens,
-            self.overhead_len + self.decode_tokens,
-            self.capacity_prompt + self.capacity_tokens,
-            self.chat.final_len,
-            tree.system_tokens + tree.num_steps * (tree.observation_tokens + tree.action_tokens),
-        )
+    def tiny_rivals(self) -> tuple[Rival, ...]:
+        """Those of the tiny model, which has fewer layers."""
+        return tuple(map(at_usual_cutoff, self.rivals))
+
+    @property
+    def longest_requests(self) -> dict[str, int]:
+        """Tokens of the longest request of each scenario, but for those of the tiny model."""
+        tree, agents = self.tree, self.agents
+        return {
+            "prefill": self.context_len + QUESTION_TOKENS,
+            "decode": self.context_len + self.decode_tokens,
+            "overhead": self.overhead_len + self.decode_tokens,
+            "capacity": self.capacity_prompt + self.capacity_tokens,
+            "chat": self.chat.final_len,
+            "tree": tree.system_tokens + tree.num_steps * (tree.observation_tokens + tree.action_tokens),
+            "agents": max(prompts[-1] for prompts in agents.prompts) + agents.answer_tokens,
+        }
 
 
 # about 100M parameters
@@ -153,6 +195,9 @@ CPU = Profile(
     capacity_tokens=8,
     chat=ChatSizes(first_prompt=640, user_tokens=48, answer_tokens=4, num_turns=3, working_sets=(1.2,)),
     tree=TreeSizes(system_tokens=1024, observation_tokens=96, action_tokens=16, num_branches=4, num_steps=2),
+    # a quarter of what agents have: longer ones take a CPU hours
+    agents=AgentSizes(2048, 48, result_tokens=(125, 1000), answer_tokens=25, num_turns=(6, 8), num_agents=8, at_once=4),
+    agents_pool=Pool(tokens=8192, deep_tokens=576, running=8, context=8192),
     long_pool=Pool(tokens=48 * 1024, deep_tokens=1024, running=8, context=4 * 8192),
     cache_pool=Pool(tokens=6144, deep_tokens=576, running=32),
     step_pool=Pool(tokens=16384, deep_tokens=2048, running=16),
@@ -179,6 +224,10 @@ GPU = Profile(
     capacity_tokens=128,
     chat=ChatSizes(first_prompt=8192, user_tokens=512, answer_tokens=128, num_turns=4, working_sets=(0.8, 1.2, 1.6)),
     tree=TreeSizes(system_tokens=16384, observation_tokens=1024, action_tokens=128, num_branches=16, num_steps=4),
+    agents=AgentSizes(
+        2048, 192, result_tokens=(500, 4000), answer_tokens=100, num_turns=(10, 30), num_agents=24, at_once=8
+    ),
+    agents_pool=Pool(tokens=163840, deep_tokens=8192, running=64, context=163840),
     long_pool=Pool(tokens=2 * (122880 + 1024), deep_tokens=4096, running=8, context=2 * 122880),
     cache_pool=Pool(tokens=131072, deep_tokens=8192, running=64),
     step_pool=Pool(tokens=131072, deep_tokens=16384, running=128),
@@ -204,6 +253,8 @@ REHEARSAL = Profile(
     capacity_tokens=8,
     chat=ChatSizes(first_prompt=96, user_tokens=16, answer_tokens=8, num_turns=3, working_sets=(0.8, 1.2)),
     tree=TreeSizes(system_tokens=64, observation_tokens=16, action_tokens=8, num_branches=2, num_steps=2),
+    agents=AgentSizes(64, 16, result_tokens=(16, 64), answer_tokens=8, num_turns=(3, 4), num_agents=8, at_once=4),
+    agents_pool=Pool(tokens=288, deep_tokens=128, running=8, context=288),
     long_pool=Pool(tokens=2 * (256 + 64), deep_tokens=128, running=4, context=2 * 256),
     cache_pool=Pool(tokens=1024, deep_tokens=256, running=16),
     step_pool=Pool(tokens=2048, deep_tokens=256, running=4),

@@ -13,17 +13,26 @@ from typing import Any
 
 from rich.table import Table
 
-from sglang_speed.lab.bench.facts import REHEARSAL, all_facts, described_depth, is_rehearsal, model_name
+from sglang_speed.lab.bench.facts import (
+    REHEARSAL,
+    all_facts,
+    described_depth,
+    is_rehearsal,
+    model_name,
+    rivals_in,
+    side_name,
+)
+from sglang_speed.lab.bench.results import headlines
 from sglang_speed.lab.common.report import percent, times
 
-HEADINGS = ("", "stock SGLang", "SPEED", "ratio", "ceiling", "of ceiling", "target")
+HEADINGS = ("", "beside stock", "stock SGLang", "measured", "ratio", "ceiling", "of ceiling", "target")
 SHORT_LEGEND = (
     "medians ± half the range of the samples; ratio: times as fast, or as many, as stock; ceiling: the most that the "
-    "arithmetic allows; Lc = L: prompts in all layers, in SPEED's column"
+    "arithmetic allows; Lc = L: this package with prompts in all layers"
 )
 LEGEND = (
     ("value ± x%", "median and half the range of the samples; without ±, there is one sample"),
-    ("ratio", "speed-up over stock, or how many times as many; below 1, SPEED is worse"),
+    ("ratio", "speed-up over stock, or how many times as many; below 1, it is worse than stock"),
     (
         "ceiling",
         "the highest ratio that the arithmetic allows: operations and bytes of both sides at this machine's rates; "
@@ -33,8 +42,8 @@ LEGEND = (
     ("target", "the ratio that this project aims at; figures without one are for information"),
     (
         "Lc = L",
-        "SPEED's code with prompts in all layers, in SPEED's column: it computes what stock computes, so the ratio is "
-        "the cost of the plugin itself",
+        "this package's code with prompts in all layers: it computes what stock computes, so the ratio is the cost of "
+        "the plugin itself",
     ),
     ("TTFT, TPOT", "time to first token; time per output token after it"),
     ("working set", "all conversations of a chat together, as a multiple of stock's pool"),
@@ -47,6 +56,7 @@ QUESTIONS = {
     "capacity": "what fits in the same bytes of KV",
     "chat": "several users in multi-turn chats",
     "tree": "concurrent agents with a common system prompt",
+    "agents": "agents that call tools, in more conversations than stock's pool holds",
     "step": "scheduler and kernel launches, with a model of four tiny layers",
 }
 NO_GAINS = ("overhead", "step")
@@ -66,7 +76,7 @@ class Line:
 def line_of(figure: Mapping[str, Any]) -> Line:
     values = (with_spread(figure, side) for side in ("stock", figure["rival"]))
     ratios = (times(figure["ratio"], 3), times(figure["ceiling"], 3), percent(figure["share_of_ceiling"], 0))
-    cells = (name_of(figure), *values, *ratios)
+    cells = (figure["figure"], side_name(figure["rival"]), *values, *ratios)
     if figure["target"] is None:
         return Line(cells, "", "")
     verdict = "met" if figure["is_met"] else "missed"
@@ -81,7 +91,7 @@ def figures_table(scenarios: Mapping[str, Any], title: str) -> Table:
     """A section for each scenario of a results file."""
     table = Table(title=title, caption=SHORT_LEGEND)
     for heading in HEADINGS:
-        table.add_column(heading, justify="right" if heading else "left")
+        table.add_column(heading, justify="left" if heading in HEADINGS[:2] else "right")
     for name, scenario in scenarios.items():
         table.add_row(f"[bold]{name}[/]")
         for figure in scenario["figures"]:
@@ -140,9 +150,11 @@ def further_gains(results: Mapping[str, Any]) -> list[str]:
 
 
 def gains_of(results: Mapping[str, Any]) -> list[str]:
-    """The headline of each scenario that measures a gain."""
-    headlines = (scenario for name, scenario in results["scenarios"].items() if name not in NO_GAINS)
-    return [gain(one) for one in headlines if one["ratio"] is not None]
+    """The headlines of each scenario that measures a gain, with the rival's name where there are several."""
+    parts = [part["figures"] for name, part in results["scenarios"].items() if name not in NO_GAINS]
+    found = [one for figures in parts for one in headlines(figures) if one["ratio"] is not None]
+    named = len(rivals_in(results)) > 1
+    return [f"{side_name(one['rival'])}: {gain(one)}" if named else gain(one) for one in found]
 
 
 def gain(figure: Mapping[str, Any]) -> str:

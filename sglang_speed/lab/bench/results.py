@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from sglang_speed.lab.bench.rivals import STOCK
+from sglang_speed.policy_config import DEFAULT_POLICY
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -26,7 +29,7 @@ class Figure:
     ceiling: float | None = None
     target: float | None = None
     better: str = "lower"
-    rival: str = "speed"
+    rival: str = DEFAULT_POLICY
     is_headline: bool = False
 
     def ratio(self, stock: float, rival: float) -> float | None:
@@ -41,6 +44,21 @@ class Sample:
     figure: Figure
     side: str
     value: float
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One measurement of a side. figures: of the quantity, by rival; stock's counts for each of them."""
+
+    figures: Mapping[str, Figure]
+    side: str
+    value: float
+
+    @property
+    def samples(self) -> list[Sample]:
+        return [
+            Sample(one, self.side, self.value) for rival, one in self.figures.items() if self.side in (STOCK, rival)
+        ]
 
 
 @dataclass(frozen=True)
@@ -80,6 +98,7 @@ class Row:
             "unit": figure.unit,
             "better": figure.better,
             "rival": figure.rival,
+            "is_headline": figure.is_headline,
             "stock": median(self.stock),
             figure.rival: median(self.rival),
             "spread": {"stock": spread(self.stock), figure.rival: spread(self.rival)},
@@ -110,23 +129,30 @@ def rows(samples: Iterable[Sample]) -> list[Row]:
 
 
 def by_scenario(table: Sequence[Row]) -> dict[str, Any]:
-    """For the results file: the headline figure of each scenario and all its figures."""
+    """For the results file: all figures of each scenario, and the headline of its first rival."""
     scenarios: dict[str, Any] = {}
     for name in dict.fromkeys(row.figure.scenario for row in table):
-        own = [row for row in table if row.figure.scenario == name]
-        headline = next((row for row in own if row.figure.is_headline), own[0]).to_dict()
+        figures = [row.to_dict() for row in table if row.figure.scenario == name]
+        headline = next(iter(headlines(figures)))
         shown = {
             key: headline[key] for key in ("figure", "unit", "stock", "ratio", "ceiling", "target", "is_met", "rival")
         }
-        shown["speed"] = headline[headline["rival"]]
-        scenarios[name] = {**shown, "figures": [row.to_dict() for row in own]}
+        scenarios[name] = {**shown, "speed": headline[headline["rival"]], "figures": figures}
     return scenarios
+
+
+def headlines(figures: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The main figure of a scenario, for each rival."""
+    by_rival: dict[str, list[Mapping[str, Any]]] = {}
+    for figure in figures:
+        by_rival.setdefault(figure["rival"], []).append(figure)
+    return [next((one for one in own if one.get("is_headline")), own[0]) for own in by_rival.values()]
 
 
 def missed(scenarios: Mapping[str, Any]) -> list[str]:
     """Figures below their target, as text."""
     return [
-        f"{name}: {figure['figure']}: {figure['ratio']:.2f} of {figure['target']:.2f}"
+        f"{name}, {figure['rival']}: {figure['figure']}: {figure['ratio']:.2f} of {figure['target']:.2f}"
         for name, scenario in scenarios.items()
         for figure in scenario["figures"]
         if figure["is_met"] is False

@@ -16,7 +16,8 @@ from typing import Any
 from sglang_speed.lab.bench.load import LoadClient, Prompts, load_tokenizer
 from sglang_speed.lab.bench.models import Model, tiny_model
 from sglang_speed.lab.bench.profiles import Pool, Profile
-from sglang_speed.lab.bench.results import Point, Row, Sample, by_scenario, rows
+from sglang_speed.lab.bench.results import Point, Reading, Row, Sample, by_scenario, rows
+from sglang_speed.lab.bench.rivals import STOCK
 from sglang_speed.lab.bench.scenarios import SCENARIOS, Measurement, Scenario, Setting
 from sglang_speed.lab.bench.servers import running, server_environment, server_flags
 from sglang_speed.lab.common.provenance import provenance
@@ -27,9 +28,7 @@ OF_THE_RANDOM_MODEL = (
     "shape",
     "num_layers",
     "prefill_layers",
-    "policy",
-    "select_ratio",
-    "kv_keep",
+    "rivals",
     "load_format",
 )
 """Sizes of a profile that do not describe a model given by the user."""
@@ -81,14 +80,17 @@ class Comparison:
                 yield from self._run_group(list(group), model, pool, logs)
 
     def _run_group(self, group: Sequence[Scenario], model: Model, pool: Pool, logs: Path) -> Iterator[Event]:
-        sides = tuple(side for side in model.contenders if any(side in scenario.sides for scenario in group))
+        wanted = {side for scenario in group for side in scenario.sides(model)}
+        sides = tuple(side for side in model.contenders if side in wanted)
         name = "-".join(scenario.name for scenario in group)
         self.servers[name] = {side: self._command_line(model, side, pool) for side in sides}
         yield Starting(sides)
         with running(model, sides, pool, self.profile, logs / name, self.flags) as servers:
-            tokenizer = load_tokenizer(model.contenders["stock"].path)
+            tokenizer = load_tokenizer(model.contenders[STOCK].path)
             clients = {side: LoadClient(server, tokenizer) for side, server in servers.items()}
-            setting = Setting(model, self.profile, self.rates, clients, Prompts(tokenizer, model.shape.vocab_size))
+            setting = Setting(
+                model, self.profile, self.rates, clients, Prompts(tokenizer, model.shape.vocab_size, model.message)
+            )
             for scenario in group:
                 for measured in run_scenario(scenario, setting):
                     self._keep(measured)
@@ -102,8 +104,8 @@ class Comparison:
         return [*(f"{name}={value}" for name, value in variables.items()), *flags, *self.flags]
 
     def _keep(self, measured: Measurement) -> None:
-        if isinstance(measured, Sample):
-            self.samples.append(measured)
+        if isinstance(measured, Reading):
+            self.samples += measured.samples
         else:
             self.points.append(measured)
 
@@ -118,14 +120,16 @@ class Comparison:
         }
 
     def configuration(self) -> dict[str, Any]:
-        """sizes: of the scenarios. shape, speed: of the served model. servers: variables and flags, by scenarios and
+        """sizes: of the scenarios. shape, rivals: of the served model. servers: variables and flags, by scenarios and
         side."""
         sizes = {name: value for name, value in asdict(self.profile).items() if name not in OF_THE_RANDOM_MODEL}
         return {
             **self.names,
             "sizes": sizes,
             "shape": asdict(self.model.shape),
-            "speed": {"num_layers": self.model.speed.num_layers, **self.model.speed.to_dict()},
+            "rivals": {
+                name: {"num_layers": bands.num_layers, **bands.to_dict()} for name, bands in self.model.rivals.items()
+            },
             "flags": list(self.flags),
             "servers": self.servers,
         }

@@ -15,6 +15,7 @@ from sglang_speed.errors import ConfigError
 from sglang_speed.kv_pool.capacity import DEEP_TOKENS_VARIABLE, split_kv_bytes
 from sglang_speed.lab.bench.models import Contender, Model
 from sglang_speed.lab.bench.profiles import Pool, Profile
+from sglang_speed.lab.bench.rivals import STOCK
 from sglang_speed.lab.common.client import Client
 from sglang_speed.lab.common.local_server import LocalServer, start_server
 from sglang_speed.method.bands import DEEP, THINNED
@@ -74,7 +75,7 @@ def running(
         for process in processes.values():
             process.wait()
         servers = {name: _describe(model.shape, model.contenders[name], process) for name, process in processes.items()}
-        _require_same_memory(servers, pool.tokens * model.speed.num_layers * model.shape.kv_bytes_per_layer)
+        _require_same_memory(servers, pool.tokens * model.num_layers * model.shape.kv_bytes_per_layer)
         yield servers
     finally:
         for process in processes.values():
@@ -106,7 +107,7 @@ def server_flags(model: Model, contender: Contender, pool: Pool, profile: Profil
 
 def server_environment(contender: Contender, pool: Pool, profile: Profile) -> dict[str, str]:
     """Environment variables of a side, added to this process's."""
-    if contender.name != "stock":
+    if contender.name != STOCK:
         return {DEEP_TOKENS_VARIABLE: str(pool.deep_tokens_for(contender.config))}
     # without our hooks; on a CPU SGLang cannot serve without them
     return {} if profile.device == "cpu" else {"SGLANG_PLUGINS": "none"}

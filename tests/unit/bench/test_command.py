@@ -17,10 +17,12 @@ from sglang_speed.lab.bench import ARCH_NAMES
 from sglang_speed.lab.bench.command import check_names, prepare, with_lengths
 from sglang_speed.lab.bench.models import model_of, random_model, tiny_model
 from sglang_speed.lab.bench.profiles import CPU, PROFILES, REHEARSAL, of_architecture
+from sglang_speed.lab.bench.rivals import MESSAGE_ID, rivals_of
 from sglang_speed.lab.bench.scenarios import SCENARIOS
 from sglang_speed.lab.bench.servers import prompt_tokens, refuse_own_flags, server_flags
 from sglang_speed.lab.common.outputs import Outputs
 from sglang_speed.method import ModelShape
+from sglang_speed.policy_config import ShortMessages
 
 
 @pytest.fixture(scope="module")
@@ -61,15 +63,50 @@ def test_other_lengths_make_a_pool_for_the_longest() -> None:
 
 def test_a_model_with_a_short_context_is_refused_with_lengths_that_fit(speed: Path, tmp_path: Path) -> None:
     needed = CPU.context_len + CPU.decode_tokens
-    with pytest.raises(
-        ConfigError, match=rf"context of 2048 tokens and the profile asks for {needed}: .*--length 1024"
-    ):
-        prepare(speed, None, CPU, tmp_path)
+    with pytest.raises(ConfigError, match=rf"context of 2048 tokens and decode asks for {needed}: .*--length 1024"):
+        prepare([speed], None, CPU, ["chat", "decode"], tmp_path)
+    assert prepare([speed], None, CPU, ["chat", "step"], tmp_path).rivals
 
 
 def test_a_plain_llama_cannot_be_compared_with_itself(llama: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is not a SPEED checkpoint with a deep band"):
-        model_of(llama, None, tmp_path)
+        model_of([llama], None, tmp_path)
+
+
+def test_several_checkpoints_of_one_model_are_compared_under_the_names_of_their_folders(
+    llama: Path, speed: Path, tmp_path: Path
+) -> None:
+    pop = convert(llama, tmp_path / "pop", prefill_layers=5, policy="pop").path
+    model = model_of([speed, pop], None, tmp_path / "made")
+    assert {name: (one.policy, one.prefill_layers) for name, one in model.rivals.items()} == {
+        "model": ("speed", 6),
+        "pop": ("pop", 5),
+    }
+    with pytest.raises(ConfigError, match="have one name, which tables show: rename a folder"):
+        model_of([pop, pop], None, tmp_path / "again")
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        (["fast"], "--policy fast is not one of speed, pop, fastkv: begin with one of these"),
+        (["pop", "pop"], "--policy pop was given twice"),
+        (["speed,tail"], r"--policy speed,tail has 'tail', which is no setting: write KEY=NUMBER"),
+    ],
+)
+def test_a_policy_that_cannot_be_read_is_refused(written: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        rivals_of(written)
+
+
+def test_policies_are_compared_at_their_usual_cutoffs_unless_told() -> None:
+    written = ["speed", "pop", "fastkv", "fastkv,prefill_layers=20,kv_keep=0.1", "speed,deep_message_tokens=64"]
+    bands = [rival.bands(32) for rival in rivals_of(written)]
+    assert [one.prefill_layers for one in bands] == [24, 22, 16, 20, 24]
+    assert bands[3].is_thinned
+    assert bands[4].messages == ShortMessages(64, ((MESSAGE_ID,),))
+    with pytest.raises(ConfigError, match="kv_kep"):
+        rivals_of(["fastkv,kv_kep=0.1"])[0].bands(32)
 
 
 def test_a_full_depth_model_of_another_shape_is_refused(speed: Path, tmp_path: Path) -> None:
@@ -77,22 +114,22 @@ def test_a_full_depth_model_of_another_shape_is_refused(speed: Path, tmp_path: P
 
     other = make_tiny_model(tmp_path / "other", num_layers=4)
     with pytest.raises(ConfigError, match=r"num_hidden_layers of .* is 8 and of .* 4"):
-        model_of(speed, other, tmp_path / "made")
+        model_of([speed], other, tmp_path / "made")
     with pytest.raises(ConfigError, match="is a SPEED checkpoint: --full-depth is the stock one"):
-        model_of(speed, speed, tmp_path / "made")
+        model_of([speed], speed, tmp_path / "made")
 
 
 def test_all_sides_have_the_weights_of_the_users_model(speed: Path, tmp_path: Path) -> None:
-    model = model_of(speed, None, tmp_path)
+    model = model_of([speed], None, tmp_path)
     depths = {name: one.config.prefill_layers for name, one in model.contenders.items()}
-    assert depths == {"stock": 8, "speed": 6, "equal": 8}
+    assert depths == {"stock": 8, "model": 6, "equal": 8}
     weights = {(one.path / "model.safetensors").read_bytes() for one in model.contenders.values()}
     assert len(weights) == 1
     stock = config_of(model.contenders["stock"].path)
     assert (stock["model_type"], stock["architectures"]) == ("llama", ["LlamaForCausalLM"])
     assert "speed" not in stock
     assert SpeedConfig.from_checkpoint(model.contenders["equal"].path) == SpeedConfig(8, 8, tail_tokens=3)
-    assert model.contenders["speed"].path == speed
+    assert model.contenders["model"].path == speed
 
 
 @pytest.mark.parametrize("arch", ARCH_NAMES)
@@ -146,7 +183,8 @@ def test_every_profile_fits_the_model_that_it_makes(name: str, arch: str, tmp_pa
     profile = replace(of_architecture(PROFILES[name], arch), load_format="dummy")
     made = config_of(random_model(profile, tmp_path).contenders["stock"].path)
     assert model_shape(made) == profile.shape
-    assert cast(int, made["max_position_embeddings"]) >= profile.longest_request
+    assert cast(int, made["max_position_embeddings"]) >= max(profile.longest_requests.values())
+    assert profile.longest_requests["agents"] <= profile.agents_pool.tokens
 
 
 def test_the_cpu_profile_has_about_100_million_parameters() -> None:

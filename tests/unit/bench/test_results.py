@@ -33,11 +33,16 @@ SAMPLES = [
     Sample(EQUAL, "stock", 2.0),
     Sample(EQUAL, "equal", 1.99),
 ]
+DRAWN = (
+    "TTFT by context",
+    "TPOT by context",
+    "KV held, 1.2",
+    "hit rate by turn, 1.2",
+    "TTFT by turn, 1.2",
+    "TTFT of agents by context",
+)
 POINTS = [
-    Point(name, side, x, y)
-    for name in ("TTFT by context", "TPOT by context", "KV held, 1.2", "hit rate by turn, 1.2", "TTFT by turn, 1.2")
-    for side in ("stock", "speed")
-    for x, y in ((1024, 0.4), (8192, 0.9))
+    Point(name, side, x, y) for name in DRAWN for side in ("stock", "speed") for x, y in ((1024, 0.4), (8192, 0.9))
 ]
 
 
@@ -87,7 +92,7 @@ def test_a_share_has_no_ratio() -> None:
     hits = Figure("chat", "hit rate", "share", better="higher")
     (row,) = rows([Sample(hits, "stock", 0.001), Sample(hits, "speed", 0.65)])
     assert row.ratio is None
-    assert line_of(row.to_dict()).cells == ("hit rate", "0.1%", "65.0%", "", "", "")
+    assert line_of(row.to_dict()).cells == ("hit rate", "SPEED", "0.1%", "65.0%", "", "", "")
 
 
 @pytest.mark.parametrize(
@@ -126,8 +131,8 @@ def test_each_scenario_has_stock_speed_ratio_and_ceiling_of_its_headline(results
 
 def test_a_missed_target_is_said_and_a_met_one_is_not(results: dict[str, Any]) -> None:
     assert missed(results["scenarios"]) == [
-        "prefill: TTFT, 8192 tokens: 1.25 of 1.28",
-        "capacity: prompt tokens in the pool: 1.22 of 1.30",
+        "prefill, speed: TTFT, 8192 tokens: 1.25 of 1.28",
+        "capacity, speed: prompt tokens in the pool: 1.22 of 1.30",
     ]
     verdicts = {line.verdict for part in results["scenarios"].values() for line in map(line_of, part["figures"])}
     assert verdicts == {"met", "missed", ""}
@@ -139,12 +144,12 @@ def test_the_table_says_which_figures_are_of_full_depth(results: dict[str, Any])
     console = Console(width=160, record=True, file=StringIO())
     console.print(terminal_table(results))
     text = console.export_text()
-    assert "TTFT, 1024 tokens, Lc = L" in text
+    assert any("TTFT, 1024 tokens" in line and "SPEED, Lc = L" in line for line in text.splitlines())
     assert "1.280x missed" in text
     assert "12,288 tokens" in text
     assert "11.00 s ± 9.1%" in text
     assert "TTFT, 8192 tokens: 1.25x as fast as stock SGLang, of at most 1.33x, for our-model" in text
-    assert "Lc = L: prompts in all layers" in text
+    assert "Lc = L: this package with prompts in all layers" in text
 
 
 def test_a_gain_above_its_ceiling_is_not_called_a_part_of_it() -> None:
@@ -173,7 +178,7 @@ def test_the_page_needs_no_other_file_and_escapes_what_it_shows(results: dict[st
 def test_the_page_has_the_sizes_and_flags_of_what_was_served(results: dict[str, Any]) -> None:
     """Neither those of the profile's own model, nor anything as JSON."""
     page = html_report(results, [])
-    assert "4, of which prompts pass 3" in page
+    assert "policy speed, prompts in 3 of 4 layers, first 1 and last 16 tokens in all" in page
     assert "<td>64, 128</td>" in page
     assert "<code>A=1 --dtype bfloat16</code>" in page
     assert not {"shape", "num_layers", "prefill_layers"} & set(results["configuration"]["sizes"])

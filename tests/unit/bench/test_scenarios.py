@@ -14,8 +14,9 @@ from sglang_speed.config import SpeedConfig
 from sglang_speed.lab.bench.load import Answer, Load, Prompts
 from sglang_speed.lab.bench.models import Contender, Model
 from sglang_speed.lab.bench.profiles import CPU, REHEARSAL, Profile
-from sglang_speed.lab.bench.results import Point, Row, Sample, rows
-from sglang_speed.lab.bench.scenarios import SCENARIOS, Setting, capacity
+from sglang_speed.lab.bench.results import Point, Reading, Row, rows
+from sglang_speed.lab.bench.rivals import rivals_of
+from sglang_speed.lab.bench.scenarios import SCENARIOS, Setting, agents, capacity
 from sglang_speed.lab.bench.scenarios.base import Scenario, alternating
 from sglang_speed.lab.bench.scenarios.capacity import Capacity
 from sglang_speed.lab.bench.scenarios.conversations import num_users, turns
@@ -35,12 +36,13 @@ class FakeTokenizer(SimpleNamespace):
 
 def setting_for(scenario: Scenario, profile: Profile = CPU) -> Setting:
     full = SpeedConfig(profile.num_layers, profile.num_layers)
-    configs = {"stock": full, "speed": SpeedConfig(profile.num_layers, profile.prefill_layers), "equal": full}
+    rivals = {rival.name: rival.bands(profile.num_layers) for rival in profile.rivals}
+    configs = {"stock": full, **rivals, "equal": full}
     model = Model(profile.shape, {name: Contender(name, Path(), config) for name, config in configs.items()})
     pool = scenario.pool(profile)
     clients: Any = {
         side: FakeClient(configs[side], prompt_tokens(profile.shape, model.contenders[side], pool))
-        for side in scenario.sides
+        for side in scenario.sides(model)
     }
     return Setting(
         model,
@@ -54,9 +56,10 @@ def setting_for(scenario: Scenario, profile: Profile = CPU) -> Setting:
 @pytest.fixture(autouse=True)
 def polls_are_short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(capacity, "POLL_SECONDS", 0.001)
+    monkeypatch.setattr(agents, "POLL_SECONDS", 0.001)
 
 
-async def all_of(scenario: Scenario, setting: Setting) -> list[Sample | Point]:
+async def all_of(scenario: Scenario, setting: Setting) -> list[Reading | Point]:
     return [measured async for measured in scenario.run(setting)]
 
 
@@ -65,11 +68,11 @@ def play(name: str, profile: Profile = CPU) -> tuple[dict[str, Row], list[Point]
     setting = setting_for(scenario, profile)
 
     measured = asyncio.run(all_of(scenario, setting))
-    table = rows(one for one in measured if isinstance(one, Sample))
+    table = rows(sample for one in measured if isinstance(one, Reading) for sample in one.samples)
     return {row.figure.name: row for row in table}, [one for one in measured if isinstance(one, Point)], setting
 
 
-def test_prefill_asks_both_sides_the_same_prompts_and_finds_the_ratio_of_layers() -> None:
+def test_prefill_asks_all_sides_the_same_prompts_and_finds_the_ratio_of_layers() -> None:
     table, points, setting = play("prefill")
     row = table["TTFT, 8192 tokens"]
     assert row.ratio == pytest.approx(32 / 24)
@@ -121,7 +124,7 @@ def test_decoding_is_timed_behind_prompts_that_are_in_the_tree() -> None:
 def test_decode_ceilings_are_those_of_the_design() -> None:
     """Bytes of weights and of KV, DESIGN.md section 1."""
     scenario = SCENARIOS["decode"]
-    row = scenario.figure(setting_for(scenario), 8192, 4)  # type: ignore[attr-defined]
+    row = scenario.figure(setting_for(scenario), 4, "speed")  # type: ignore[attr-defined]
     shape = CPU.shape
     weights = 2 * (32 * shape.weights_per_layer + shape.vocab_size * shape.hidden_size)
     kv = 4 * 8192 * shape.kv_bytes_per_layer
@@ -214,6 +217,42 @@ def test_agents_share_their_system_prompt() -> None:
     missed = sum(tree.observation_tokens + (step > 0) for step in range(tree.num_steps))
     assert hits.stock[-1] == pytest.approx(1 - missed / prompt, abs=0.01)
     assert 1 < table["mean TTFT, 4 agents"].figure.ceiling < 4 / 3  # type: ignore[operator]
+
+
+def test_agents_act_a_few_at_once_and_send_what_they_were_answered() -> None:
+    table, points, setting = play("agents")
+    sizes = CPU.agents
+    assert sizes.working_set > setting.clients["stock"].server.prompt_tokens
+    ttft = table["mean TTFT, 4 agents at once"]
+    assert (ttft.figure.target, ttft.figure.is_headline) == (2.0, True)
+    assert ttft.figure.ceiling > 2  # type: ignore[operator]
+    assert ttft.ratio > 1  # type: ignore[operator]
+    assert table["p95 of TTFT, 4 agents at once"].stock > ttft.stock
+    assert 1 <= max(table["requests at once, of 4"].rival) <= 4
+    assert 0.5 < table["hit rate"].rival[0] < 1
+    asked = sorted(length for prompts in sizes.prompts for length in prompts)
+    assert sorted(point.x for point in points if point.side == "speed") == asked
+
+
+def test_messages_of_agents_begin_as_the_checkpoint_says() -> None:
+    setting = setting_for(SCENARIOS["agents"])
+    setting.prompts.message = [2]
+    message = SCENARIOS["agents"].message(setting, "task", 0, 48)  # type: ignore[attr-defined]
+    assert (len(message), message[0], message[-1]) == (48, 2, 2)
+    assert 2 not in message[1:-1]
+
+
+def test_every_rival_has_its_own_ceiling_and_the_same_samples_of_stock() -> None:
+    rivals = rivals_of(["speed", "pop", "fastkv", "fastkv,prefill_layers=20,kv_keep=0.1"])
+    scenario = SCENARIOS["prefill"]
+    setting = setting_for(scenario, replace(CPU, rivals=rivals))
+    measured = asyncio.run(all_of(scenario, setting))
+    table = rows(sample for one in measured if isinstance(one, Reading) for sample in one.samples)
+    longest = {row.figure.rival: row for row in table if row.figure.name == "TTFT, 8192 tokens"}
+    assert list(longest) == [rival.name for rival in rivals]
+    assert len({row.stock for row in longest.values()}) == 1
+    ceilings = [row.figure.ceiling for row in longest.values()]
+    assert ceilings == pytest.approx([1.33, 1.43, 1.79, 1.49], abs=0.01)
 
 
 def test_overhead_compares_stock_with_full_depth_and_drops_the_first_round() -> None:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from sglang_speed.lab.bench.load import LoadClient, Prompts
 from sglang_speed.lab.bench.models import Model
 from sglang_speed.lab.bench.profiles import Pool, Profile
-from sglang_speed.lab.bench.results import Point, Sample
+from sglang_speed.lab.bench.results import Figure, Point, Reading
+from sglang_speed.lab.bench.rivals import STOCK
 from sglang_speed.method.cost import Rates, extend_of, step_floor, ttft_floor
 
-Measurement = Sample | Point
+Measurement = Reading | Point
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,10 @@ class Setting:
     def bytes_per_layer(self) -> int:
         return self.model.shape.kv_bytes_per_layer
 
+    def per_rival(self, figure: Callable[[str], Figure]) -> dict[str, Figure]:
+        """One quantity, measured of each rival: `figure` makes it, with its ceiling, from the rival's name."""
+        return {rival: replace(figure(rival), rival=rival) for rival in self.model.rivals}
+
     def ttft_floor(self, side: str, prompt_len: int, cached_len: int = 0) -> float:
         """The lowest possible TTFT on this machine, in seconds."""
         config = self.model.contenders[side].config
@@ -42,16 +47,19 @@ class Setting:
 
 
 class Scenario(ABC):
-    """One measurement of both sides.
+    """One measurement of all sides.
 
-    name: as typed by the user. pool_name: field of the profile with the KV memory of its servers. sides: the servers it
-        needs. is_tiny: uses the tiny model.
+    name: as typed by the user. pool_name: field of the profile with the KV memory of its servers. is_tiny: uses the
+        tiny model.
     """
 
     name: ClassVar[str]
     pool_name: ClassVar[str]
-    sides: ClassVar[tuple[str, ...]] = ("stock", "speed")
     is_tiny: ClassVar[bool] = False
+
+    def sides(self, model: Model) -> tuple[str, ...]:
+        """The servers it needs."""
+        return (STOCK, *model.rivals)
 
     def pool(self, profile: Profile) -> Pool:
         """The KV memory of its servers."""
@@ -63,5 +71,5 @@ class Scenario(ABC):
 
 
 def alternating(sides: Sequence[str], repeat: int) -> list[str]:
-    """Reverse the order in every other repeat, so that a drift of the machine affects both sides."""
+    """Reverse the order in every other repeat, so that a drift of the machine affects all sides."""
     return list(sides) if repeat % 2 == 0 else list(reversed(sides))

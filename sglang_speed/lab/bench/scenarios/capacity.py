@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 
 from sglang_speed.lab.bench.load import LoadClient
-from sglang_speed.lab.bench.results import Figure, Sample
+from sglang_speed.lab.bench.results import Figure, Reading
 from sglang_speed.lab.bench.scenarios.base import Measurement, Scenario, Setting
 from sglang_speed.lab.common.client import RequestFailed
 from sglang_speed.method.cost import kept_layers
@@ -24,32 +25,42 @@ class Capacity(Scenario):
     pool_name = "cache_pool"
 
     async def run(self, setting: Setting) -> AsyncIterator[Measurement]:
-        """Send more distinct prompts than either side holds at once; then count those still cached."""
+        """Send more distinct prompts than any side holds at once; then count those still cached."""
         profile = setting.profile
-        size, running, cached = self.figures(setting)
-        for side in self.sides:
+        figures = [setting.per_rival(partial(make, setting)) for make in (self.size, self.running, self.cached)]
+        for side in self.sides(setting.model):
             client = setting.clients[side]
             prompts = self.prompts(setting, client)
             client.flush()
-            yield Sample(size, side, client.server.prompt_tokens)
-            yield Sample(running, side, await self.count_running(client, prompts, profile.capacity_tokens))
-            yield Sample(cached, side, await self.count_cached(client, prompts))
+            size: float = client.server.prompt_tokens
+            running = await self.count_running(client, prompts, profile.capacity_tokens)
+            cached = await self.count_cached(client, prompts)
+            for figure, value in zip(figures, (size, running, cached), strict=True):
+                yield Reading(figure, side, value)
 
-    def figures(self, setting: Setting) -> tuple[Figure, Figure, Figure]:
-        """Ceilings: without what the deep band computes, the same bytes hold more tokens by the share of layers that
-        store them; requests are whole numbers."""
-        profile, config = setting.profile, setting.model.speed
-        depth = config.num_layers / kept_layers(setting.model.shape, config)
+    def size(self, setting: Setting, rival: str) -> Figure:
+        """The ceiling: without what deep bands compute, the same bytes hold more tokens by the share of layers that
+        store them."""
+        depth = self.depth(setting, rival)
+        name = "prompt tokens in the pool"
+        return Figure(self.name, name, "tokens", depth, TARGET_SHARE * depth, "higher", is_headline=True)
+
+    def running(self, setting: Setting, rival: str) -> Figure:
+        return Figure(self.name, "requests that run at once", "requests", self.whole(setting, rival), better="higher")
+
+    def cached(self, setting: Setting, rival: str) -> Figure:
+        name = f"prompts of {setting.profile.capacity_prompt} tokens that stay"
+        return Figure(self.name, name, "prompts", self.whole(setting, rival), better="higher")
+
+    def depth(self, setting: Setting, rival: str) -> float:
+        config = setting.model.rivals[rival]
+        return config.num_layers / kept_layers(setting.model.shape, config)
+
+    def whole(self, setting: Setting, rival: str) -> float:
+        """The same ceiling in whole requests."""
+        profile = setting.profile
         tokens, each = profile.cache_pool.tokens, profile.capacity_prompt + profile.capacity_tokens
-        whole = (tokens * depth // each) / (tokens // each)
-        name = f"prompts of {profile.capacity_prompt} tokens that stay"
-        return (
-            Figure(
-                self.name, "prompt tokens in the pool", "tokens", depth, TARGET_SHARE * depth, "higher", "speed", True
-            ),
-            Figure(self.name, "requests that run at once", "requests", whole, better="higher"),
-            Figure(self.name, name, "prompts", whole, better="higher"),
-        )
+        return (tokens * self.depth(setting, rival) // each) / (tokens // each)
 
     def prompts(self, setting: Setting, client: LoadClient) -> list[list[int]]:
         """A few more than the server can hold."""

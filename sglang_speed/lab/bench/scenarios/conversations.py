@@ -6,11 +6,13 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from statistics import mean
 
 from sglang_speed.lab.bench.load import Answer, LoadClient
 from sglang_speed.lab.bench.profiles import ChatSizes, Profile, TreeSizes
-from sglang_speed.lab.bench.results import Figure, Point, Sample
+from sglang_speed.lab.bench.results import Figure, Point, Reading
+from sglang_speed.lab.bench.rivals import STOCK
 from sglang_speed.lab.bench.scenarios.base import Measurement, Scenario, Setting, alternating
 
 CHAT_TARGET = 2.0
@@ -62,16 +64,17 @@ class MultiTurnChat(Scenario):
 
     async def run(self, setting: Setting) -> AsyncIterator[Measurement]:
         for working_set in setting.profile.chat.working_sets:
-            figures = self.figures(setting, working_set)
+            makers = (self.ttft, self.hits)
+            figures = [setting.per_rival(partial(make, setting, working_set)) for make in makers]
             for repeat in range(setting.profile.repeats):
-                for side in alternating(self.sides, repeat):
+                for side in alternating(self.sides(setting.model), repeat):
                     setting.clients[side].flush()
                     answered = AnsweredTurns([])
                     async for point in self.play(setting, side, working_set, answered):
                         if repeat == 0:
                             yield point
                     for figure, value in zip(figures, (answered.mean_ttft, answered.hit_rate), strict=True):
-                        yield Sample(figure, side, value)
+                        yield Reading(figure, side, value)
 
     async def play(
         self, setting: Setting, side: str, working_set: float, answered: AnsweredTurns
@@ -96,19 +99,21 @@ class MultiTurnChat(Scenario):
             return setting.prompts.prompt("chat", user, chat.first_prompt)
         return setting.prompts.tokens(f"chat turn {turn}", user, chat.user_tokens)
 
-    def figures(self, setting: Setting, working_set: float) -> tuple[Figure, Figure]:
-        """Mean TTFT and hit rate. The ceiling assumes that a side always hits if the working set fits in its tree, and
-        that stock never hits otherwise; None if it does not fit in SPEED's."""
+    def ttft(self, setting: Setting, working_set: float, rival: str) -> Figure:
+        """The ceiling assumes that a side always hits if the working set fits in its tree, and that stock never hits
+        otherwise; None if it does not fit in the rival's."""
         chat = setting.profile.chat
         tokens = num_users(setting.profile, working_set) * chat.final_len
-        fits = {side: tokens <= setting.clients[side].server.prompt_tokens for side in self.sides}
-        stock = mean(setting.ttft_floor("stock", n, cached if fits["stock"] else 0) for n, cached in turns(chat))
-        speed = mean(setting.ttft_floor("speed", n, cached) for n, cached in turns(chat))
-        ceiling = stock / speed if fits["speed"] else None
-        target = CHAT_TARGET if fits["speed"] and not fits["stock"] else None
-        name = f"working set {working_set:g}x"
-        ttft = Figure(self.name, f"mean TTFT, {name}", "s", ceiling, target, is_headline=target is not None)
-        return ttft, Figure(self.name, f"hit rate, {name}", "share", better="higher")
+        fits = {side: tokens <= setting.clients[side].server.prompt_tokens for side in (STOCK, rival)}
+        stock = mean(setting.ttft_floor(STOCK, n, cached if fits[STOCK] else 0) for n, cached in turns(chat))
+        ours = mean(setting.ttft_floor(rival, n, cached) for n, cached in turns(chat))
+        ceiling = stock / ours if fits[rival] else None
+        target = CHAT_TARGET if fits[rival] and not fits[STOCK] else None
+        name = f"mean TTFT, working set {working_set:g}x"
+        return Figure(self.name, name, "s", ceiling, target, is_headline=target is not None)
+
+    def hits(self, _: Setting, working_set: float, __: str) -> Figure:
+        return Figure(self.name, f"hit rate, working set {working_set:g}x", "share", better="higher")
 
 
 class AgentTree(Scenario):
@@ -118,15 +123,15 @@ class AgentTree(Scenario):
     pool_name = "cache_pool"
 
     async def run(self, setting: Setting) -> AsyncIterator[Measurement]:
-        ttft, seconds, hits = self.figures(setting)
+        ttft, seconds, hits = (setting.per_rival(partial(make, setting)) for make in (self.ttft, self.time, self.hits))
         for repeat in range(setting.profile.repeats):
-            for side in alternating(self.sides, repeat):
+            for side in alternating(self.sides(setting.model), repeat):
                 setting.clients[side].flush()
                 start = time.perf_counter()
                 answered = await self.play(setting, side)
-                yield Sample(seconds, side, time.perf_counter() - start)
-                yield Sample(ttft, side, answered.mean_ttft)
-                yield Sample(hits, side, answered.hit_rate)
+                yield Reading(seconds, side, time.perf_counter() - start)
+                yield Reading(ttft, side, answered.mean_ttft)
+                yield Reading(hits, side, answered.hit_rate)
 
     async def play(self, setting: Setting, side: str) -> AnsweredTurns:
         """Prefill the system prompt once, then let all agents act together, step by step."""
@@ -144,17 +149,19 @@ class AgentTree(Scenario):
             answered.turns.append(list(await asyncio.gather(*acting)))
         return answered
 
-    def figures(self, setting: Setting) -> tuple[Figure, Figure, Figure]:
-        """The ceiling of TTFT assumes that both sides find all that they have seen."""
+    def ttft(self, setting: Setting, rival: str) -> Figure:
+        """The ceiling assumes that both sides find all that they have seen."""
         tree = setting.profile.tree
-        stock, speed = (
-            sum(setting.ttft_floor(side, length, cached) for length, cached in steps(tree)) for side in self.sides
+        stock, ours = (
+            sum(setting.ttft_floor(side, length, cached) for length, cached in steps(tree)) for side in (STOCK, rival)
         )
-        return (
-            Figure(self.name, f"mean TTFT, {tree.num_branches} agents", "s", stock / speed, is_headline=True),
-            Figure(self.name, "time for all steps", "s"),
-            Figure(self.name, "hit rate", "share", better="higher"),
-        )
+        return Figure(self.name, f"mean TTFT, {tree.num_branches} agents", "s", stock / ours, is_headline=True)
+
+    def time(self, _: Setting, __: str) -> Figure:
+        return Figure(self.name, "time for all steps", "s")
+
+    def hits(self, _: Setting, __: str) -> Figure:
+        return Figure(self.name, "hit rate", "share", better="higher")
 
 
 def num_users(profile: Profile, working_set: float) -> int:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from statistics import median
 
 from sglang_speed.lab.bench.load import Answer, LoadClient
-from sglang_speed.lab.bench.results import Figure, Point, Sample
+from sglang_speed.lab.bench.results import Figure, Point, Reading
+from sglang_speed.lab.bench.rivals import STOCK
 from sglang_speed.lab.bench.scenarios.base import Measurement, Scenario, Setting, alternating
 from sglang_speed.lab.common.client import RequestFailed
 
@@ -20,21 +22,21 @@ class Decode(Scenario):
 
     async def run(self, setting: Setting) -> AsyncIterator[Measurement]:
         """Prefill the prompts first, so that a batch decodes at once; each has its own KV."""
-        profile = setting.profile
+        profile, sides = setting.profile, self.sides(setting.model)
         prompts = [
             setting.prompts.prompt("long", index, profile.context_len) for index in range(max(profile.batch_sizes))
         ]
         for prompt in prompts:
-            for side in self.sides:
+            for side in sides:
                 await setting.clients[side].ask(prompt, 1)
-        for side in self.sides:  # warms up
+        for side in sides:  # warms up
             await decode_step(setting.clients[side], prompts[:1], profile.decode_tokens)
         for batch_size in profile.batch_sizes:
-            figure = self.figure(setting, profile.context_len, batch_size)
+            figures = setting.per_rival(partial(self.figure, setting, batch_size))
             for repeat in range(profile.repeats):
-                for side in alternating(self.sides, repeat):
+                for side in alternating(sides, repeat):
                     step = await decode_step(setting.clients[side], prompts[:batch_size], profile.decode_tokens)
-                    yield Sample(figure, side, step)
+                    yield Reading(figures, side, step)
         async for point in self.shorter_contexts(setting):
             yield point
 
@@ -43,17 +45,18 @@ class Decode(Scenario):
         profile = setting.profile
         for length in profile.prompt_lens:
             prompt = setting.prompts.prompt("long", 0, length)
-            for side in self.sides:
+            for side in self.sides(setting.model):
                 await setting.clients[side].ask(prompt, 1)
                 step = await decode_step(setting.clients[side], [prompt], profile.decode_tokens)
                 yield Point("TPOT by context", side, length, step)
 
-    def figure(self, setting: Setting, context_len: int, batch_size: int) -> Figure:
-        stock, speed = (setting.step_floor(side, context_len, batch_size) for side in self.sides)
+    def figure(self, setting: Setting, batch_size: int, rival: str) -> Figure:
+        context_len = setting.profile.context_len
+        stock, ours = (setting.step_floor(side, context_len, batch_size) for side in (STOCK, rival))
         is_largest = batch_size == max(setting.profile.batch_sizes)
-        target = TARGET_SHARE * stock / speed if is_largest else None
+        target = TARGET_SHARE * stock / ours if is_largest else None
         name = f"TPOT after {context_len} tokens, batch {batch_size}"
-        return Figure(self.name, name, "s", stock / speed, target, is_headline=is_largest)
+        return Figure(self.name, name, "s", stock / ours, target, is_headline=is_largest)
 
 
 async def ask_all(client: LoadClient, prompts: list[list[int]], num_tokens: int) -> list[Answer]:

@@ -1,0 +1,116 @@
+"""Agents that call tools: long results between short messages, in more conversations than stock's pool holds."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from functools import partial
+from itertools import pairwise
+from statistics import mean, quantiles
+
+from sglang_speed.lab.bench.load import Answer, LoadClient
+from sglang_speed.lab.bench.profiles import AgentSizes
+from sglang_speed.lab.bench.results import Figure, Point, Reading
+from sglang_speed.lab.bench.rivals import STOCK
+from sglang_speed.lab.bench.scenarios.base import Measurement, Scenario, Setting, alternating
+from sglang_speed.lab.bench.scenarios.conversations import Conversation, hit_rate
+
+POLL_SECONDS = 0.2
+TARGET = 2.0
+
+
+class Agents(Scenario):
+    """Each agent acts as soon as it has its answer; none waits for the others."""
+
+    name = "agents"
+    pool_name = "agents_pool"
+
+    async def run(self, setting: Setting) -> AsyncIterator[Measurement]:
+        makers = (self.mean_ttft, self.p95_ttft, self.hits, self.time, self.at_once)
+        figures = [setting.per_rival(partial(make, setting)) for make in makers]
+        for repeat in range(setting.profile.repeats):
+            for side in alternating(self.sides(setting.model), repeat):
+                client = setting.clients[side]
+                client.flush()
+                start = time.perf_counter()
+                answers, most = await self.play(setting, client)
+                ttfts = [answer.ttft for answer in answers]
+                seconds = time.perf_counter() - start
+                values = (mean(ttfts), quantiles(ttfts, n=20)[-1], hit_rate(answers), seconds, most)
+                for figure, value in zip(figures, values, strict=True):
+                    yield Reading(figure, side, value)
+                for answer in answers if repeat == 0 else ():
+                    yield Point("TTFT of agents by context", side, answer.prompt_len, answer.ttft)
+
+    async def play(self, setting: Setting, client: LoadClient) -> tuple[list[Answer], int]:
+        """The answers, and the most requests that ran at once."""
+        agents = setting.profile.agents
+        room = asyncio.Semaphore(agents.at_once)
+        acting = asyncio.gather(
+            *(self.act(setting, client, room, number, results) for number, results in enumerate(agents.results))
+        )
+        most = 0
+        while not acting.done():
+            await asyncio.wait([acting], timeout=POLL_SECONDS)
+            most = max(most, (await asyncio.to_thread(client.load)).running)
+        return [answer for answers in await acting for answer in answers], most
+
+    async def act(
+        self, setting: Setting, client: LoadClient, room: asyncio.Semaphore, number: int, results: list[int]
+    ) -> list[Answer]:
+        """One agent: a task, then a call and a result in turns, and what it says in the end."""
+        async with room:
+            return await self.turns_of(setting, client, number, results)
+
+    async def turns_of(self, setting: Setting, client: LoadClient, number: int, results: list[int]) -> list[Answer]:
+        sizes, prompts = setting.profile.agents, setting.prompts
+        system = prompts.prompt("agents", 0, sizes.system_tokens)
+        agent = Conversation(client, list(system))
+        answers = [await agent.turn(self.message(setting, "task", number, sizes.task_tokens), sizes.answer_tokens)]
+        for step, length in enumerate(results):
+            result = self.message(setting, f"result {step}", number, length)
+            answers.append(await agent.turn(result, sizes.answer_tokens))
+        return answers
+
+    def message(self, setting: Setting, name: str, number: int, length: int) -> list[int]:
+        """A message, and the beginning of the next one, which the model writes."""
+        begin = setting.prompts.message
+        return [*begin, *setting.prompts.tokens(name, number, length - 2 * len(begin)), *begin]
+
+    def mean_ttft(self, setting: Setting, rival: str) -> Figure:
+        """The ceiling assumes that a side finds all that it has seen if the working set fits in its pool, and stock
+        only the system prompt otherwise; None if it does not fit in the rival's."""
+        agents = setting.profile.agents
+        fits = {side: self.fits(setting, side) for side in (STOCK, rival)}
+        stock, ours = (
+            mean(setting.ttft_floor(side, length, cached) for length, cached in self.turns(agents, fits[side]))
+            for side in (STOCK, rival)
+        )
+        target = TARGET if fits[rival] and not fits[STOCK] else None
+        name = f"mean TTFT, {agents.at_once} agents at once"
+        return Figure(self.name, name, "s", stock / ours if fits[rival] else None, target, is_headline=True)
+
+    def p95_ttft(self, setting: Setting, _: str) -> Figure:
+        return Figure(self.name, f"p95 of TTFT, {setting.profile.agents.at_once} agents at once", "s")
+
+    def hits(self, _: Setting, __: str) -> Figure:
+        return Figure(self.name, "hit rate", "share", better="higher")
+
+    def time(self, _: Setting, __: str) -> Figure:
+        return Figure(self.name, "time until all are done", "s")
+
+    def at_once(self, setting: Setting, _: str) -> Figure:
+        return Figure(self.name, f"requests at once, of {setting.profile.agents.at_once}", "requests", better="higher")
+
+    def fits(self, setting: Setting, side: str) -> bool:
+        return setting.profile.agents.working_set <= setting.clients[side].server.prompt_tokens
+
+    def turns(self, agents: AgentSizes, finds_all: bool) -> list[tuple[int, int]]:
+        """Tokens of each prompt, and how many of them are cached."""
+        first = [(prompts[0], 0) for prompts in agents.prompts]
+        return first + [
+            (length, before + agents.answer_tokens - 1 if finds_all else agents.system_tokens)
+            for prompts in agents.prompts
+            for before, length in pairwise(prompts)
+        ]
