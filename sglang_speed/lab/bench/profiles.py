@@ -66,8 +66,8 @@ class AgentSizes:
     """Agents that call tools, each in a conversation of its own behind a common system prompt.
 
     system_tokens: of the system prompt with its tools. task_tokens: what a user asks. result_tokens, num_turns: least
-    and most. answer_tokens: a call of a tool, or what is said in the end. at_once: agents that act at the same time; when
-    one ends, the next begins.
+    and most. answer_tokens: a call of a tool, or what is said in the end. at_once: agents that act at the same time;
+    when one ends, the next begins.
     """
 
     system_tokens: int
