@@ -55,6 +55,7 @@ class Expected:
         self._scores: dict[Any, list[float]] = {}
 
     def steps(self, prompt: Sequence[int], max_new_tokens: int, scored_from: int | None = None) -> list[GreedyStep]:
+        scored_from = None if scored_from == OF_THE_OUTPUT else scored_from
         deep = self.model.deep_tokens(prompt, scored_from)
         known = self._steps.get((tuple(prompt), deep), [])
         if len(known) < max_new_tokens:

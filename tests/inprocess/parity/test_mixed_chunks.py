@@ -89,6 +89,6 @@ def test_who_asks_for_log_probabilities_is_in_no_mixed_batch(
     """SGLang mixes neither their prompts nor their steps; a scored span stays one of its own."""
     expected, scored = small_checkpoints(SPEED), Ask(prompt(150), 6, scored_from=100, when=3)
     with running_scheduler(expected.path, **MIXED, **loop) as engine, prefills_counted(engine) as seen:
-        expected.answered(engine, [*chats(40), scored])
+        expected.answered(engine, [*chats(40)[:2], scored])  # which start together, in one chunk
         expected.answered(engine, [Ask(prompt(9), 60, scored_from=9), LONG[1]])
     assert seen["mixed"] == 0, seen

@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pytest
-import torch
 from hypothesis import HealthCheck, Phase, given
 from hypothesis import settings as hypothesis_settings
-from transformers import AutoModelForCausalLM
 
 from sglang_speed.errors import ConfigError
 from tests import host
@@ -162,10 +159,10 @@ def test_a_request_may_fill_the_context(expected: Expected, drafting: Mapping[st
 
 
 def test_an_answer_is_cut_to_what_the_deep_band_holds_beside_drafts(expected: Expected) -> None:
-    """4 deep tokens of the prompt and 10 places for drafts leave 26 of 40."""
+    """4 deep tokens of the prompt and 20 places for drafts leave 16 of 40."""
     with drafting_scheduler(expected.path, deep_tokens=40) as engine:
         answer = engine.ask(prompt(30), 100)
-        expected.require_tokens(answer.output_ids, Ask(prompt(30)), 26)
+        expected.require_tokens(answer.output_ids, Ask(prompt(30)), 16)
 
 
 @hypothesis_settings(
@@ -176,13 +173,13 @@ def test_an_answer_is_cut_to_what_the_deep_band_holds_beside_drafts(expected: Ex
     phases=[Phase.explicit, Phase.generate],
     suppress_health_check=list(HealthCheck),
 )
-@given(scenario=scenarios(smallest_deep_band=SMALLEST_DEEP_BAND + 10))
+@given(scenario=scenarios(smallest_deep_band=SMALLEST_DEEP_BAND + 20))
 def test_random_workloads_with_drafts_are_exact(checkpoints: Checkpoints, scenario: Scenario) -> None:
     expected = checkpoints(scenario.bands)
     breadth = {"speculative_ngram_max_bfs_breadth": 1} if scenario.settings["page_size"] > 1 else {}
     overlap = not scenario.settings["disable_overlap_schedule"]
     with drafting_scheduler(expected.path, overlap=overlap, **scenario.settings, **breadth) as engine:
-        play(expected, scenario, engine, num_ahead=10)
+        play(expected, scenario, engine, num_ahead=10 if breadth else 20)
 
 
 @pytest.mark.parametrize("bands", [Bands(6, 1, 3), POP_WITH_ANCHORS, FASTKV, THINNED], ids=str)
@@ -209,35 +206,3 @@ def test_a_draft_model_of_branches_is_refused(expected: Expected, draft_model: P
         drafting_scheduler(expected.path, **standalone(draft_model) | branches),
     ):
         pass
-
-
-@pytest.mark.parametrize("settings", [{}, CHUNKS_OF_17], ids=["whole", "chunks of 17"])
-def test_a_draft_model_drafts_what_it_says_itself(
-    expected: Expected, draft_model: Path, settings: Mapping[str, Any]
-) -> None:
-    """Cold and warm, so its KV is there wherever the main pool's is. SGLang gives it a request without its first token.
-    Where its two best tokens are close, rounding may choose."""
-    model = AutoModelForCausalLM.from_pretrained(draft_model).eval()
-    drafted = list[bool]()
-    from sglang.srt.speculative.standalone_worker_v2 import StandaloneWorkerV2  # imports what 0.5.17 has not
-
-    verify = StandaloneWorkerV2.verify
-
-    def compare(worker: Any, batch: Any, *args: Any, **kwargs: Any) -> Any:
-        for req, nodes in zip(batch.reqs, batch.spec_info.draft_token.view(len(batch.reqs), -1).tolist(), strict=True):
-            known = [*req.origin_input_ids, *req.output_ids]
-            assert known[-1] == nodes[0]
-            logits = model(torch.tensor([known[1:] + nodes[1:]])).logits[0, -len(nodes) : -1]
-            drafted.extend((logits.argmax(-1) == torch.tensor(nodes[1:])).tolist())
-        return verify(worker, batch, *args, **kwargs)
-
-    shared = prompt(40)
-    with (
-        mock.patch.object(StandaloneWorkerV2, "verify", compare),
-        drafting_scheduler(expected.path, **standalone(draft_model), **settings) as engine,
-    ):
-        expected.answered(engine, [Ask(shared, 12), Ask(prompt(9), 12)])
-        (warm,) = expected.answered(engine, [Ask([*shared, *expected.greedy(shared, 12), *tokens(5)], 16)])
-    assert warm.cached_tokens > 40
-    assert len(drafted) > 50
-    assert sum(drafted) >= 0.97 * len(drafted), f"{sum(drafted)} of {len(drafted)}"
