@@ -24,7 +24,7 @@ PROVEN_TOGETHER = {
     ("--enable-mixed-chunk", "quantized weights"),
     ("--enable-streaming-session", "quantized weights"),
 }
-"""Quantized layers give a row the same whatever else is in the batch; the turns of test_streaming_sessions are mixed."""
+"""Quantized layers give a row the same whatever else is in the batch; turns of test_streaming_sessions are mixed."""
 UNPROVEN = tuple(pair for pair in combinations(BY_THEMSELVES, 2) if pair not in PROVEN_TOGETHER)
 _REASON = "each is proven by itself, not both together"
 
