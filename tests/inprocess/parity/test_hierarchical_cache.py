@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -99,9 +100,15 @@ def require_hits(expected: Expected, settings: Mapping[str, Any], **more: Any) -
         assert free == size
 
 
-@pytest.mark.parametrize("name", SETTINGS)
-@pytest.mark.parametrize("bands", BANDS, ids=str)
-def test_what_was_evicted_comes_back_exactly(checkpoints: Checkpoints, bands: Bands, name: str) -> None:
+SOME_BANDS = (POP_WITH_ANCHORS, FASTKV, THINNED)
+
+
+@pytest.mark.parametrize(
+    ("name", "bands"),
+    [*(("chunks of 17", bands) for bands in BANDS), *product(list(SETTINGS)[1:], SOME_BANDS)],
+    ids=str,
+)
+def test_what_was_evicted_comes_back_exactly(checkpoints: Checkpoints, name: str, bands: Bands) -> None:
     require_hits(checkpoints(bands), SETTINGS[name])
 
 

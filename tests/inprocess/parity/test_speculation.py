@@ -83,17 +83,19 @@ def test_drafts_change_no_answer(checkpoints: Checkpoints, drafting: Mapping[str
         behind = [[*ask.prompt, *answer.output_ids, *tokens(3)] for ask, answer in zip(workload(), cold, strict=True)]
         warm = expected.answered(engine, [Ask(one, 12) for one in behind])
     require_drafts_of_both_kinds([*cold, *warm])
-    assert min(answer.cached_tokens for answer in warm[2:6]) > 0
+    assert sum(answer.cached_tokens > 0 for answer in warm) >= 2
 
 
+@pytest.mark.parametrize("algorithm", ["NGRAM", "STANDALONE"])
 @pytest.mark.parametrize(
     ("name", "bands"),
     [*((name, Bands(6, 1, 16)) for name in SETTINGS), ("retracted", POP_WITH_ANCHORS), ("retracted", THINNED)],
     ids=str,
 )
 def test_settings_change_no_answer(
-    checkpoints: Checkpoints, drafting: Mapping[str, Any], bands: Bands, name: str
+    checkpoints: Checkpoints, draft_model: Path, algorithm: str, bands: Bands, name: str
 ) -> None:
+    drafting = NGRAM if algorithm == "NGRAM" else standalone(draft_model)
     expected = checkpoints(bands)
     with drafting_scheduler(expected.path, **drafting, **SETTINGS[name]) as engine:
         answers = expected.answered(engine, workload()) + expected.answered(engine, workload())
@@ -123,11 +125,11 @@ def test_a_full_pool_of_either_band_retracts_exactly(
 
 
 def test_an_answer_ends_among_accepted_drafts(expected: Expected, drafting: Mapping[str, Any]) -> None:
-    """At each place of an answer; what comes behind it is exact."""
+    """At every third place of an answer; what comes behind it is exact."""
     question = (prompt(12) * 4)[:45]
     said = expected.greedy(question, 20)
     with drafting_scheduler(expected.path, **drafting) as engine:
-        for last in range(len(said)):
+        for last in range(0, len(said), 3):
             answer = engine.ask(question, 20, sampling={"stop_token_ids": [said[last]]})
             assert answer.output_ids == said[: said.index(said[last]) + 1]
             assert answer.finish_reason is not None
