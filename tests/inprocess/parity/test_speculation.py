@@ -76,13 +76,14 @@ def workload() -> list[Ask]:
 
 @pytest.mark.parametrize("bands", BANDS, ids=str)
 def test_drafts_change_no_answer(checkpoints: Checkpoints, drafting: Mapping[str, Any], bands: Bands) -> None:
-    """Cold, then warm behind what was answered."""
+    """Cold, then warm behind what was answered, then once more, where drafts are often right."""
     expected = checkpoints(bands)
     with drafting_scheduler(expected.path, **drafting) as engine:
         cold = expected.answered(engine, workload())
         behind = [[*ask.prompt, *answer.output_ids, *tokens(3)] for ask, answer in zip(workload(), cold, strict=True)]
         warm = expected.answered(engine, [Ask(one, 12) for one in behind])
-    require_drafts_of_both_kinds([*cold, *warm])
+        again = expected.answered(engine, workload())
+    require_drafts_of_both_kinds([*cold, *warm, *again])
     assert sum(answer.cached_tokens > 0 for answer in warm) >= 2
 
 
