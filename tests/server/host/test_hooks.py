@@ -51,8 +51,12 @@ def test_a_hook_says_why_it_is_needed_and_when_it_can_go(hook: Hook) -> None:
 @pytest.mark.parametrize("field", ALL_FIELDS, ids=lambda field: f"{field.owner.rpartition('.')[2]}.{field.name}")
 def test_a_field_fits_the_pinned_host(field: Field) -> None:
     field.check()
+    wrong = dataclasses.replace(field, is_new=not field.is_new)
+    if versions.installed_version() not in field.versions:
+        wrong.check()  # it is not looked at
+        return
     with pytest.raises(HostMismatch, match=field.name):
-        dataclasses.replace(field, is_new=not field.is_new).check()
+        wrong.check()
 
 
 def test_changed_functions_are_those_that_the_changes_were_written_for() -> None:
