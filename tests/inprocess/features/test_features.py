@@ -32,7 +32,8 @@ def test_the_status_is_what_the_flags_say(name: str, status: Status) -> None:
 
 
 def test_names_and_flags_are_said_once() -> None:
-    for said in ([feature.name for feature in FEATURES], [refusal.flag for refusal in REFUSALS]):
+    flags = [(refusal.flag, version) for refusal in REFUSALS for version in refusal.versions]
+    for said in ([feature.name for feature in FEATURES], flags):
         assert len(set(said)) == len(said)
 
 
