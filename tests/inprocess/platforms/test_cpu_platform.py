@@ -14,6 +14,7 @@ from sglang_speed.platforms.cpu import CpuPlatform, activate, share_cores
 from tests.host import IS_OLDEST
 
 LEFT_OPEN = {
+    "load_format": "auto",
     "attention_backend": "intel_amx",  # what SGLang puts there for the device cpu
     "prefill_attention_backend": None,
     "decode_attention_backend": None,

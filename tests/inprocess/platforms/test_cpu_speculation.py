@@ -35,17 +35,6 @@ def described(seq_lens: list[int]) -> tuple[Tensor, ...]:
     return found
 
 
-def test_a_tree_is_described_as_sglang_describes_it_for_grammars() -> None:
-    from sglang.srt.speculative.ngram_worker import _derive_tree_links
-
-    positions, places, children, siblings = described([7, 9, 3, 20])
-    links = _derive_tree_links(np.stack([mask_of(parents) for parents in PARENTS]), len(PARENTS), NUM_NODES)
-    assert torch.equal(children, links[0])
-    assert torch.equal(siblings, links[1])
-    assert places.flatten().tolist() == list(range(len(PARENTS) * NUM_NODES))
-    assert positions.tolist() == [[7, 8, 9, 10, 11], [9, 10, 10, 11, 11], [3, 4, 4, 4, 4], [20, 21, 22, 22, 21]]
-
-
 def test_a_chain_is_described_like_the_tree_that_it_is() -> None:
     seq_lens = torch.tensor([4, 7])
     mask = torch.ones(int(NUM_NODES * (seq_lens + NUM_NODES).sum()), dtype=torch.bool)
