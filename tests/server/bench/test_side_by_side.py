@@ -51,7 +51,7 @@ def test_the_file_has_what_was_asked_and_where_it_was_measured(results: dict[str
     asked = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     assert results["commit"] == (asked.stdout.strip() or None)
     assert results["machine"]["cores"] >= 1
-    assert results["configuration"]["speed"]["prefill_layers"] == REHEARSAL.prefill_layers
+    assert results["configuration"]["rivals"]["speed"]["prefill_layers"] == REHEARSAL.prefill_layers
     assert results["configuration"]["shape"]["experts"]["per_token"] == 2
 
 
