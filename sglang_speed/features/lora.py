@@ -152,7 +152,7 @@ FEATURE = Feature(
         f"--lora-backend {', '.join(LORA_BACKENDS)}",
         "/load_lora_adapter, /unload_lora_adapter",
     ),
-    proof=("tests/inprocess/parity/test_lora.py", "tests/server/e2e/test_lora_over_http.py"),
+    proof=("tests/inprocess/parity/test_lora.py",),
     note="[what is served of an adapter](lora.md)",
     refusals=(
         Refusal("--enable-lora", on("enable_lora"), f"not proven with SGLang {OLDEST}", versions=(OLDEST,)),
