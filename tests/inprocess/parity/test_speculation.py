@@ -84,7 +84,7 @@ def test_drafts_change_no_answer(checkpoints: Checkpoints, drafting: Mapping[str
         warm = expected.answered(engine, [Ask(one, 12) for one in behind])
         again = expected.answered(engine, workload())
     require_drafts_of_both_kinds([*cold, *warm, *again])
-    assert sum(answer.cached_tokens > 0 for answer in warm) >= 2
+    assert any(answer.cached_tokens for answer in warm)
 
 
 @pytest.mark.parametrize("algorithm", ["NGRAM", "STANDALONE"])
