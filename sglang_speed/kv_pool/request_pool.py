@@ -95,8 +95,8 @@ class BandedReqToTokenPool(ReqToTokenPool):
         """Slots that a decode step of running requests takes in a band."""
         if not band.num_ahead:
             return len(reqs)
-        rows = [row for req in reqs if (row := HOST.row_of(req)) is not None]
-        return band.num_missing(rows, [HOST.committed_len(req) for req in reqs if HOST.row_of(req) is not None])
+        lengths = {row: HOST.committed_len(req) for req in reqs if (row := HOST.row_of(req)) is not None}
+        return band.num_missing([*lengths], [*lengths.values()])
 
     def context_end_of(self, req: Req) -> int | None:
         """What stands behind it depends on the request itself, where its context is thinned; None where it is not."""

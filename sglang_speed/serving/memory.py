@@ -54,9 +54,8 @@ class BandedPoolConfigurator(DefaultPoolConfigurator):
         num_layers = kvc.layer_info.num_effective_layers
         own_bytes = self._compute_cell_size(kvc, num_layers)
         self._bytes_per_layer = own_bytes // num_layers
-        num_draft_layers = -(
-            -(self._cell_size - own_bytes) // self._bytes_per_layer
-        )  # of a draft model, for each token
+        draft_bytes = self._cell_size - own_bytes  # of a draft model, for each token
+        num_draft_layers = -(-draft_bytes // self._bytes_per_layer)
         self._state_layers = num_layers - config.prefill_layers + num_draft_layers
         require_ran(kvc.server_args, SETTINGS)
         self._override = SETTINGS.get(kvc.server_args, None).deep_tokens

@@ -37,14 +37,14 @@ def load_layer(
 ) -> None:
     """In place of HostKVCache.load_to_device_per_layer_physical: one layer, from the host's rows to the device's."""
     for host, device in _buffers(pool, layer_id):
-        device.index_copy_(0, device_indices, _rows(pool, host, host_indices))
+        device.index_copy_(0, device_indices, host[_places(pool, host_indices)])
 
 
 def back_up_layers(pool: Any, device_pool: Any, host_indices: Tensor, device_indices: Tensor, io_backend: str) -> None:
     """In place of HostKVCache.backup_from_device_all_layer_physical: all layers, from device's rows to host's."""
     for layer in range(pool.layer_num):
         for host, device in _buffers(pool, layer):
-            host[_places(pool, host, host_indices)] = device.index_select(0, device_indices)
+            host[_places(pool, host_indices)] = device.index_select(0, device_indices)
 
 
 def _buffers(pool: Any, layer: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -60,11 +60,7 @@ def _buffers(pool: Any, layer: int) -> Iterator[tuple[Tensor, Tensor]]:
     yield by_layer[layer], pool.device_kv_buffers[layer]
 
 
-def _rows(pool: Any, host: Tensor, indices: Tensor) -> Tensor:
-    return host[_places(pool, host, indices)]
-
-
-def _places(pool: Any, host: Tensor, indices: Tensor) -> tuple[Tensor, ...]:
+def _places(pool: Any, indices: Tensor) -> tuple[Tensor, ...]:
     """Where slots lie in a layer's buffer."""
     if pool.layout != "page_first_direct":
         return (indices,)
