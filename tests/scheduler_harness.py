@@ -57,6 +57,8 @@ ABSENT_FIELDS: Mapping[str, Any] = dict.fromkeys(
 ) | {"top_logprobs_num": 0, "stream": False}
 MAX_IDLE_STEPS = 50
 """Steps without any forward after which waiting requests count as stuck."""
+COPIES_UNDER_WAY = ("ongoing_write_through", "ongoing_load_back", "ongoing_prefetch", "ongoing_backup")
+"""What SGLang's hierarchical cache leaves to its threads, for whom the scheduler waits."""
 
 When = int | Callable[[Scheduler], bool]
 """A step number of the next run, or a condition on the scheduler."""
@@ -125,8 +127,8 @@ class Feed:
         return [message.payload for message in due]
 
     def require_progress(self, moved: bool) -> None:
-        if getattr(self.scheduler.tree_cache, "ongoing_prefetch", None):
-            moved = True  # threads read from a store
+        if any(getattr(self.scheduler.tree_cache, name, None) for name in COPIES_UNDER_WAY):
+            moved = True
             time.sleep(0.001)
         moved |= self.scheduler.forward_ct != self.last_forward
         self.last_forward = self.scheduler.forward_ct

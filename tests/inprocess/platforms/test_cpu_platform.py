@@ -3,37 +3,17 @@
 from __future__ import annotations
 
 import os
+from inspect import signature
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from sglang.srt.server_args import ServerArgs
 
 from sglang_speed.errors import ConfigError
 from sglang_speed.platforms.cpu import CpuPlatform, activate, share_cores
 from tests.host import IS_OLDEST
-
-LEFT_OPEN = {
-    "load_format": "auto",
-    "attention_backend": "intel_amx",  # what SGLang puts there for the device cpu
-    "prefill_attention_backend": None,
-    "decode_attention_backend": None,
-    "sleep_on_idle": False,
-    "disable_custom_all_reduce": False,
-    "dtype": "auto",
-    "max_running_requests": None,
-    "chunked_prefill_size": None,
-    "mem_fraction_static": None,
-    "tp_size": 1,
-    "dp_size": 1,
-    "enable_deterministic_inference": False,
-    "rl_on_policy_target": None,
-    "enable_memory_saver": False,
-    "nnodes": 1,
-    "enable_hierarchical_cache": False,
-    "hicache_mem_layout": "page_first",
-    "hicache_io_backend": "kernel",
-}
 
 
 @pytest.fixture
@@ -47,7 +27,9 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 
 
 def defaults_for(**chosen: Any) -> SimpleNamespace:
-    server_args = SimpleNamespace(**{**LEFT_OPEN, **chosen})
+    """SGLang's defaults, the ones for a CPU among them, and what was chosen."""
+    defaults = {name: each.default for name, each in signature(ServerArgs).parameters.items()}
+    server_args = SimpleNamespace(**{**defaults, "device": "cpu", "attention_backend": "intel_amx", **chosen})
     CpuPlatform().apply_server_args_defaults(server_args)
     return server_args
 
