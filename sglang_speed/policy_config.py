@@ -27,6 +27,7 @@ class PolicyTraits:
         from the hidden state at the cutoff; so there is one cutoff.
     selects: whether prompt tokens are chosen for the deep layers by attention scores.
     wants_training: whether a model loses much that was not trained for its cutoff.
+    usual_share: of the layers those that prompts pass where none is said, as the policy was published.
     """
 
     anchor_tokens: int = DEFAULT_ANCHOR_TOKENS
@@ -34,12 +35,17 @@ class PolicyTraits:
     fills_deep_layers: bool = False
     selects: bool = False
     wants_training: bool = False
+    usual_share: float = 3 / 4
+
+    def usual_cutoff(self, num_layers: int) -> int:
+        """prefill_layers for a model of so many layers; at least 1."""
+        return max(1, int(self.usual_share * num_layers))
 
 
 POLICY_TRAITS: Mapping[str, PolicyTraits] = {
     DEFAULT_POLICY: PolicyTraits(wants_training=True),
-    "pop": PolicyTraits(anchor_tokens=0, tail_tokens=1, fills_deep_layers=True),
-    "fastkv": PolicyTraits(selects=True),
+    "pop": PolicyTraits(anchor_tokens=0, tail_tokens=1, fills_deep_layers=True, usual_share=11 / 16),
+    "fastkv": PolicyTraits(selects=True, usual_share=1 / 2),
 }
 """The policies that there are; `policies` has a file for each."""
 

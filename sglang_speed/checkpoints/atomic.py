@@ -11,6 +11,7 @@ import os
 import re
 import secrets
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -172,3 +173,21 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def build_lock(directory: Path) -> Iterator[None]:
+    """One builder at a time; the others wait here and then find the work done."""
+    from filelock import FileLock, Timeout  # SGLang's transformers have it
+
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(directory.parent / f"{directory.name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"sglang-speed: another process is building {directory}, waiting for it", file=sys.stderr)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()

@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING
 
 from sglang_speed.checkpoints import smollm2
 from sglang_speed.checkpoints.adapter import PROVENANCE_NAME, merge_adapter, read_provenance
-from sglang_speed.checkpoints.atomic import absolute, discard, new_directory, remove_leftovers, require_free, writing_to
+from sglang_speed.checkpoints.atomic import (
+    absolute,
+    build_lock,
+    discard,
+    new_directory,
+    remove_leftovers,
+    require_free,
+    writing_to,
+)
 from sglang_speed.checkpoints.card import write_card
 from sglang_speed.checkpoints.convert import write_speed_config
 from sglang_speed.checkpoints.manifest import file_sha256, find_damage, write_manifest
@@ -53,7 +61,7 @@ def default_model(*, every_byte: bool = False) -> Path:
     directory = default_model_directory()
     if find_damage(directory, every_byte=every_byte) is None:
         return directory
-    with writing_to(directory, OTHER_CACHE), _build_lock(directory):
+    with writing_to(directory, OTHER_CACHE), build_lock(directory):
         damage = find_damage(directory, every_byte=every_byte)
         if damage is not None:
             _rebuild(directory, damage)
@@ -89,24 +97,6 @@ def user_cache() -> Path:
         return user_cache_path("sglang-speed", appauthor=False)
     except RuntimeError as error:
         raise ConfigError("a cache is needed and this user has no home: set XDG_CACHE_HOME") from error
-
-
-@contextmanager
-def _build_lock(directory: Path) -> Iterator[None]:
-    """One builder at a time; the others wait here and then find the work done."""
-    from filelock import FileLock, Timeout
-
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(directory.parent / f"{directory.name}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        print(f"sglang-speed: another process is building {directory}, waiting for it", file=sys.stderr)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _rebuild(directory: Path, damage: str) -> None:

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import typer
 
 from sglang_speed import SUPPORTED_SGLANG, __version__
 from sglang_speed.errors import ConfigError
 from sglang_speed.lab.bench.options import BenchOptions
+from sglang_speed.lab.common.bands import ConvertOptions
 from sglang_speed.lab.common.extras import require_extra
 from sglang_speed.lab.common.local_server import ServerFailed
 from sglang_speed.lab.common.options import command_of
 from sglang_speed.lab.cutoff.options import CutoffOptions
 from sglang_speed.lab.evaluation.options import EvaluationOptions
+from sglang_speed.lab.plan.options import PlanOptions
+from sglang_speed.lab.serve import ServeOptions
 from sglang_speed.lab.training.options import TrainOptions
-from sglang_speed.policy_config import DEFAULT_POLICY, POLICY_TRAITS
-
-Number = TypeVar("Number", int, float)
 
 app = typer.Typer(
     name="sglang-speed",
@@ -60,89 +59,26 @@ def options(
     """Options of the command itself."""
 
 
-def _defaults(name: str) -> str:
-    """The default of each policy, for a help text."""
-    return "; default: " + ", ".join(f"{getattr(row, name)} ({policy})" for policy, row in POLICY_TRAITS.items()) + "."
-
-
-def _one_or_several(option: str, text: str, kind: Callable[[str], Number]) -> Number | list[Number]:
-    """The numbers of an option that takes several of them, separated by commas."""
-    try:
-        numbers = [kind(part) for part in text.split(",")]
-    except ValueError as error:
-        raise ConfigError(f"--{option} {text} is no number, nor several with commas between them") from error
-    return numbers[0] if len(numbers) == 1 else numbers
-
-
-@app.command()
-def convert(
-    source: Annotated[str, typer.Argument(help="Directory, hub id in the local cache, or `speed-llama`.")],
-    destination: Annotated[Path, typer.Argument(help="Directory to make; must be absent or empty.")],
-    prefill_layers: Annotated[
-        str,
-        typer.Option(
-            metavar="N[,N...]",
-            help="Layers that prompt tokens pass; several numbers begin a deep band each. `sglang-speed cutoff` finds "
-            "one.",
-        ),
-    ],
-    policy: Annotated[str, typer.Option(help=f"Depth policy: {', '.join(POLICY_TRAITS)}.")] = DEFAULT_POLICY,
-    anchor_tokens: Annotated[
-        int | None, typer.Option(help=f"First prompt tokens that pass all layers{_defaults('anchor_tokens')}")
-    ] = None,
-    tail_tokens: Annotated[
-        int | None, typer.Option(help=f"Last prompt tokens that pass all layers{_defaults('tail_tokens')}")
-    ] = None,
-    select_ratio: Annotated[
-        str | None,
-        typer.Option(
-            metavar="R[,R...]",
-            help="fastkv: share of the prompt that passes the deep layers, or one for each cutoff; default: 0.2.",
-        ),
-    ] = None,
-    select_window: Annotated[
-        int | None, typer.Option(help="fastkv: last prompt tokens whose attention chooses; default: 8.")
-    ] = None,
-    select_kernel: Annotated[
-        int | None, typer.Option(help="fastkv: positions over which scores are max-pooled, odd; default: 7.")
-    ] = None,
-    kv_keep: Annotated[
-        float | None,
-        typer.Option(help="fastkv: share of a prompt that decode reads, in every layer; default: 1, all of it."),
-    ] = None,
-    deep_message_tokens: Annotated[
-        int | None, typer.Option(help="Messages of at most so many tokens pass all layers; default: 0, none.")
-    ] = None,
-    message_delimiter: Annotated[
-        list[str] | None,
-        typer.Option(help="Text with which a message begins, beside those of the chat template; may be repeated."),
-    ] = None,
-    copy: Annotated[bool, typer.Option("--copy", help="Copy the weights instead of linking them.")] = False,
-) -> None:
+def convert(options: ConvertOptions) -> None:
     """Make a checkpoint that SGLang can serve with depth bands."""
     from sglang_speed.checkpoints.adapter import UNTRAINED_COST, UNTRAINED_NEXT, Training
     from sglang_speed.checkpoints.convert import convert as make_checkpoint
     from sglang_speed.checkpoints.hub import local_checkpoint
 
     made = make_checkpoint(
-        local_checkpoint(source),
-        destination,
-        prefill_layers=_one_or_several("prefill-layers", prefill_layers, int),
-        policy=policy,
-        copy=copy,
-        message_delimiters=message_delimiter or (),
-        anchor_tokens=anchor_tokens,
-        tail_tokens=tail_tokens,
-        select_ratio=None if select_ratio is None else _one_or_several("select-ratio", select_ratio, float),
-        select_window=select_window,
-        select_kernel=select_kernel,
-        kv_keep=kv_keep,
-        deep_message_tokens=deep_message_tokens,
+        local_checkpoint(options.source), options.destination, copy=options.copy, **options.settings()
     )
-    depth = f"{prefill_layers} of {made.speed.num_layers} prefill layers, policy {made.speed.policy}"
+    depth = f"{options.bands.prefill_layers} of {made.speed.num_layers} prefill layers, policy {made.speed.policy}"
     print(f"{made.path}: {depth}, weights by {made.placement}")
     if made.training is Training.UNTRAINED:
         print(UNTRAINED_COST, UNTRAINED_NEXT, sep="\n")
+
+
+def serve(options: ServeOptions) -> None:
+    """Serve any checkpoint in depth bands: says what is served and what it saves, then becomes SGLang's server."""
+    from sglang_speed.lab.serve import serve as run
+
+    run(options)
 
 
 @app.command()
@@ -195,6 +131,19 @@ def default_model(
     print(build(every_byte=verify) if full_depth is None else write_full_depth(full_depth))
 
 
+def plan(options: PlanOptions) -> None:
+    """Say what policies and cutoffs would gain for a model on given GPUs: tokens, requests, and ceilings of TTFT and
+    TPOT.
+
+    Needs config.json only. For example: sglang-speed plan Qwen/Qwen3-8B --context 32k --memory 80G
+    """
+    if options.plot is not None:
+        require_extra("bench", "matplotlib")
+    from sglang_speed.lab.plan.command import plan as run
+
+    run(options)
+
+
 def bench(options: BenchOptions) -> None:
     """Compare the speed of stock SGLang and SPEED: the same weights and KV memory, measured in turns."""
     require_extra("bench", "jinja2", "matplotlib")
@@ -229,6 +178,9 @@ def train(options: TrainOptions) -> None:
     finish(train_checkpoint(run), run.destination)
 
 
+app.command(name="convert")(command_of(ConvertOptions, convert))
+app.command(name="serve")(command_of(ServeOptions, serve))
+app.command(name="plan")(command_of(PlanOptions, plan))
 app.command(name="bench")(command_of(BenchOptions, bench))
 app.command(name="cutoff")(command_of(CutoffOptions, cutoff))
 app.command(name="eval")(command_of(EvaluationOptions, evaluate))

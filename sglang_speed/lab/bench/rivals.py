@@ -16,8 +16,6 @@ from sglang_speed.policy_config import DEFAULT_POLICY, POLICY_TRAITS
 
 STOCK, EQUAL = "stock", "equal"
 """The sides that are no rivals: stock SGLang, and this package with prompts in all layers."""
-USUAL_SHARES = {DEFAULT_POLICY: 3 / 4, "pop": 11 / 16, "fastkv": 1 / 2}
-"""Layers that prompts pass where none is said, as each policy was published."""
 MESSAGE_ID = 2
 """The token of the random model that begins a message."""
 
@@ -33,7 +31,7 @@ class Rival:
     def bands(self, num_layers: int) -> SpeedConfig:
         """Of a model of so many layers. Raises ConfigError for a key or a value that no checkpoint could have."""
         settings = dict(self.settings)
-        prefill_layers = settings.pop("prefill_layers", int(USUAL_SHARES.get(self.policy, 3 / 4) * num_layers))
+        prefill_layers = settings.pop("prefill_layers", POLICY_TRAITS[self.policy].usual_cutoff(num_layers))
         if settings.get("deep_message_tokens"):
             settings.setdefault("message_delimiters", [[MESSAGE_ID]])
         return SpeedConfig.of_policy(num_layers, prefill_layers, self.policy, **settings)
