@@ -23,7 +23,7 @@ define environment
 endef
 
 .PHONY: help install demo serve bench quick test test-oldest test-slow test-storm soak gpu-bundle gpu-rehearsal \
-	check check-newest format clean
+	check check-newest docs wheel format clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -71,6 +71,14 @@ test-storm: $(INSTALLED)  ## thousands of requests against servers that are too 
 
 soak: $(INSTALLED)  ## the same storm for MINUTES (120) with SEED (1), figures in build/soak.json
 	$(BIN)/python -m tests.server.storm.soak --minutes $(MINUTES) --seed $(SEED) --json build/soak.json
+
+docs: $(INSTALLED)  ## the pages of docs/ as a site in build/site; a broken link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+wheel: $(INSTALLED)  ## wheel and sdist in dist/, checked
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist . >/dev/null
+	$(BIN)/twine check --strict dist/*
 
 gpu-bundle: $(INSTALLED)  ## what an offline GPU machine needs, in .gpu-bundle (EXTRA=kernels.tar.xz)
 	$(BIN)/python benchmarks/gpu/bundle.py --cache build/gpu-wheels --out .gpu-bundle $(addprefix --extra ,$(EXTRA))
