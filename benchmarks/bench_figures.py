@@ -1,4 +1,4 @@
-"""Write the figures of the README and docs/benchmark.md from committed results, and draw their plots.
+"""Write the figures of the README, docs/gpu.md and docs/benchmark.md from committed results, and draw their plots.
 
 python benchmarks/bench_figures.py            # after results/bench_gpu.json or results/bench_cpu.json has changed
 python benchmarks/bench_figures.py --check    # exit code 1 if a page differs from the results
@@ -33,6 +33,7 @@ from sglang_speed.method.cost import Rates  # noqa: E402
 
 ON_GPU = "benchmarks/results/bench_gpu.json"
 README = ROOT / "README.md"
+GPU_PAGE = ROOT / "docs" / "gpu.md"
 ON_CPU = "benchmarks/results/bench_cpu.json"
 PAGE = ROOT / "docs" / "benchmark.md"
 PICTURES = ROOT / "docs" / "figures"
@@ -49,7 +50,12 @@ SHOWN_OF_GPU = {
     "output tokens/s, 32768, as many as fit": "output tokens/s after 32K, as many requests as fit",
     "output tokens/s, served": "output tokens/s, {served_requests} cold prompts of 8K, {served_new_tokens} new tokens",
 }
-"""Names of figures and their names in the README, with sizes of the profile."""
+"""Names of figures and their names in docs/gpu.md, with sizes of the profile."""
+SHOWN_IN_README = {
+    "TTFT, 131072": "time to first token, 128K tokens",
+    "prompt tokens": "prompt tokens in the same KV memory",
+    "TPOT, 131072, batch 4": "time per output token after 128K, batch 4",
+}
 SHOWN_OF_CPU = (
     ("prefill", "TTFT"),
     ("decode", "TPOT"),
@@ -65,9 +71,10 @@ SHOWN_OF_CPU = (
 
 
 def main(check: bool = False) -> None:
-    """Rewrite the text between the marks of both pages."""
+    """Rewrite the text between the marks of the pages."""
     gpu, cpu = (json.loads((ROOT / path).read_text(encoding="utf-8")) for path in (ON_GPU, ON_CPU))
-    write_figures(README, ON_GPU, gpu_figures(gpu), check=check)
+    write_figures(README, ON_GPU, headline(gpu), check=check)
+    write_figures(GPU_PAGE, ON_GPU, gpu_figures(gpu), check=check)
     write_figures(PAGE, ON_CPU, cpu_figures(cpu), check=check)
     if check:
         return
@@ -76,15 +83,37 @@ def main(check: bool = False) -> None:
             path.unlink()
 
 
-def gpu_figures(results: Mapping[str, Any]) -> str:
-    """A line for each figure, and where it was measured."""
+def headline(results: Mapping[str, Any]) -> str:
+    """Three figures with their ceilings."""
+    gains = gpu_table(results, "speed")
+    lines = ["| | gain | at most |", "|---|---|---|"]
+    for name, called in SHOWN_IN_README.items():
+        figure = gains[name].to_dict()
+        lines.append(f"| {called} | **{figure['ratio']:.2f}x** | {figure['ceiling']:.2f}x |")
+    profile, gpu = results["configuration"]["profile"], results["machine"]["gpu"].split(",")[0]
+    where = (
+        f"{gpu}, the shape of Llama 3.1 8B, prompts in {profile['prefill_layers']} of {profile['num_layers']} layers, "
+        f"against stock SGLang {results['versions']['sglang']}, one run. By default the deep band takes more memory, "
+        f"which leaves {default_gain(results['configuration']):.2f}x the prompt tokens ([all "
+        "figures](docs/gpu.md#what-it-found))."
+    )
+    return "\n".join([*lines, "", where, ""])
+
+
+def gpu_table(results: Mapping[str, Any], rival: str) -> dict[str, Any]:
+    """Rows of one rival by the names of their figures."""
     configuration, rates = results["configuration"], results["rates"]
     profile = Profile.of_results(configuration)
     rates = Rates(rates["flops"], rates["bandwidth"])
     table = gpu_rows(results["samples"], profile, configuration["stock_requests"], rates)
-    gains, equal = (
-        {row.figure.name: row for row in table if row.figure.rival == rival} for rival in ("speed", "equal")
-    )
+    return {row.figure.name: row for row in table if row.figure.rival == rival}
+
+
+def gpu_figures(results: Mapping[str, Any]) -> str:
+    """A line for each figure, and where it was measured."""
+    configuration = results["configuration"]
+    profile = Profile.of_results(configuration)
+    gains, equal = (gpu_table(results, rival) for rival in ("speed", "equal"))
     lines = ["| | stock SGLang | SPEED | ratio | ceiling | target | `Lc = L` |", "|---|---|---|---|---|---|---|"]
     lines += [
         gpu_line(gains[name].to_dict(), called.format(**asdict(profile)), equal[name].ratio if name in equal else None)
@@ -101,14 +130,25 @@ def where_on_gpu(results: Mapping[str, Any]) -> str:
     assert profile.get("arch", "llama") == "llama", "the text says that it is the shape of Llama 3.1 8B"
     changed = " with uncommitted changes" if results["uncommitted_changes"] else ""
     return (
-        f"Measured on {machine['gpu'].split(',')[0]} by [`benchmarks/gpu`](benchmarks/gpu): the shape of Llama 3.1 8B "
-        f"with random weights, prompts in {profile['prefill_layers']} of {profile['num_layers']} layers, "
+        f"Measured on {machine['gpu'].split(',')[0]} by [`benchmarks/gpu`](../benchmarks/gpu): the shape of Llama 3.1 "
+        f"8B with random weights, prompts in {profile['prefill_layers']} of {profile['num_layers']} layers, "
         f"{profile['dtype']}, `--attention-backend {settings['attention_backend']}` and no prefill graphs on both "
         f"sides, the same bytes of KV, SGLang {versions['sglang']}, torch {versions['torch']}, commit "
         f"{results['commit'][:7]}{changed}. Medians; times in seconds; every sample is in [the results]"
-        f"({ON_GPU}). `Lc = L`: the plugin with prompts in all layers against stock, in what is "
+        f"(../{ON_GPU}). `Lc = L`: the plugin with prompts in all layers against stock, in what is "
         "measured of it."
     )
+
+
+def default_tokens(configuration: Mapping[str, Any]) -> int:
+    """Prompt tokens in the same bytes where the deep band has its default size."""
+    profile = Profile.of_results(configuration)
+    speed = SpeedConfig(profile.num_layers, profile.prefill_layers)
+    return split_kv_bytes(speed, configuration["kv_bytes"], profile.shape.kv_bytes_per_layer, 1).prompt_tokens
+
+
+def default_gain(configuration: Mapping[str, Any]) -> float:
+    return float(default_tokens(configuration) / configuration["prompt_tokens"]["stock"])
 
 
 def deep_band_on_gpu(configuration: Mapping[str, Any], profile: Profile) -> str:
@@ -116,11 +156,10 @@ def deep_band_on_gpu(configuration: Mapping[str, Any], profile: Profile) -> str:
     kv_bytes, token_bytes = configuration["kv_bytes"], profile.shape.kv_bytes_per_layer
     speed = SpeedConfig(profile.num_layers, profile.prefill_layers)
     share = deep_bytes(speed, profile.deep_tokens, token_bytes, DeepTables()) / kv_bytes
-    usual = split_kv_bytes(speed, kv_bytes, token_bytes, 1).prompt_tokens
     return (
         f"SPEED's deep band has {profile.deep_tokens} tokens, {share:.1%} of the bytes; by default it has 6%, which "
-        f"leaves {usual / configuration['prompt_tokens']['stock']:.2f} times the prompt tokens, and "
-        f"{usual // profile.context_len} requests of 128K."
+        f"leaves {default_gain(configuration):.2f} times the prompt tokens, and "
+        f"{default_tokens(configuration) // profile.context_len} requests of 128K."
     )
 
 

@@ -1,4 +1,4 @@
-"""The README and docs/benchmark.md say what the committed results say."""
+"""The README, docs/gpu.md and docs/benchmark.md say what the committed results say."""
 
 from __future__ import annotations
 
