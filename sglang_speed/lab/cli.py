@@ -25,7 +25,6 @@ app = typer.Typer(
     name="sglang-speed",
     help="SPEED for SGLang: prompt tokens pass the lower layers only, generated tokens pass all.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
@@ -60,7 +59,10 @@ def options(
 
 
 def convert(options: ConvertOptions) -> None:
-    """Make a checkpoint that SGLang can serve with depth bands."""
+    """Make a checkpoint that SGLang can serve with depth bands.
+
+    Example: sglang-speed convert MODEL_DIR SPEED_DIR --prefill-layers 24
+    """
     from sglang_speed.checkpoints.adapter import UNTRAINED_COST, UNTRAINED_NEXT, Training
     from sglang_speed.checkpoints.convert import convert as make_checkpoint
     from sglang_speed.checkpoints.hub import local_checkpoint
@@ -75,18 +77,23 @@ def convert(options: ConvertOptions) -> None:
 
 
 def serve(options: ServeOptions) -> None:
-    """Serve any checkpoint in depth bands: says what is served and what it saves, then becomes SGLang's server."""
+    """Serve any checkpoint in depth bands: says what is served and what it saves, then becomes SGLang's server.
+
+    Example: sglang-speed serve MODEL --policy fastkv -- --port 30001
+    """
     from sglang_speed.lab.serve import serve as run
 
     run(options)
 
 
-@app.command()
 def inspect(
     checkpoint: Annotated[str, typer.Argument(help="SPEED checkpoint directory, or `speed-llama`.")],
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Show a checkpoint's bands, what a token costs, and what can be gained at most."""
+    """Show a checkpoint's bands, what a token costs, and what can be gained at most.
+
+    Example: sglang-speed inspect SPEED_DIR --json
+    """
     from sglang_speed.checkpoints.describe import describe, description_table
     from sglang_speed.checkpoints.hub import local_checkpoint
 
@@ -101,30 +108,41 @@ def inspect(
     Console().print(description_table(description))
 
 
-@app.command()
 def doctor(
     model: Annotated[
         str | None, typer.Argument(help="SPEED checkpoint directory, or `speed-llama`: how it would be served.")
     ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Say whether SPEED models can be served here: versions, device, changes to SGLang. Exit status 1 if not."""
-    from rich.console import Console
+    """Say whether SPEED models can be served here: versions, device, changes to SGLang. Exit status 1 if not.
 
+    Example: sglang-speed doctor speed-llama
+    """
     from sglang_speed.lab.doctor import findings, table_of
 
     found = list(findings(model))
-    Console().print(table_of(found))
+    if json:
+        from dataclasses import asdict
+        from json import dumps
+
+        print(dumps([asdict(each) for each in found], indent=2))
+    else:
+        from rich.console import Console
+
+        Console().print(table_of(found))
     raise typer.Exit(int(any(each.fits is False for each in found)))
 
 
-@app.command(name="default-model")
 def default_model(
     verify: Annotated[bool, typer.Option("--verify", help="Compare every byte with its checksum first.")] = False,
     full_depth: Annotated[
         Path | None, typer.Option(help="Write the model that it was made from to this directory, as a plain Llama.")
     ] = None,
 ) -> None:
-    """Build the default model `speed-llama` if it is not in the cache, and print its directory."""
+    """Build the default model `speed-llama` if it is not in the cache, and print its directory.
+
+    Example: sglang-speed default-model --verify
+    """
     from sglang_speed.checkpoints.default_model import default_model as build
     from sglang_speed.checkpoints.default_model import write_full_depth
 
@@ -133,9 +151,9 @@ def default_model(
 
 def plan(options: PlanOptions) -> None:
     """Say what policies and cutoffs would gain for a model on given GPUs: tokens, requests, and ceilings of TTFT and
-    TPOT.
+    TPOT. Needs config.json only.
 
-    Needs config.json only. For example: sglang-speed plan Qwen/Qwen3-8B --context 32k --memory 80G
+    Example: sglang-speed plan Qwen/Qwen3-8B --context 32k --memory 80G
     """
     if options.plot is not None:
         require_extra("bench", "matplotlib")
@@ -145,7 +163,10 @@ def plan(options: PlanOptions) -> None:
 
 
 def bench(options: BenchOptions) -> None:
-    """Compare the speed of stock SGLang and SPEED: the same weights and KV memory, measured in turns."""
+    """Compare the speed of stock SGLang and SPEED: the same weights and KV memory, measured in turns.
+
+    Example: sglang-speed bench --model SPEED_DIR --scenario chat --html bench.html
+    """
     require_extra("bench", "jinja2", "matplotlib")
     from sglang_speed.lab.bench.command import bench as run
 
@@ -153,7 +174,10 @@ def bench(options: BenchOptions) -> None:
 
 
 def cutoff(options: CutoffOptions) -> None:
-    """Measure which cutoff suits a checkpoint: what each layer does, and what each cutoff costs without training."""
+    """Measure which cutoff suits a checkpoint: what each layer does, and what each cutoff costs without training.
+
+    Example: sglang-speed cutoff MODEL_DIR --data chats.jsonl
+    """
     if options.plot is not None:
         require_extra("train", "matplotlib")
     from sglang_speed.lab.cutoff.command import measure_cutoffs
@@ -162,7 +186,10 @@ def cutoff(options: CutoffOptions) -> None:
 
 
 def evaluate(options: EvaluationOptions) -> None:
-    """Compare the quality of checkpoints with full depth: perplexity, needles, tool calls, instructions, recall."""
+    """Compare the quality of checkpoints with full depth: perplexity, needles, tool calls, instructions, recall.
+
+    Example: sglang-speed eval SPEED_DIR --full-depth MODEL_DIR --json quality.json
+    """
     require_extra("eval", "jsonschema", "matplotlib", "requests")
     from sglang_speed.lab.evaluation.command import evaluate as run
 
@@ -170,7 +197,10 @@ def evaluate(options: EvaluationOptions) -> None:
 
 
 def train(options: TrainOptions) -> None:
-    """Train a checkpoint for its cutoff. Run the same command again to continue an interrupted run."""
+    """Train a checkpoint for its cutoff. Run the same command again to continue an interrupted run.
+
+    Example: sglang-speed train MODEL_DIR SPEED_DIR --prefill-layers 24 --data prompts.jsonl
+    """
     require_extra("train", "accelerate", "peft")
     from sglang_speed.lab.training.command import finish, run_of, train_checkpoint
 
@@ -178,13 +208,16 @@ def train(options: TrainOptions) -> None:
     finish(train_checkpoint(run), run.destination)
 
 
-app.command(name="convert")(command_of(ConvertOptions, convert))
-app.command(name="serve")(command_of(ServeOptions, serve))
 app.command(name="plan")(command_of(PlanOptions, plan))
+app.command(name="serve")(command_of(ServeOptions, serve))
+app.command(name="convert")(command_of(ConvertOptions, convert))
+app.command(name="inspect")(inspect)
+app.command(name="doctor")(doctor)
 app.command(name="bench")(command_of(BenchOptions, bench))
 app.command(name="cutoff")(command_of(CutoffOptions, cutoff))
-app.command(name="eval")(command_of(EvaluationOptions, evaluate))
 app.command(name="train")(command_of(TrainOptions, train))
+app.command(name="eval")(command_of(EvaluationOptions, evaluate))
+app.command(name="default-model")(default_model)
 
 
 if __name__ == "__main__":
