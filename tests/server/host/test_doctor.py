@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from sglang_speed.host import versions
+from sglang_speed.lab.cli import app
 from sglang_speed.lab.doctor import Finding, findings
 from tests.tiny_models import make_tiny_model
 
@@ -50,3 +53,5 @@ def test_another_version_ends_the_examination(monkeypatch: pytest.MonkeyPatch) -
     found = list(findings("speed-llama"))
     assert (found[-1].subject, found[-1].fits) == ("SGLang", False)
     assert "install sglang==0.5.23" in found[-1].found
+    printed = CliRunner().invoke(app, ["doctor", "speed-llama", "--json"])
+    assert (printed.exit_code, json.loads(printed.stdout)) == (1, [asdict(each) for each in found])
