@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -25,6 +25,7 @@ from sglang_speed.attention.deep_batch import (
     build_deep_batches,
     has_prompts,
     is_step,
+    lost_anchors_of,
     request_rows,
 )
 from sglang_speed.attention.filling import FillingBackend
@@ -106,9 +107,12 @@ class DeepAttention:
         backend = self.backend
         if batch.sees_itself:
             backend = WritesFirst(self.backend, self.band.allocator.get_kvcache())
-        adapted = nullcontext() if batch.adapters is None else batch.adapters.in_place()
-        with HOST.attention_context(backend, batch.forward_batch), adapted:
+        with HOST.attention_context(backend, batch.forward_batch), _adapters_of(batch):
             yield
+
+
+def _adapters_of(batch: DeepBatch) -> AbstractContextManager[None]:
+    return nullcontext() if batch.adapters is None else batch.adapters.in_place()
 
 
 class BandedAttnBackend(AttentionBackend):
@@ -137,6 +141,7 @@ class BandedAttnBackend(AttentionBackend):
         self.from_states = from_states
         self._adapters = adapters
         self._planned: tuple[ForwardBatch, Sequence[DeepBatch] | DeepRows] | None = None
+        self._is_planned_again = False
         self.forward_metadata = None
         self.token_to_kv_pool = shallow.token_to_kv_pool
         self.req_to_token_pool = shallow.req_to_token_pool
@@ -174,6 +179,7 @@ class BandedAttnBackend(AttentionBackend):
             lengths = zip(forward_batch.extend_prefix_lens_cpu, forward_batch.extend_seq_lens_cpu, strict=True)
             self.req_to_token_pool.fill(request_rows(forward_batch), list(map(sum, lengths)))
         bands = [each.band for each in self.deep]
+        self._is_planned_again = bool(lost_anchors_of(forward_batch, bands[0]))
         if self.from_states is not None and has_prompts(forward_batch):
             self._planned = (forward_batch, self._plan_rows(forward_batch, bands, self.from_states.max_rows))
             return
@@ -181,6 +187,28 @@ class BandedAttnBackend(AttentionBackend):
         for each, batch in zip(self.deep, batches, strict=True):
             each.plan(batch)
         self._plan_is(forward_batch, batches)
+
+    @contextmanager
+    def running_before(
+        self, forward_batch: ForwardBatch, batch: DeepBatch, deep: Sequence[DeepBatch]
+    ) -> Iterator[None]:
+        """Until the block ends, the model runs another batch than the planned one, which is planned again then.
+
+        batch: as the shallow band runs it. deep: the same rows in each deep band.
+        """
+        self._planned_for(forward_batch)
+        view, (adapted,) = batch.forward_batch, self._with_adapters([batch])
+        assert view is not None, "a batch without rows is not run"
+        translator = getattr(self.shallow, "kv_index_translator", None)
+        if translator is not None:
+            HOST.bind_batch(translator, view, in_graph=False)
+        self.shallow.init_forward_metadata(view)
+        for each, own in zip(self.deep, deep, strict=True):
+            each.plan(own)
+        self._planned = view, deep
+        with HOST.attention_context(self, view), _adapters_of(adapted):
+            yield
+        self.init_forward_metadata(forward_batch)
 
     def _plan_is(self, forward_batch: ForwardBatch, batches: Sequence[DeepBatch]) -> None:
         self._planned = (forward_batch, batches)
@@ -267,8 +295,10 @@ class BandedAttnBackend(AttentionBackend):
 
     def shared_read_ends(self, mode: Any) -> Any:
         """When no backend reads the tables any more, which the scheduler may then change. Deep bands that begin with
-        states read them in the midst of an extend; its end is what SGLang takes of who says nothing."""
-        if self.from_states is not None and mode.is_extend() and not mode.is_target_verify():
+        states read them in the midst of an extend, and so do lost anchors; its end is what SGLang takes of who says
+        nothing."""
+        reads_late = self.from_states is not None or self._is_planned_again
+        if reads_late and mode.is_extend() and not mode.is_target_verify():
             return super().shared_read_ends(mode)
         return HOST.last_read([backend.shared_read_ends(mode) for backend in self.backends])
 

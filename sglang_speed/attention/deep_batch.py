@@ -71,6 +71,15 @@ def has_prompts(forward_batch: ForwardBatch) -> bool:
     return bool(forward_batch.forward_mode.is_extend() and not is_step(forward_batch))
 
 
+def lost_anchors_of(forward_batch: ForwardBatch, band: DeepBand) -> dict[int, tuple[int, ...]]:
+    """Request rows of a batch whose anchors are to be computed in front of it, and the token ids of these; lost in one
+    band, they are computed in all."""
+    if not has_prompts(forward_batch):
+        return {}
+    states = ((row, band.rows[row]) for row in request_rows(forward_batch))
+    return {row: state.lost_anchors for row, state in states if state.lost_anchors}
+
+
 def build_deep_batches(forward_batch: ForwardBatch, bands: Sequence[DeepBand]) -> list[DeepBatch]:
     """What each deep band, from the bottom up, sees of a batch in any forward mode."""
     if forward_batch.forward_mode.is_idle():

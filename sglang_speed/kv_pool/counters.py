@@ -33,7 +33,7 @@ class DeepBandCounters(BandCounters):
 
     selected_tokens: prompt tokens that scores chose, of the requests that started.
     filled_tokens: prompt tokens that are visible with KV that is filled in.
-    anchor_misses: requests whose anchors could be shared and were not there; they reuse nothing of the tree either.
+    anchor_misses: requests whose anchors could be shared and were not there, so that they computed their own.
     refused_requests: can never fit in the band. clipped_requests: may generate less than they asked for.
     """
 

@@ -55,6 +55,7 @@ class Admission:
     first_chunk_end: where its first forward ends.
     anchor_key: what its anchors depend on, None where they must not be shared.
     reuses_anchors: whether it takes shared anchors that are there; otherwise it computes its own.
+    lost_anchors: token ids of those of its own that stand in the prefix that it reuses.
     """
 
     row: int
@@ -63,6 +64,7 @@ class Admission:
     first_chunk_end: int
     anchor_key: Hashable | None
     reuses_anchors: bool = True
+    lost_anchors: tuple[int, ...] = ()
 
 
 @dataclass
@@ -72,6 +74,7 @@ class RowState:
     places for tokens to come.
 
     filled_to: place before which everything that is filled in is in the table.
+    lost_anchors: token ids of the first anchors, which the next forward of the row computes by themselves.
     """
 
     deep: DeepTokens
@@ -80,6 +83,7 @@ class RowState:
     anchors: AnchorEntry | None = None
     anchors_cached: bool = False
     filled_to: int = 0
+    lost_anchors: tuple[int, ...] = ()
 
     @property
     def filled(self) -> list[slice]:
@@ -190,7 +194,7 @@ class DeepBand:
 
     def _new_row(self, admission: Admission) -> RowState:
         assert admission.row not in self.rows, f"row {admission.row} is already in use"
-        state = RowState(admission.deep, length=0)
+        state = RowState(admission.deep, length=0, lost_anchors=admission.lost_anchors)
         if admission.reuses_anchors and admission.anchor_key in self.anchors:
             state.anchors = self.anchors.acquire(admission.anchor_key)
             state.anchors_cached = True

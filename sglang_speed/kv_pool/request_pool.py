@@ -7,6 +7,7 @@ back when SGLang frees it, which covers finish, abort, retraction, preemption an
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -68,6 +69,7 @@ class BandedReqToTokenPool(ReqToTokenPool):
     resting: set[int]
     drafted: list[Drafted]
     _known: WeakKeyDictionary[Req, dict[Hashable, DeepTokens]]
+    _reusing_nothing: Req | None
     _num_admitted: int
     _idle_checked_at: int
 
@@ -83,6 +85,7 @@ class BandedReqToTokenPool(ReqToTokenPool):
         self.counters = {SHALLOW: BandCounters(), **{band.name: band.counters for band in deep_bands}}
         self.preempted, self.resting, self.drafted = [], set(), []
         self._known = WeakKeyDictionary()
+        self._reusing_nothing = None
         self._num_admitted = 0
         self._idle_checked_at = -1
 
@@ -127,7 +130,21 @@ class BandedReqToTokenPool(ReqToTokenPool):
 
     def max_reusable_prefix(self, req: Req) -> int:
         """Longest prefix of a request that may come from the radix tree."""
-        return _max_reusable_prefix(self._in_bands(req))
+        return 0 if req is self._reusing_nothing else _max_reusable_prefix(self._in_bands(req))
+
+    def would_compute_again(self, req: Req, hit: int) -> bool:
+        """Whether a hit of so many tokens has nothing but anchors that are lost."""
+        in_bands = self._in_bands(req)
+        return 0 < hit <= in_bands[0].deep.num_anchors_before(hit) and not _reuses_anchors(in_bands)
+
+    @contextmanager
+    def reusing_nothing(self, req: Req) -> Iterator[None]:
+        """Until the block ends, nothing of a request may come from the radix tree."""
+        self._reusing_nothing = req
+        try:
+            yield
+        finally:
+            self._reusing_nothing = None
 
     def alloc(self, reqs: list[Req]) -> list[int] | None:
         new = [req for req in reqs if HOST.row_of(req) is None or HOST.row_of(req) in self.resting]
@@ -254,8 +271,8 @@ def _reuses_anchors(in_bands: Sequence[_InBand]) -> bool:
 
 
 def _max_reusable_prefix(in_bands: Sequence[_InBand]) -> int:
-    cached = _reuses_anchors(in_bands)
-    return min(each.band.policy.max_reusable_prefix(each.deep, cached) for each in in_bands)
+    """Anchors that are not there are computed by themselves, where their token ids say what they are."""
+    return min(each.band.policy.max_reusable_prefix(each.deep, each.anchor_key is not None) for each in in_bands)
 
 
 def _admissions(req: Req, in_bands: Sequence[_InBand]) -> list[Admission]:
@@ -263,4 +280,9 @@ def _admissions(req: Req, in_bands: Sequence[_InBand]) -> list[Admission]:
     reused = _reuses_anchors(in_bands)
     row, num_tokens, first_chunk_end = HOST.row_of(req), len(req.full_untruncated_fill_ids), HOST.extend_end(req)
     assert row is not None, f"request {req.rid} is admitted without a row"
-    return [Admission(row, each.deep, num_tokens, first_chunk_end, each.anchor_key, reused) for each in in_bands]
+    prefix_len = 0 if reused else HOST.prefix_len(req)
+    lost = [tuple(req.origin_input_ids[: each.deep.num_anchors_before(prefix_len)]) for each in in_bands]
+    return [
+        Admission(row, each.deep, num_tokens, first_chunk_end, each.anchor_key, reused, anchors)
+        for each, anchors in zip(in_bands, lost, strict=True)
+    ]

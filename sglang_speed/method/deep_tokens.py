@@ -122,6 +122,10 @@ class DeepTokens:
         anchors = range(0) if anchors_cached else range(min(start, self.num_anchors), min(end, self.num_anchors))
         return anchors, range(max(start, self.deep_start), max(end, self.deep_start))
 
+    def num_anchors_before(self, start: int) -> int:
+        """Anchors that no forward computes which begins at `start`; none with a context, which computes its own."""
+        return min(start, self.num_anchors) if self.context is None else 0
+
     def reaches_context_end(self, start: int, end: int) -> bool:
         """Whether a forward over `[start, end)` computes the deep tokens of the context."""
         return self.context is not None and start < self.context.end <= end

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from sglang_speed.attention.banded import BandedAttnBackend, DeepAttention
 from sglang_speed.attention.deep_batch import DeepBatch
 from sglang_speed.attention.from_states import DeepRows
+from sglang_speed.attention.lost_anchors import compute_lost_anchors
 from sglang_speed.config import SpeedConfig
 from sglang_speed.errors import ConfigError
 from sglang_speed.host.adapter import HOST
@@ -97,6 +98,7 @@ class BandedForward:
         step = backend.thinned_step_of(forward_batch)
         if step is not None:
             return self._run_behind(*step, **given)
+        compute_lost_anchors(backend, forward_batch, positions, self._run_alone)
         deep_rows = backend.deep_rows_of(forward_batch)
         if deep_rows is not None and self.queries is not None:
             self.queries.keep(deep_rows, positions.device)
@@ -118,6 +120,9 @@ class BandedForward:
             rows = batch.rows
             stream = _run_band(view, attention, batch, stream, positions)
         return stream.hidden if rows is None else torch.zeros_like(all_rows).index_copy_(0, rows, stream.hidden)
+
+    def _run_alone(self, ids: Tensor, positions: Tensor, batch: ForwardBatch) -> None:
+        self(input_ids=ids, positions=positions, forward_batch=batch)
 
     def _keep(self, stream: Stream, positions: Tensor, backend: BandedAttnBackend, forward_batch: ForwardBatch) -> None:
         """Fill in the deep band's KV of all rows, or keep their states, or both."""

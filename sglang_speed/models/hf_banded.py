@@ -13,6 +13,7 @@ from itertools import chain
 from typing import Any
 
 import torch
+from sglang.srt.model_executor.forward_batch_info import ForwardBatch
 from sglang.srt.model_executor.forward_context import get_attn_backend
 from torch import Tensor
 
@@ -20,6 +21,7 @@ from sglang_speed.attention.banded import BandedAttnBackend, DeepAttention
 from sglang_speed.attention.deep_batch import DeepBatch
 from sglang_speed.attention.filling import Filled, FillingBackend
 from sglang_speed.attention.from_states import DeepRows
+from sglang_speed.attention.lost_anchors import compute_lost_anchors
 from sglang_speed.host.adapter import HOST
 from sglang_speed.host.base import Stream
 from sglang_speed.method.bands import DepthBand
@@ -44,6 +46,17 @@ class HfBands:
         first = decoder.layers[deep_bands[0].first_layer - 1]
         first.forward = partial(self._before, first.forward)
         decoder.norm.forward = partial(self._end, decoder.norm.forward)
+        decoder.forward = partial(self._begin, decoder.forward)
+
+    def _begin(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """The decoder, and in front of it what anchors of the batch are lost."""
+
+        def run(ids: Tensor, positions: Tensor, batch: ForwardBatch) -> None:
+            own = {"input_ids": ids[None], "inputs_embeds": None, "position_ids": positions, "forward_batch": batch}
+            forward(*args, **{**kwargs, **own})
+
+        compute_lost_anchors(_banded(), kwargs["forward_batch"], kwargs["position_ids"], run)
+        return forward(*args, **kwargs)
 
     def _before(self, layer: Callable[..., Any], hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
         """The layer below the lowest cutoff, whose queries select tokens."""

@@ -57,5 +57,8 @@ class DepthPolicy(ABC):
         """The tokens that the anchors' deep KV depends on, by which requests share it; None where they must not."""
 
     @abstractmethod
-    def max_reusable_prefix(self, deep: DeepTokens, anchors_cached: bool) -> int:
-        """Longest prompt prefix that may come from the radix tree without losing deep rows."""
+    def max_reusable_prefix(self, deep: DeepTokens, has_anchors: bool) -> int:
+        """Longest prompt prefix that may come from the radix tree without losing deep rows.
+
+        has_anchors: whether the anchors are deep without it, shared or computed by themselves.
+        """

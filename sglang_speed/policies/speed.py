@@ -76,14 +76,14 @@ class SpeedPolicy(DepthPolicy):
             return None
         return tuple(token_ids[:num_anchors])
 
-    def max_reusable_prefix(self, deep: DeepTokens, anchors_cached: bool) -> int:
+    def max_reusable_prefix(self, deep: DeepTokens, has_anchors: bool) -> int:
         """The tree holds no KV that was computed in the deep band, so a hit ends where the decode phase begins, and at
-        0 where the anchors' deep KV must be computed first.
+        0 where only the request itself can compute its anchors.
 
         With states nothing is lost: at least the last token of the context is new, and what belongs together with it.
         """
         if deep.context is not None:
             return min(deep.context.whole_from, deep.context.end - 1)
-        if deep.num_anchors and not anchors_cached:
+        if deep.num_anchors and not has_anchors:
             return 0
         return deep.deep_start

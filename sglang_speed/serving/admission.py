@@ -114,6 +114,7 @@ def add_within_deep_room(
     pool = banded(adder.tree_cache.req_to_token_pool)
     if pool is None:
         return original(adder, req, *args, **kwargs)
+    _leave_hit_of_lost_anchors(adder, pool, req)
     claim = _deep_claim(pool, req)
     if not _fits(adder, pool, claim):
         return AddReqResult.NO_TOKEN
@@ -126,6 +127,13 @@ def add_within_deep_room(
         if _keep_together(adder, pool, req):
             adder.new_chunked_req = None
     return result
+
+
+def _leave_hit_of_lost_anchors(adder: PrefillAdder, pool: BandedReqToTokenPool, req: Req) -> None:
+    """A hit that has nothing but anchors which would be computed by themselves saves nothing: match again without."""
+    if pool.would_compute_again(req, HOST.prefix_len(req) + HOST.host_hit_len(req)):
+        with pool.reusing_nothing(req):
+            req.init_next_round_input(adder.tree_cache)
 
 
 def _is_first_chunk_too_short(adder: PrefillAdder, pool: BandedReqToTokenPool, req: Req) -> bool:

@@ -45,7 +45,7 @@ COUNTERS = {
     "aborted_requests": "Requests aborted because the band was short and no other was left to retract.",
     "selected_tokens": "Prompt tokens that attention scores chose for the band.",
     "filled_tokens": "Prompt tokens that are visible in the band with keys and values that are filled in.",
-    "anchor_misses": "Requests whose anchors were not there, so that they could reuse nothing.",
+    "anchor_misses": "Requests whose anchors were not there, so that they computed their own.",
     "refused_requests": "Requests refused because they can never fit in the band.",
     "clipped_requests": "Requests whose max_new_tokens was cut to what the band can hold.",
 }

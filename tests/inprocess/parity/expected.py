@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from sglang_speed.host.adapter import HOST
 from sglang_speed.reference.generation import GreedyStep, greedy_steps, score, steps_along
+from sglang_speed.served import served
 from tests.catalogue import MODELS, Bands
 from tests.scheduler_harness import Answer, SchedulerHarness, When
 from tests.tiny_models import BOS_ID, FIRST_BYTE_ID, make_tiny_model
@@ -128,6 +129,14 @@ class Expected:
 
 def submit(engine: SchedulerHarness, ask: Ask) -> str:
     return engine.submit(ask.prompt, ask.max_new_tokens, when=ask.when, logprob_start_len=ask.scored_from, **ask.fields)
+
+
+def forget_anchors() -> None:
+    """All that nobody reads; the prefixes that begin with them stay."""
+    model = served()
+    for band in () if model is None else model.deep_bands:
+        band.reclaim(band.capacity)
+        assert band.anchors.num_evictable == 0
 
 
 def is_in_chunks(name: str, num_tokens: int) -> Callable[[Any], bool]:

@@ -16,7 +16,7 @@ from sglang_speed.serving.metrics import speed_state
 from sglang_speed.serving.model import CORE_MODEL_TYPES
 from tests import host
 from tests.catalogue import CHUNKS_OF_17, FASTKV, MODELS, POP_WITH_ANCHORS, THINNED, Bands
-from tests.inprocess.parity.expected import Ask, Expected, prompt, require_close, submit, tokens
+from tests.inprocess.parity.expected import Ask, Expected, forget_anchors, prompt, require_close, submit, tokens
 from tests.scheduler_harness import Answer, running_scheduler
 from tests.tiny_models import make_tiny_model
 
@@ -33,7 +33,8 @@ def test_every_row_is_tested() -> None:
 @pytest.mark.parametrize("bands", BANDS, ids=str)
 @pytest.mark.parametrize("model", SERVED)
 def test_answers_are_the_references(model: str, bands: Bands, tmp_path: Path) -> None:
-    """Cold in a batch and in chunks, with scores, alone; then warm, behind what was answered."""
+    """Cold in a batch and in chunks, with scores, alone; then warm, behind what was answered,
+    also where anchors are gone."""
     if bands is THINNED and (host.IS_OLDEST or ARCHITECTURES[model].is_of_transformers):
         pytest.skip("refused, see test_what_cannot_be_thinned_is_refused")
     expected = Expected(tmp_path, bands, model=model)
@@ -46,6 +47,9 @@ def test_answers_are_the_references(model: str, bands: Bands, tmp_path: Path) ->
         longer = [[*ask.prompt, *answer.output_ids, *tokens(3)] for ask, answer in zip(asks, cold, strict=True)]
         warm = expected.answered(engine, [Ask(one) for one in longer])
         assert warm[-1].cached_tokens > 0
+        forget_anchors()
+        again = expected.answered(engine, [Ask(longer[-1]), Ask(longer[0])])
+        assert again[0].cached_tokens >= warm[-1].cached_tokens
         # in float32 instead of the 16 bits that a server would choose
         kv_bytes = speed_state(served())["kv_bytes_per_prompt_token"]
         assert kv_bytes == 2 * describe(expected.path).prompt_token_kv_bytes

@@ -42,7 +42,7 @@ from tests.catalogue import (
 from tests.inprocess.parity.adapted import Adapted, AdaptedAsk
 from tests.inprocess.parity.conftest import Checkpoints
 from tests.inprocess.parity.csgmv_standin import csgmv_standin
-from tests.inprocess.parity.expected import Ask, Expected, prompt, tokens
+from tests.inprocess.parity.expected import Ask, Expected, forget_anchors, prompt, tokens
 from tests.inprocess.parity.flashinfer_standin import flashinfer_standin
 from tests.scheduler_harness import SchedulerHarness, running_scheduler
 from tests.tiny_adapters import ALL_LINEAR, ATTENTION, ENDS, TinyAdapter
@@ -100,6 +100,22 @@ def test_cold_and_warm_answers_are_those_of_merged_weights(adapted: Callable[[Ba
         ]
         warm = models.answered(engine, longer)
     assert any(answer.cached_tokens for answer in warm)
+
+
+@pytest.mark.parametrize("bands", [Bands(6, 4, 3), POP_WITH_ANCHORS, *SEVERAL_BANDS[:1]], ids=str)
+def test_anchors_that_are_lost_are_computed_with_the_adapter_of_their_request(
+    adapted: Callable[[Bands], Adapted], bands: Bands
+) -> None:
+    """By themselves, in one batch with prompts of which nothing is known."""
+    models, asks = adapted(bands), mixed((41, 50))
+    longer = [(name, Ask([*ask.prompt, *tokens(9)], 5)) for name, ask in asks]
+    for setting in (CHUNKS_OF_17, NO_OVERLAP):
+        with running_scheduler(models.base.path, **models.settings(), **setting) as engine:
+            models.answered(engine, asks)
+            for some in (asks, longer):
+                forget_anchors()
+                answers = models.answered(engine, [*mixed((30,)), *some])
+                assert all(answer.cached_tokens > 30 for answer in answers[len(NAMES) :])
 
 
 @pytest.mark.parametrize("bands", STATE_BANDS[:2], ids=str)

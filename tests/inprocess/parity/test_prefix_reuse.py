@@ -8,11 +8,22 @@ from typing import Any
 import pytest
 
 from sglang_speed.served import active_pool
-from tests.catalogue import POP, STATE_BANDS, Bands
+from tests.catalogue import (
+    CHUNKS_OF_16,
+    NO_OVERLAP,
+    PAGES,
+    POP,
+    POP_WITH_ANCHORS,
+    RETRACTED,
+    STATE_BANDS,
+    Bands,
+)
 from tests.inprocess.parity.conftest import Checkpoints
-from tests.inprocess.parity.expected import Ask, Expected, is_in_chunks, prompt, tokens
+from tests.inprocess.parity.expected import Ask, Expected, forget_anchors, is_in_chunks, prompt, tokens
 from tests.scheduler_harness import SchedulerHarness, running_scheduler
 
+LOSING_ANCHORS = [Bands(6, 1, 2), Bands(6, 4, 2), Bands((2, 5), 4, 2), POP_WITH_ANCHORS]
+LOSING: list[Mapping[str, Any]] = [{}, CHUNKS_OF_16, PAGES | NO_OVERLAP, RETRACTED]
 CACHES = {
     "plain": {},
     "pages": {"page_size": 16},
@@ -74,20 +85,49 @@ def test_anchors_that_start_cold_together_are_computed_by_each(checkpoints: Chec
         expected.answered(engine, [Ask(first + tokens(12 + seed, seed=seed)) for seed in range(3, 8)])
 
 
-@pytest.mark.parametrize("anchor_tokens", [1, 4])
-@pytest.mark.parametrize("settings", [{}, {"chunked_prefill_size": 16}], ids=str)
-def test_evicted_anchors_are_computed_again(
-    checkpoints: Checkpoints, settings: Mapping[str, Any], anchor_tokens: int
+@pytest.mark.parametrize("bands", LOSING_ANCHORS, ids=str)
+@pytest.mark.parametrize("settings", LOSING, ids=str)
+def test_a_hit_without_its_anchors_is_exact_and_as_long_as_with_them(
+    checkpoints: Checkpoints, settings: Mapping[str, Any], bands: Bands
 ) -> None:
+    """They are computed by themselves, in one batch with prompts of which nothing is known."""
+    expected = checkpoints(bands)
+    cold = [Ask(prompt(30, seed=7), 4), Ask(prompt(60, seed=9, first=50), 4, scored_from=50)]
+    asks = [Ask(prompt(40 + length, seed=length, first=40 + length % 2), 5) for length in range(5)]
+    longer = [Ask([*ask.prompt, *tokens(9)], 5) for ask in asks]
+    with running_scheduler(expected.path, **settings) as engine:
+        expected.answered(engine, asks)
+        with_anchors = expected.answered(engine, asks)
+        for some in (asks, [cold[0], *longer, cold[1]], longer):
+            forget_anchors()
+            answers = expected.answered(engine, some)
+            assert sum(answer.cached_tokens >= with_anchors[0].cached_tokens > 20 for answer in answers) == len(asks)
+
+
+@pytest.mark.parametrize("bands", LOSING_ANCHORS, ids=str)
+def test_anchors_that_come_and_go_change_nothing(checkpoints: Checkpoints, bands: Bands) -> None:
     """Many first tokens, room for few anchors, prefixes that stay in the tree when their anchors are gone."""
-    expected = checkpoints(Bands(6, anchor_tokens, 2))
-    asks = [Ask(prompt(10 + first % 7, seed=first, first=first), 3) for first in range(40, 70)]
-    with running_scheduler(expected.path, deep_tokens=24, max_running_requests=6, **settings) as engine:
-        for _ in range(2):
-            expected.answered(engine, asks)
-            expected.answered(engine, asks[::-1])
+    expected = checkpoints(bands)
+    asks = [Ask(prompt(20 + first % 7, seed=first, first=first), 3) for first in range(40, 70)]
+    with running_scheduler(expected.path, deep_tokens=24, max_running_requests=6, **CHUNKS_OF_16) as engine:
+        expected.answered(engine, asks)
+        for again in (asks[::-1], asks):
+            assert all(answer.cached_tokens > 16 for answer in expected.answered(engine, again))
         assert active_pool().deep_bands[0].counters.evicted_tokens
-        assert 0 < active_pool().deep_bands[0].anchors.num_slots < anchor_tokens * len(asks)
+        assert 0 < active_pool().deep_bands[0].anchors.num_slots < bands.anchor_tokens * len(asks)
+
+
+def test_a_hit_of_lost_anchors_alone_is_none(checkpoints: Checkpoints) -> None:
+    """It would be computed again by itself, and save nothing."""
+    expected, first = checkpoints(Bands(6, 9, 3)), prompt(30)
+    for settings in ({}, {"chunked_prefill_size": 4}, {"page_size": 4}):
+        with running_scheduler(expected.path, **settings) as engine:
+            expected.answered(engine, [Ask(first, 5)])
+            for length, cached in ((9, 0), (8, 0), (1, 0), (12, 12)):
+                forget_anchors()
+                ask = Ask(first[:length] + tokens(20, seed=length), 5)
+                assert [answer.cached_tokens for answer in expected.answered(engine, [ask])] == [cached]
+                expected.answered(engine, [ask])
 
 
 def test_chunks_that_end_among_the_anchors_are_exact(checkpoints: Checkpoints) -> None:

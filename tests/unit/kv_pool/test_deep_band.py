@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -55,6 +57,18 @@ def test_requests_that_start_cold_together_each_compute_their_own_anchors() -> N
     assert not deep.rows[2].anchors_cached
     assert not set(deep.table[1, :5].tolist()) & set(deep.table[2, :5].tolist())
     deep.check_integrity()
+
+
+def test_lost_anchors_are_the_rows_own_until_they_are_computed_and_shared_from_the_start() -> None:
+    """A chunk that begins behind them has them all."""
+    deep = band()
+    lost = replace(admission(1), lost_anchors=(0, 7))
+    deep.admit([lost])
+    assert deep.rows[1].lost_anchors == (0, 7)
+    assert not deep.rows[1].anchors_cached
+    deep.admit([admission(2)])
+    assert deep.num_used == 2 + 3 + 3
+    assert torch.equal(deep.table[1, :2], deep.table[2, :2])
 
 
 def test_a_chunk_that_ends_among_the_anchors_keeps_them_private() -> None:

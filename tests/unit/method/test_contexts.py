@@ -152,7 +152,7 @@ def test_any_chunks_compute_a_context_once_and_what_is_behind_it_in_order(
 ) -> None:
     """Behind any hit that is not longer than the longest, in chunks that take apart nothing that belongs together."""
     length, context = len(request.token_ids) + 4, request.context
-    hit = data.draw(st.integers(0, request.policies[0].max_reusable_prefix(request.deep, anchors_cached=False)))
+    hit = data.draw(st.integers(0, request.policies[0].max_reusable_prefix(request.deep, has_anchors=False)))
     cuts = data.draw(st.sets(st.integers(hit, length)))
     spans = list(pairwise(sorted({hit, length, *(cut for cut in cuts if not context.is_cut_at(cut))})))
     ending = [span for span in spans if request.deep.reaches_context_end(*span)]

@@ -134,6 +134,16 @@ def test_after_a_prefix_hit_cached_anchors_and_new_rows_are_the_deep_sequence(
     assert deep.num_before(request.num_tokens, anchors_cached=True) == len(request.deep_positions)
 
 
+@given(st.data(), requests())
+def test_after_a_prefix_hit_lost_anchors_and_new_rows_are_the_deep_sequence(
+    data: st.DataObject, request: Request
+) -> None:
+    deep = request.deep_tokens
+    hit = data.draw(st.integers(0, request.policy.max_reusable_prefix(deep, has_anchors=True)))
+    new = computed(request, chunks(data.draw, hit, request.num_tokens))
+    assert [*range(deep.num_anchors_before(hit)), *new] == request.deep_positions
+
+
 @given(requests())
 def test_prefill_then_decode_steps_compute_what_a_prefill_after_a_retraction_computes(request: Request) -> None:
     steps = [(0, request.prompt_len), *pairwise(range(request.prompt_len, request.num_tokens + 1))]
