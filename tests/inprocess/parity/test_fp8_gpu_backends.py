@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.catalogue import BACKENDS, STANDINS, Bands
-from tests.inprocess.parity.expected import Ask, prompt, tokens
+from tests.inprocess.parity.expected import Ask, forget_anchors, prompt, tokens
 from tests.inprocess.parity.flash_attention_standin import flash_attention_standin
 from tests.inprocess.parity.flashinfer_standin import flashinfer_standin
 from tests.inprocess.parity.recorded_graph import record_decode_graphs
@@ -57,8 +57,10 @@ def test_cold_and_warm_answers_are_the_rounded_references(
         require_backends(engine, kind)
         recorded = record_decode_graphs(engine.scheduler, [1, 3, 8]) if graphs else None
         expected.answered(engine, workload_of_one_chunk(ending=0))
+        forget_anchors()
         warm = expected.answered(engine, workload_of_one_chunk(ending=10))
-        assert [answer.cached_tokens for answer in warm] == HITS_OF_ONE_CHUNK
+        of_an_anchor_alone, *others = [answer.cached_tokens for answer in warm]
+        assert (of_an_anchor_alone, others) == (0, HITS_OF_ONE_CHUNK[1:])
         assert recorded is None or recorded.num_replays > 5
 
 
@@ -96,5 +98,6 @@ def test_triton_answers_are_the_rounded_references(tmp_path: Any, kv_dtype: str)
     ):
         require_backends(engine, kind)
         expected.answered(engine, [Ask(prompt(20), 3), Ask(prompt(7, seed=1), 3, scored_from=2)])
+        forget_anchors()
         (warm,) = expected.answered(engine, [Ask([*prompt(20)[:17], *tokens(4)], 3, scored_from=17)])
         assert warm.cached_tokens == 17

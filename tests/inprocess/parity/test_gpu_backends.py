@@ -25,7 +25,7 @@ from tests.catalogue import (
     Bands,
 )
 from tests.inprocess.parity.conftest import Checkpoints
-from tests.inprocess.parity.expected import Ask, Expected, prompt, tokens
+from tests.inprocess.parity.expected import Ask, Expected, forget_anchors, prompt, tokens
 from tests.inprocess.parity.flashinfer_standin import PagedDecode, flashinfer_standin
 from tests.inprocess.parity.recorded_graph import record_decode_graphs
 from tests.scheduler_harness import SchedulerHarness, running_scheduler
@@ -58,6 +58,7 @@ def workload() -> list[Ask]:
 
 def answered_twice(expected: Expected, engine: SchedulerHarness) -> None:
     expected.answered(engine, workload())
+    forget_anchors()
     warm = expected.answered(engine, workload())
     if not engine.scheduler.server_args.disable_radix_cache:
         assert max(answer.cached_tokens for answer in warm) >= 64
