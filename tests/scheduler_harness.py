@@ -83,6 +83,8 @@ class Answer:
     input_logprobs: list[float | None] = field(default_factory=list)
     output_logprobs: list[float] = field(default_factory=list)
     input_top_logprobs: list[dict[int, float]] = field(default_factory=list)
+    hidden_states: Any = None
+    embedding: list[float] = field(default_factory=list)
 
     @property
     def was_aborted(self) -> bool:
@@ -208,6 +210,21 @@ class SchedulerHarness:
         self.send(request, when)
         return name
 
+    def submit_to_embed(self, prompt: Sequence[int], *, when: When = 0) -> str:
+        """Queue a request for an embedding and return its name."""
+        name = f"request-{next(self._names):05}"
+        params = SamplingParams(max_new_tokens=0)
+        params.normalize(None)
+        absent = dict.fromkeys(("input_text", "mm_inputs", "token_type_ids"))
+        self.answers[name] = Answer()
+        self.send(
+            io_struct.TokenizedEmbeddingReqInput(
+                rid=name, input_ids=array("q", prompt), sampling_params=params, **absent
+            ),
+            when,
+        )
+        return name
+
     def send(self, payload: Any, when: When = 0) -> None:
         """Queue any message that SGLang's scheduler dispatches."""
         self.feed.messages.append(Message(when, payload))
@@ -246,9 +263,15 @@ class SchedulerHarness:
             pool.check_idle()
             assert pool.deep_bands[0].num_in_use == 0
 
-    def _collect_tokens(self, output: io_struct.BatchTokenIDOutput) -> None:
+    def _collect_tokens(self, output: io_struct.BatchTokenIDOutput | io_struct.BatchEmbeddingOutput) -> None:
         for index, name in enumerate(output.rids):
             answer = self.answers[name]
+            if isinstance(output, io_struct.BatchEmbeddingOutput):
+                answer.embedding, answer.finish_reason = output.embeddings[index], output.finished_reasons[index]
+                answer.cached_tokens = output.cached_tokens[index]
+                continue
+            if output.output_hidden_states:
+                answer.hidden_states = output.output_hidden_states[index]
             answer.output_ids += output.output_ids[index]
             answer.finish_reason = output.finished_reasons[index]
             answer.cached_tokens = output.cached_tokens[index]

@@ -15,16 +15,20 @@ BY_THEMSELVES: dict[str, Callable[[Any], bool]] = {
     "--speculative-algorithm": on("speculative_algorithm"),
     "--enable-mixed-chunk": on("enable_mixed_chunk"),
     "--enable-streaming-session": on("enable_streaming_session"),
+    "--is-embedding": on("is_embedding"),
     "quantized weights": lambda args: method_of(args) is not None,
 }
-"""The first five change which rows a batch has, or who keeps KV."""
+"""All but the last change which rows a batch has, who keeps KV, or what a request is."""
 PROVEN_TOGETHER = {
     ("--enable-mixed-chunk", "--enable-streaming-session"),
     ("--enable-hierarchical-cache", "quantized weights"),
     ("--enable-mixed-chunk", "quantized weights"),
     ("--enable-streaming-session", "quantized weights"),
+    ("--enable-mixed-chunk", "--is-embedding"),
+    ("--is-embedding", "quantized weights"),
 }
-"""Quantized layers give a row the same whatever else is in the batch; turns of test_streaming_sessions are mixed."""
+"""Quantized layers give a row the same whatever else is in the batch; turns of test_streaming_sessions and prompts of
+test_last_states are mixed."""
 UNPROVEN = tuple(pair for pair in combinations(BY_THEMSELVES, 2) if pair not in PROVEN_TOGETHER)
 _REASON = "each is proven by itself, not both together"
 

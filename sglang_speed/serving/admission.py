@@ -244,9 +244,23 @@ def fit_to_deep_bands(scheduler: Any, req: Req, is_retracted: bool = False) -> N
             "sglang_speed: images, video and audio are not supported with a SPEED model: their tokens are not proven "
             "in a deep band; leave them out, or serve the full-depth checkpoint"
         )
+    _refuse_states_of_prompts(pool, req)
     for band in pool.deep_bands:
         if req.to_finish is None and not req.finished():
             _fit_to(band, req, band.num_slots_for(pool.deep_tokens_of(req, band), len(req.origin_input_ids)))
+
+
+def _refuse_states_of_prompts(pool: BandedReqToTokenPool, req: Req) -> None:
+    """Hidden states of all of a prompt are there where all of it is in the decode phase."""
+    deep_start = pool.deep_tokens_of(req, pool.deep_bands[0]).deep_start
+    if req.return_hidden_states is True and deep_start > 0:
+        req.set_finish_with_abort(
+            f"sglang_speed: return_hidden_states=true is not supported for this prompt: {deep_start} of its "
+            f"{len(req.origin_input_ids)} tokens have no last hidden state, since they do not pass the deep layers; "
+            'ask for return_hidden_states="last" (in chats, /v1/completions or Engine.generate; /generate of SGLang '
+            "0.5.23 refuses it), or also for log-probabilities with logprob_start_len=0, with which all of the prompt "
+            "passes all layers"
+        )
 
 
 def _fit_to(band: DeepBand, req: Req, needed: int) -> None:

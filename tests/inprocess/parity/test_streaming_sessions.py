@@ -151,3 +151,22 @@ def test_a_session_goes_on_after_an_aborted_turn_and_after_its_anchors_are_gone(
         close_session(engine, "one")
         engine.run()
         assert not pool().resting
+
+
+@pytest.mark.parametrize("bands", [Bands(), POP_WITH_ANCHORS, FASTKV, THINNED], ids=str)
+def test_what_a_session_marks_in_the_tree_outlives_what_others_compute(checkpoints: Checkpoints, bands: Bands) -> None:
+    """Others fill the pool between its turns, and take their own KV first; when it is closed, also its own."""
+    expected = checkpoints(bands)
+    settings = {"enable_session_radix_cache": True, "chunked_prefill_size": 32}
+    with running_scheduler(expected.path, deep_tokens=400, max_total_tokens=512, **settings) as engine:
+        others = [Ask(prompt(150, seed=seed), 2, when=9 * seed) for seed in range(4)]
+        before, num_kept = prompt(40), 0
+        for num_tokens, num_new in TURNS:
+            ask = Ask([*before, *tokens(num_tokens)], num_new, fields={"session_id": "one"})
+            (answer,) = expected.answered(engine, [ask])
+            assert answer.cached_tokens >= num_kept
+            before, num_kept = [*ask.prompt, *answer.output_ids], len(ask.prompt) - 8  # the window of FastKV
+            expected.answered(engine, others)
+        engine.send(io_struct.CloseSessionReqInput(session_id="one"))
+        expected.answered(engine, others)
+        assert expected.answered(engine, [Ask(before, 2)])[0].cached_tokens < 8

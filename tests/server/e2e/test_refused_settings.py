@@ -82,8 +82,6 @@ COMMAND_LINES: dict[str, str] = {
     "--cpu-offload-gb": "--cpu-offload-gb 1",
     "--enable-hierarchical-cache": "--enable-hierarchical-cache",
     "--enable-lmcache": "--enable-lmcache",
-    "--is-embedding": "--is-embedding",
-    "--enable-return-hidden-states": "--enable-return-hidden-states",
     "--enable-single-batch-overlap": "--enable-single-batch-overlap",
     "--enable-torch-compile": "--enable-torch-compile",
     "--quantization-param-path": "--quantization-param-path scales.json --kv-cache-dtype fp8_e4m3",
@@ -174,6 +172,8 @@ def test_a_hierarchical_cache_and_files_behind_it_are_not_refused(tiny_speed: Pa
     args = check(tiny_speed, "--enable-hierarchical-cache --hicache-ratio 4")
     with pytest.raises(ConfigError, match="--enable-lora is not supported with --enable-hierarchical-cache"):
         refuse_unsupported(resolved_with(args, enable_lora=True))
+    with pytest.raises(ConfigError, match="--enable-session-radix-cache is not supported with --enable-hierarchical"):
+        refuse_unsupported(resolved_with(args, enable_session_radix_cache=True))
     for flag in ("--hicache-mem-layout page_head", "--hicache-io-backend kernel_ascend"):
         with pytest.raises(ConfigError, match=f"{flag} needs an accelerator"):
             check(tiny_speed, f"--enable-hierarchical-cache {flag}")
@@ -181,7 +181,17 @@ def test_a_hierarchical_cache_and_files_behind_it_are_not_refused(tiny_speed: Pa
 
 @pytest.mark.skipif(IS_OLDEST, reason="refused there, see test_every_refusal_is_set_by_its_own_flag_alone")
 def test_what_only_the_newest_sglang_serves_is_not_refused_there(tiny_speed: Path) -> None:
-    check(tiny_speed, "--enable-mixed-chunk --enable-streaming-session")
+    check(tiny_speed, "--enable-mixed-chunk --enable-streaming-session --return-hidden-states-mode last")
+    check(tiny_speed, "--enable-session-radix-cache --enable-return-hidden-states")
+    check(tiny_speed, "--is-embedding")
+
+
+@pytest.mark.skipif(IS_OLDEST, reason="refused of every model there")
+def test_an_embedding_that_is_not_of_the_last_token_is_refused_by_the_models_type(tmp_path: Path) -> None:
+    model = make_tiny_model(tmp_path, **MODELS["qwen3_moe"], speed={"prefill_layers": 6})
+    check(model)
+    with pytest.raises(ConfigError, match=r"--is-embedding is not supported for qwen3_moe with .* one of llama"):
+        check(model, "--is-embedding")
 
 
 @pytest.mark.parametrize("flag", COMMAND_LINES)
@@ -363,6 +373,15 @@ def test_drafts_of_branches_and_windows_are_refused(tiny_speed: Path, tmp_path: 
     refuse_unsupported(resolved_with(windowed, **NGRAM))
     with pytest.raises(ConfigError, match=r"NGRAM .* with sliding windows on a GPU"):
         refuse_unsupported(resolved_with(on_a_gpu(windowed), **NGRAM))
+
+
+@pytest.mark.skipif(IS_OLDEST, reason="both are refused there")
+@pytest.mark.parametrize("asked", ["return_hidden_states_mode", "enable_return_hidden_states"])
+def test_hidden_states_beside_drafts_are_refused(tiny_speed: Path, plain: Path, asked: str) -> None:
+    setting = NGRAM | {asked: "last"}
+    with pytest.raises(ConfigError, match="--return-hidden-states-mode is not supported with --speculative-algorithm"):
+        refuse_unsupported(resolved_with(check(tiny_speed), **setting))
+    refuse_unsupported(resolved_with(check(plain), **setting))
 
 
 @pytest.mark.parametrize("refusal", USUAL, ids=lambda refusal: str(refusal.flag))
