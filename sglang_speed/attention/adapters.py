@@ -2,7 +2,8 @@
 
 SGLang's LoRA layers read that from their backend, which SGLang fills in once for the rows of a whole batch. What runs
 on some of these rows, in another order or in pieces, has its own: it is prepared beside the batch's, by SGLang's own
-code, and lies in its place while such rows run. In a decode step a deep band has all rows, and reads the batch's.
+code, and lies in its place while such rows run. In a decode step, and where drafts are verified, a deep band has all
+rows, and reads the batch's.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class Adapters:
         return [replace(batch, adapters=self._of_rows(batch)) for batch in batches]
 
     def _of_rows(self, batch: DeepBatch) -> RowAdapters | None:
-        if batch.forward_batch is None or not batch.forward_batch.forward_mode.is_extend():
+        if batch.forward_batch is None or not _are_of_prompts(batch.forward_batch.forward_mode):
             return None
         rows, backend = copy.copy(batch.forward_batch), self._manager.lora_backend
         rows.return_logprob = False  # logits are of the whole batch
@@ -60,3 +61,8 @@ class Adapters:
             )
         finally:
             vars(backend).update(held)
+
+
+def _are_of_prompts(mode: Any) -> bool:
+    """SGLang calls the verification of drafts an extend too."""
+    return bool(mode.is_extend() and not mode.is_target_verify())

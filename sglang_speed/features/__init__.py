@@ -6,7 +6,8 @@ in tests/server/e2e/test_refused_settings.py and docs/features.md. A new feature
 
 base     the contract
 
-Imports `config`, `errors`, `served` and `host` of this package, never `serving`, `guard` or the lab.
+Imports `config`, `errors`, `served`, `host` and the table of models of this package, never `serving`, `guard` or the
+lab.
 """
 
 from __future__ import annotations

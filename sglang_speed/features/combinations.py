@@ -1,45 +1,70 @@
-"""Features that are served each by itself, and not proven beside each other. Refused in pairs."""
+"""Features that change which rows a batch has, or who keeps KV, two of them together. Pairs that are not proven are
+refused.
+
+Drafts and mixed chunks never meet: SGLang leaves mixed chunks out where there are drafts. LoRA beside a draft model is
+refused by SGLang itself.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import combinations
 from typing import Any
 
 from sglang_speed.features.base import Feature, Refusal, on
 from sglang_speed.features.quantization import method_of
 
-BY_THEMSELVES: dict[str, Callable[[Any], bool]] = {
+IS_SET: dict[str, Callable[[Any], bool]] = {
     "--enable-lora": lambda args: bool(args.enable_lora or args.lora_paths),
     "--enable-hierarchical-cache": on("enable_hierarchical_cache"),
-    "--speculative-algorithm": on("speculative_algorithm"),
+    "NGRAM": lambda args: bool(args.speculative_algorithm == "NGRAM"),
+    "STANDALONE": lambda args: bool(args.speculative_algorithm == "STANDALONE"),
     "--enable-mixed-chunk": on("enable_mixed_chunk"),
     "--enable-streaming-session": on("enable_streaming_session"),
     "--is-embedding": on("is_embedding"),
     "quantized weights": lambda args: method_of(args) is not None,
 }
-"""All but the last change which rows a batch has, who keeps KV, or what a request is."""
-PROVEN_TOGETHER = {
-    ("--enable-mixed-chunk", "--enable-streaming-session"),
+PROVEN_TOGETHER = (
+    ("--enable-lora", "--enable-hierarchical-cache"),
+    ("--enable-lora", "NGRAM"),
+    ("--enable-lora", "--enable-mixed-chunk"),
+    ("--enable-lora", "--enable-streaming-session"),
+    ("--enable-lora", "quantized weights"),
+    ("--enable-hierarchical-cache", "NGRAM"),
+    ("--enable-hierarchical-cache", "--enable-mixed-chunk"),
+    ("--enable-hierarchical-cache", "--enable-streaming-session"),
     ("--enable-hierarchical-cache", "quantized weights"),
+    ("NGRAM", "--enable-streaming-session"),
+    ("NGRAM", "quantized weights"),
+    ("STANDALONE", "--enable-streaming-session"),
+    ("STANDALONE", "quantized weights"),
+    ("--enable-mixed-chunk", "--enable-streaming-session"),
     ("--enable-mixed-chunk", "quantized weights"),
     ("--enable-streaming-session", "quantized weights"),
-    ("--enable-mixed-chunk", "--is-embedding"),
-    ("--is-embedding", "quantized weights"),
+)
+"""test_pairs asks each."""
+_WITH_EMBEDDINGS = ("--enable-lora", "--enable-hierarchical-cache", "NGRAM", "STANDALONE", "--enable-streaming-session")
+REFUSED_TOGETHER = {
+    ("--enable-hierarchical-cache", "STANDALONE"): (
+        "SGLang copies a draft model's layers with as many of the main pool's, which has those that prompt tokens pass, "
+        "and under the name of what is filled in"
+    ),
+    **{(each, "--is-embedding"): "each is proven by itself, not both together" for each in _WITH_EMBEDDINGS},
 }
-"""Quantized layers give a row the same whatever else is in the batch; turns of test_streaming_sessions and prompts of
-test_last_states are mixed."""
-UNPROVEN = tuple(pair for pair in combinations(BY_THEMSELVES, 2) if pair not in PROVEN_TOGETHER)
-_REASON = "each is proven by itself, not both together"
+"""With the reason. Prompts of test_last_states, which asks for embeddings, are mixed."""
 
 
-def _pair(one: str, other: str) -> Refusal:
+def _pair(one: str, other: str, reason: str) -> Refusal:
     return Refusal(
         f"{one} with {other}",
-        lambda args: BY_THEMSELVES[one](args) and BY_THEMSELVES[other](args),
-        _REASON,
-        message=lambda _: f"{one} is not supported with {other} and a SPEED model ({_REASON}); leave one of them out",
+        lambda args: IS_SET[one](args) and IS_SET[other](args),
+        reason,
+        message=lambda _: f"{one} is not supported with {other} and a SPEED model ({reason}); leave one of them out",
     )
 
 
-FEATURE = Feature(name="several of these together", refusals=tuple(_pair(*pair) for pair in UNPROVEN))
+FEATURE = Feature(
+    name="several of these together",
+    served=tuple(f"{one} with {other}" for one, other in PROVEN_TOGETHER),
+    proof=("tests/inprocess/parity/test_pairs.py",),
+    refusals=tuple(_pair(*pair, reason) for pair, reason in REFUSED_TOGETHER.items()),
+)

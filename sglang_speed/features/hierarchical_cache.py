@@ -10,6 +10,7 @@ from sglang_speed.host.versions import NEWEST, OLDEST
 
 STORES = ("file",)
 """Behind the host's memory."""
+KNOWS_NO_WEIGHTS = "a store knows an adapter by its name and path, whatever its weights are"
 
 
 def _beside(other: str, is_set: Callable[[Any], bool], reason: str) -> Refusal:
@@ -22,6 +23,10 @@ def _beside(other: str, is_set: Callable[[Any], bool], reason: str) -> Refusal:
             f"--enable-hierarchical-cache is not supported with {other} ({reason}); leave one of them out"
         ),
     )
+
+
+def _stores_adapted(args: Any) -> bool:
+    return bool(args.hicache_storage_backend and (args.enable_lora or args.lora_paths))
 
 
 FEATURE = Feature(
@@ -39,6 +44,16 @@ FEATURE = Feature(
             "--hicache-storage-backend",
             is_not("hicache_storage_backend", None, *STORES),
             "that its keys hold depth, policy and weights was proven for files only; they are served",
+        ),
+        Refusal(
+            "--hicache-storage-backend with --enable-lora",
+            _stores_adapted,
+            KNOWS_NO_WEIGHTS,
+            message=lambda _: (
+                f"--hicache-storage-backend is not supported with --enable-lora ({KNOWS_NO_WEIGHTS}); leave one of "
+                "them out"
+            ),
+            versions=(NEWEST,),
         ),
         _beside("--nnodes above 1", above_one("nnodes"), "not proven over several machines"),
         Refusal(

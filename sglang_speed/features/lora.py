@@ -8,16 +8,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from sglang.srt.configs.model_config import AttentionArch
 from sglang.srt.plugins.hook_registry import HookType
 
 from sglang_speed.errors import ConfigError
 from sglang_speed.features.base import Feature, Refusal, on
 from sglang_speed.host.hook import Hook
 from sglang_speed.host.versions import NEWEST, OLDEST
+from sglang_speed.models.architectures import ARCHITECTURES
 from sglang_speed.served import served, speed_of
 
-LORA_BACKENDS = ("torch_native",)
-MODEL_TYPES = ("llama",)
+ON_CPU, ON_GPU = "torch_native", "csgmv"
+"""Backends of SGLang's whose plans for the rows of a band are tested."""
 NOT_APPLIED = (
     "use_rslora",
     "rank_pattern",
@@ -41,19 +43,16 @@ def _is_asked(args: Any) -> bool:
     return bool(args.enable_lora or (args.enable_lora is None and args.lora_paths))
 
 
-def _is_of_another_model(args: Any) -> bool:
-    return _is_asked(args) and args.get_model_config().hf_config.model_type not in MODEL_TYPES
+def _has_layers_of_transformers(args: Any) -> bool:
+    return _is_asked(args) and ARCHITECTURES[args.get_model_config().hf_config.model_type].is_of_transformers
 
 
-def _message_of_models(args: Any) -> str:
-    return (
-        f"--enable-lora is not supported with {args.get_model_config().hf_config.model_type} (adapters are proven with "
-        f"{', '.join(MODEL_TYPES)}); merge the adapter into the weights and leave the flag out"
-    )
+def _has_latent_attention(args: Any) -> bool:
+    return _is_asked(args) and args.get_model_config().attention_arch == AttentionArch.MLA
 
 
 def _uses_another_backend(args: Any) -> bool:
-    return _is_asked(args) and (args.lora_backend not in LORA_BACKENDS or args.device == "cuda")
+    return _is_asked(args) and args.lora_backend != (ON_CPU if args.device == "cpu" else ON_GPU)
 
 
 def refuse_unread_settings(manager: Any, lora_config: Any, lora_ref: Any) -> None:
@@ -85,6 +84,13 @@ def require_first_placed(_: Any, manager: Any) -> None:
     """Hook after LoRAManager.init_memory_pool: the same of adapters that the command line names."""
     if not _is_speed(manager):
         return
+    from sglang.srt.lora.layers import FusedMoEWithLoRA
+
+    if any(isinstance(module, FusedMoEWithLoRA) for layer in manager.lora_modules for module in layer.values()):
+        raise ConfigError(
+            "sglang_speed: adapters of experts are not proven with depth bands; leave gate_proj, up_proj and down_proj "
+            "out of --lora-target-modules, and adapters that have them out of --lora-paths"
+        )
     for lora_id, adapter in manager.loras.items():
         try:
             _require_placed(manager, adapter, manager.lora_refs[lora_id].lora_name)
@@ -144,15 +150,26 @@ def _load_hook(name: str, *parameters: str) -> Hook:
     )
 
 
+def _of_models(models: str, is_set: Callable[[Any], bool], reason: str) -> Refusal:
+    """Models that are served without adapters only."""
+    flag = f"--enable-lora with {models}"
+    message = f"{flag} is not supported ({reason}); merge the adapter into the weights and leave the flag out"
+    return Refusal(flag, is_set, reason, message=lambda _: message, versions=(NEWEST,))
+
+
 FEATURE = Feature(
     name="LoRA",
     served=(
         "--enable-lora",
         "--lora-paths",
-        f"--lora-backend {', '.join(LORA_BACKENDS)}",
+        f"--lora-backend {ON_CPU} on a CPU, {ON_GPU} on a GPU",
         "/load_lora_adapter, /unload_lora_adapter",
     ),
-    proof=("tests/inprocess/parity/test_lora.py",),
+    proof=(
+        "tests/inprocess/parity/test_lora.py",
+        "tests/inprocess/parity/test_lora_of_architectures.py",
+        "tests/server/e2e/test_lora_over_http.py",
+    ),
     note="[what is served of an adapter](lora.md)",
     refusals=(
         Refusal("--enable-lora", on("enable_lora"), f"not proven with SGLang {OLDEST}", versions=(OLDEST,)),
@@ -160,16 +177,15 @@ FEATURE = Feature(
         Refusal(
             "--lora-backend",
             _uses_another_backend,
-            f"{', '.join(LORA_BACKENDS)} on a CPU is proven; those of GPUs, and their decode graphs, are not yet",
+            f"its plans for the rows of a band are not tested; those of {ON_CPU} on a CPU and {ON_GPU} on a GPU are",
             versions=(NEWEST,),
         ),
-        Refusal(
-            "--enable-lora with other models",
-            _is_of_another_model,
-            f"adapters are proven with {', '.join(MODEL_TYPES)}",
-            message=_message_of_models,
-            versions=(NEWEST,),
+        _of_models(
+            "an architecture that SGLang takes from transformers",
+            _has_layers_of_transformers,
+            "SGLang's LoRA layers do not fit those of transformers",
         ),
+        _of_models("latent attention (DeepSeek)", _has_latent_attention, "adapters of its projections are not proven"),
     ),
     hooks=(
         Hook(

@@ -51,6 +51,13 @@ HOST_BYTES = Field(
     reason="SGLang sizes host pools by the main pool, and what is filled in is copied with it",
     versions=(NEWEST,),
 )
+NAMESPACE_OF_SESSION = Field(
+    owner="sglang.srt.session.streaming_session.SessionSlot",
+    name="speed_namespace",
+    is_new=True,
+    reason="turns of a session may have several adapters, and SGLang goes on with what another one's has computed",
+    versions=(NEWEST,),
+)
 
 FIELDS = (
     SETTINGS,
@@ -60,6 +67,7 @@ FIELDS = (
     FIRST_VALUE_BUFFER,
     HOST_SLOTS,
     HOST_BYTES,
+    NAMESPACE_OF_SESSION,
 )
 
 ADOPTED = {

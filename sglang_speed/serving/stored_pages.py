@@ -20,7 +20,7 @@ from sglang.srt.distributed.parallel_state import get_tp_group
 from sglang.srt.managers import io_struct
 from torch import Tensor, nn
 
-from sglang_speed.features.hierarchical_cache import STORES
+from sglang_speed.features.hierarchical_cache import KNOWS_NO_WEIGHTS, STORES
 from sglang_speed.served import ServedModel, served
 from sglang_speed.serving.new_weights import NOT_COMPUTED_WITH
 
@@ -131,6 +131,8 @@ def attach_proven_store(original: Callable[..., Any], scheduler: Any, request: A
     store, reason = request.hicache_storage_backend, None
     if store not in STORES:
         reason = f"hicache_storage_backend={store!r} is not proven with a SPEED model; choose {' or '.join(STORES)}"
+    elif scheduler.enable_lora:
+        reason = f"{KNOWS_NO_WEIGHTS}; serve without --enable-lora and attach the store then"
     elif scheduler.weight_updater._session is not None:
         reason = "new weights are on their way; attach the store when they have come"
     elif not scheduler.flush_cache():

@@ -69,8 +69,15 @@ class Adapted:
         engine.send(UnloadLoRAAdapterReqInput(lora_name=name, lora_id=self.refs[name].lora_id), when)
 
     def submit(self, engine: SchedulerHarness, name: str | None, ask: Ask) -> str:
-        lora = {} if name is None else {"lora_id": self.refs[name].lora_id}
-        return submit(engine, replace(ask, fields={**ask.fields, **lora}))
+        return submit(engine, replace(ask, fields={**ask.fields, **self.fields(name)}))
+
+    def fields(self, name: str | None) -> Mapping[str, Any]:
+        """Of a request that has this adapter."""
+        return {} if name is None else {"lora_id": self.refs[name].lora_id}
+
+    def reference(self, name: str | None) -> Expected:
+        """The model with this adapter merged into its weights."""
+        return self._references[name]
 
     def require(self, answer: Answer, name: str | None, ask: Ask) -> None:
         try:

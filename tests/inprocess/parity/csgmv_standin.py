@@ -30,45 +30,57 @@ class PlainBackend(ChunkedSgmvLoRABackend):
             super().prepare_lora_batch(*args, **kwargs)
 
 
-def _rows(info: Any, num_rows: int) -> tuple[Tensor, Tensor]:
-    """Rows in the order of the segments, and the place of the adapter of each, [num_rows], int64."""
-    ends = info.seg_indptr[1 : len(info.weight_indices) + 1].contiguous()
-    segment = torch.searchsorted(ends.long(), torch.arange(num_rows), right=True)
-    return info.permutation[:num_rows].long(), info.weight_indices[segment].long()
+class _Rows:
+    """Rows in the order of the segments, of which a graph may have more than its batch: no segment has these.
+
+    rows, adapters: [num_rows], int64: each row and the place of its adapter. known: whether a segment has it.
+    """
+
+    def __init__(self, info: Any, num_rows: int) -> None:
+        ends = info.seg_indptr[1 : len(info.weight_indices) + 1].long().contiguous()
+        lines = torch.arange(num_rows)
+        segment = torch.searchsorted(ends, lines, right=True).clamp(max=len(ends) - 1)
+        self.known = lines < ends[-1]
+        self.rows = torch.where(self.known, info.permutation[:num_rows].long(), lines)
+        self.adapters = info.weight_indices[segment].long()
+        self.ranks, self.scalings = info.lora_ranks[self.adapters].long(), info.scalings[self.adapters]
+
+    def put(self, values: Tensor, out: Tensor) -> Tensor:
+        """Add what the known rows have, [num_rows, num_columns], to the first columns of `out`."""
+        out[:, : values.shape[1]].index_add_(0, self.rows, torch.where(self.known[:, None], values, 0.0))
+        return out
 
 
 def shrink(x: Tensor, weights: Tensor, batch_info: Any, num_slices: int) -> Tensor:
-    rows, adapters = _rows(batch_info, len(x))
-    out = torch.einsum("rk,rnk->rn", x[rows], weights[adapters])
-    known = torch.arange(out.shape[1]) < (batch_info.lora_ranks[adapters] * num_slices)[:, None]
-    return torch.zeros_like(out).index_copy(0, rows, torch.where(known, out, 0.0))
+    of = _Rows(batch_info, len(x))
+    out = torch.einsum("rk,rnk->rn", x[of.rows], weights[of.adapters])
+    of_own_rank = torch.arange(out.shape[1]) < (of.ranks * num_slices)[:, None]
+    return of.put(torch.where(of_own_rank, out, 0.0), torch.zeros_like(out))
 
 
 def expand(
     x: Tensor, weights: Tensor, batch_info: Any, slice_offsets: Tensor, base_output: Tensor | None, **_: Any
 ) -> Tensor:
-    rows, adapters = _rows(batch_info, len(x))
-    ranks, scalings = batch_info.lora_ranks[adapters].long(), batch_info.scalings[adapters]
-    max_rank, offsets = weights.shape[-1], slice_offsets.tolist()
-    columns = torch.arange(max_rank)
+    of = _Rows(batch_info, len(x))
+    offsets, columns = slice_offsets.tolist(), torch.arange(weights.shape[-1])
+    of_own_rank = columns < of.ranks[:, None]
     added = []
     for number in range(len(offsets) - 1):
-        places = (number * ranks[:, None] + columns).clamp(max=x.shape[1] - 1)
-        own = torch.where(columns < ranks[:, None], x[rows].gather(1, places), 0.0)
-        of_slice = weights[adapters][:, offsets[number] : offsets[number + 1]]
+        places = (number * of.ranks[:, None] + columns).clamp(max=x.shape[1] - 1)
+        own = torch.where(of_own_rank, x[of.rows].gather(1, places), 0.0)
+        of_slice = weights[of.adapters][:, offsets[number] : offsets[number + 1]]
         # what lies behind an adapter's rank is another's
-        of_slice = torch.where(columns < ranks[:, None, None], of_slice, 0.0)
-        added.append(torch.einsum("rk,rnk->rn", own, of_slice) * scalings[:, None])
+        of_slice = torch.where(of_own_rank[:, None], of_slice, 0.0)
+        added.append(torch.einsum("rk,rnk->rn", own, of_slice) * of.scalings[:, None])
     out = torch.zeros(len(x), weights.shape[1]) if base_output is None else base_output
-    out[:, : weights.shape[1]].index_add_(0, rows, torch.cat(added, dim=1))  # a head's may be wider, for its padding
-    return out
+    return of.put(torch.cat(added, dim=1), out)  # a head's output may be wider, for its padding
 
 
 def embed(input_ids: Tensor, weights: Tensor, batch_info: Any, vocab_size: int) -> Tensor:
-    rows, adapters = _rows(batch_info, len(input_ids))
-    out = weights[adapters, :, input_ids[rows]]
-    known = torch.arange(out.shape[1]) < batch_info.lora_ranks[adapters][:, None]
-    return torch.zeros_like(out).index_copy(0, rows, torch.where(known, out, 0.0))
+    of = _Rows(batch_info, len(input_ids))
+    out = weights[of.adapters, :, input_ids[of.rows]]
+    of_own_rank = torch.arange(out.shape[1]) < of.ranks[:, None]
+    return of.put(torch.where(of_own_rank, out, 0.0), torch.zeros_like(out))
 
 
 @contextmanager

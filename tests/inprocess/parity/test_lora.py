@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -18,7 +19,6 @@ from sglang.srt.lora import lora_overlap_loader
 from sglang.srt.lora.lora_registry import LoRARef
 
 from sglang_speed.errors import ConfigError
-from sglang_speed.features.lora import MODEL_TYPES
 from sglang_speed.platforms.cpu import NEED_AN_ACCELERATOR
 from tests import host
 from tests.catalogue import (
@@ -44,6 +44,7 @@ from tests.inprocess.parity.conftest import Checkpoints
 from tests.inprocess.parity.csgmv_standin import csgmv_standin
 from tests.inprocess.parity.expected import Ask, Expected, forget_anchors, prompt, tokens
 from tests.inprocess.parity.flashinfer_standin import flashinfer_standin
+from tests.inprocess.parity.recorded_graph import record_decode_graphs
 from tests.scheduler_harness import SchedulerHarness, running_scheduler
 from tests.tiny_adapters import ALL_LINEAR, ATTENTION, ENDS, TinyAdapter
 
@@ -176,28 +177,26 @@ def test_adapters_of_a_chunked_prompt_and_of_its_decode_neighbours_are_kept_apar
             models.answered(engine, asks)
 
 
-@pytest.mark.parametrize("model", MODEL_TYPES)
-def test_adapters_of_every_architecture_are_exact(checkpoints: Checkpoints, tmp_path: Path, model: str) -> None:
-    """With queries, keys and values as the architecture has them, which a filled band takes a part of."""
-    adapter = TinyAdapter("own")
-    for bands in (POP_WITH_ANCHORS, Bands((3, 6), 1, 3)):
-        models = Adapted(checkpoints(bands, model), tmp_path / str(bands.policy), [adapter])
-        asks = [(name, Ask(prompt(length, seed=length), 5)) for length in (3, 41) for name in (None, "own")]
-        with running_scheduler(models.base.path, **models.settings(), **CHUNKS_OF_17) as engine:
-            models.answered(engine, asks)
-            models.answered(engine, asks)
-        assert models.greedy("own", asks[-1][1]) != models.greedy(None, asks[-1][1])
-
-
-def test_plans_of_the_backend_of_gpus_are_exact(adapted: Callable[[Bands], Adapted]) -> None:
-    """Of deep rows, beside an attention backend of GPUs; kernels are stand-ins."""
-    models = adapted(Bands())
-    asks = mixed((3, 41)) + [(name, Ask(prompt(60, seed=1), 4, scored_from=40)) for name in NAMES]
+@pytest.mark.parametrize(
+    ("bands", "sizes"),
+    [(Bands(), None), *((bands, [1, 6, 16]) for bands in (Bands(), POP_WITH_ANCHORS, FASTKV, THINNED))],
+    ids=str,
+)
+def test_the_backend_of_gpus_is_exact(
+    adapted: Callable[[Bands], Adapted], bands: Bands, sizes: list[int] | None
+) -> None:
+    """Its plans of deep rows and of decode graphs, beside an attention backend of GPUs; kernels are stand-ins. sizes:
+    of the batches of graphs, which those of requests are padded to."""
+    models = adapted(bands)
+    asks = [(name, replace(ask, when=index // 3)) for index, (name, ask) in enumerate(mixed((3, 41)))]
+    asks += [(name, Ask(prompt(60, seed=1), 4, scored_from=40)) for name in NAMES]
     scheduler = running_scheduler(models.base.path, **models.settings(), **CHUNKS_OF_17)
     with csgmv_standin(), flashinfer_standin(), scheduler as engine:
         assert engine.scheduler.tp_worker.model_runner.lora_manager.lora_backend.name == "csgmv"
+        graphs = record_decode_graphs(engine.scheduler, sizes) if sizes else None
         models.answered(engine, asks)
         models.answered(engine, asks[::-1])
+        assert graphs is None or graphs.num_replays > 5
 
 
 def test_adapters_of_the_embedding_or_the_head_alone_leave_nothing_behind(

@@ -66,16 +66,17 @@ def close_session(engine: SchedulerHarness, name: str) -> None:
 
 
 class Chat:
-    """A conversation in a session; `history` is all of it so far."""
+    """A conversation in a session. history: all of it so far. fields: more of what its requests say."""
 
     def __init__(self, expected: Expected, engine: SchedulerHarness, name: str, seed: int) -> None:
         self.expected, self.engine, self.name, self.seed = expected, engine, name, seed
         self.history: list[int] = []
+        self.fields: Mapping[str, Any] = {}
         open_session(engine, name)
 
     def say(self, num_tokens: int, num_new: int) -> tuple[str, Ask]:
         added = tokens(num_tokens, self.seed) if self.history else prompt(num_tokens, self.seed)
-        fields = {"session_params": io_struct.SessionParams(id=self.name)}
+        fields = {"session_params": io_struct.SessionParams(id=self.name), **self.fields}
         name = submit(self.engine, Ask(added, num_new, fields=fields))
         self.history += added
         return name, Ask(list(self.history), num_new)

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -170,8 +171,9 @@ def test_a_speed_model_with_ordinary_settings_is_not_refused(tiny_speed: Path) -
 def test_a_hierarchical_cache_and_files_behind_it_are_not_refused(tiny_speed: Path) -> None:
     check(tiny_speed, "--enable-hierarchical-cache --hicache-ratio 4 --hicache-storage-backend file")
     args = check(tiny_speed, "--enable-hierarchical-cache --hicache-ratio 4")
-    with pytest.raises(ConfigError, match="--enable-lora is not supported with --enable-hierarchical-cache"):
-        refuse_unsupported(resolved_with(args, enable_lora=True))
+    refuse_unsupported(resolved_with(args, enable_lora=True))
+    with pytest.raises(ConfigError, match="--hicache-storage-backend is not supported with --enable-lora"):
+        refuse_unsupported(resolved_with(args, enable_lora=True, hicache_storage_backend="file"))
     with pytest.raises(ConfigError, match="--enable-session-radix-cache is not supported with --enable-hierarchical"):
         refuse_unsupported(resolved_with(args, enable_session_radix_cache=True))
     for flag in ("--hicache-mem-layout page_head", "--hicache-io-backend kernel_ascend"):
@@ -201,16 +203,27 @@ def test_a_refused_command_line_names_its_flag(tiny_speed: Path, flag: str) -> N
 
 
 @pytest.mark.skipif(IS_OLDEST, reason="refused for every model there")
-def test_adapters_are_refused_for_models_that_they_are_not_proven_with(tiny_speed: Path, tmp_path: Path) -> None:
+def test_adapters_are_refused_for_models_that_they_do_not_fit(tiny_speed: Path, tmp_path: Path) -> None:
     assert HOST.resolved(check(tiny_speed, LORA)).lora_backend == "torch_native", "what runs without an accelerator"
     with pytest.raises(ConfigError, match="--lora-backend triton needs an accelerator"):
         check(tiny_speed, f"{LORA} --lora-backend triton")
-    for model in ("deepseek_v3", "smollm3", "qwen3_moe"):
+    for model, reason in (("deepseek_v3", "latent attention"), ("smollm3", "takes from transformers")):
         path = make_tiny_model(tmp_path / model, **MODELS[model], speed={"prefill_layers": 6})
         for asked in (LORA, "--lora-paths adapter"):
-            with pytest.raises(ConfigError, match=f"--enable-lora is not supported with {model} .* merge the adapter"):
+            with pytest.raises(
+                ConfigError, match=f"--enable-lora with .*{reason}.* merge the adapter into the weights"
+            ):
                 check(path, asked)
         check(path)
+
+
+@pytest.mark.skipif(IS_OLDEST, reason="refused for every model there")
+def test_adapters_on_a_gpu_have_the_backend_that_is_proven_there(tiny_speed: Path) -> None:
+    args = on_a_gpu(check(tiny_speed))
+    for backend in ("csgmv", "triton", "torch_native"):
+        asked = resolved_with(args, enable_lora=True, lora_backend=backend)
+        with nullcontext() if backend == "csgmv" else pytest.raises(ConfigError, match="--lora-backend"):
+            refuse_unsupported(asked)
 
 
 @pytest.mark.parametrize("phase", ["", "prefill-", "decode-"])
@@ -349,7 +362,10 @@ WITH_DRAFTS: dict[str, tuple[dict[str, Any], str]] = {
         "NGRAM .* another attention backend .* flashinfer",
     ),
     "several ranks": (NGRAM | {"tp_size": 2}, "NGRAM .* over several ranks .*; give --tp-size 1"),
-    "adapters": (NGRAM | {"enable_lora": True}, "--enable-lora is not supported with --speculative-algorithm"),
+    "a draft model beside a hierarchical cache": (
+        STANDALONE | {"enable_hierarchical_cache": True},
+        "--enable-hierarchical-cache is not supported with STANDALONE .*; leave one of them out",
+    ),
     "an fp8 cache": (NGRAM | {"kv_cache_dtype": "fp8_e4m3"}, "NGRAM .* with an fp8 KV cache .*; leave"),
 }
 
@@ -435,8 +451,7 @@ def test_quantized_weights_are_refused_by_their_method(tiny_speed: Path, tmp_pat
     with pytest.raises(ConfigError, match=r"is quantized by quark \(quantization_config in config.json\), which"):
         check(quantized["quark"])
     args = check(quantized["fp8"])
-    with pytest.raises(ConfigError, match="--enable-lora is not supported with quantized weights"):
-        refuse_unsupported(resolved_with(args, enable_lora=True))
+    refuse_unsupported(resolved_with(args, enable_lora=True))
     args = check(quantized["fp8"])
     HOST.resolved(args).get_model_config().quantization = "humming"
     with pytest.raises(ConfigError, match=r"--quantization humming is not supported .* by one of fp8, compressed"):

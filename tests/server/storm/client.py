@@ -148,6 +148,11 @@ class Client:
                 if data and data != b"[DONE]":
                     yield json.loads(data)
 
+    def model_path(self) -> str:
+        """Of the checkpoint that is served."""
+        path: str = requests.get(f"{self.server.url}/model_info", timeout=ANSWER_SECONDS).json()["model_path"]
+        return path
+
     def control(self, path: str, payload: dict[str, Any] | None = None) -> bool:
         """POST to an endpoint that is not a request; whether it said yes."""
         try:

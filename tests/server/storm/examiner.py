@@ -19,6 +19,7 @@ from transformers import AutoTokenizer
 
 from sglang_speed.reference.modeling import SpeedLlamaForCausalLM
 from tests.server.storm.questions import Outcome, Question
+from tests.tiny_adapters import TinyAdapter
 from tests.tiny_models import EOS_ID, VOCAB_SIZE
 
 REAL_MARGIN = 1e-4
@@ -37,10 +38,11 @@ class Verdict:
 
 
 class Examiner:
-    """The reference of one checkpoint."""
+    """The reference of one checkpoint, and one with each adapter merged into its weights."""
 
-    def __init__(self, checkpoint: Path) -> None:
+    def __init__(self, checkpoint: Path, adapters: Sequence[TinyAdapter] = ()) -> None:
         self.model = SpeedLlamaForCausalLM.from_pretrained(checkpoint).eval()
+        self.adapted = {adapter.name: adapter.merged(self.model) for adapter in adapters}
         tokenizer: Any = AutoTokenizer.from_pretrained(checkpoint)
         info = xgrammar.TokenizerInfo.from_huggingface(tokenizer, vocab_size=VOCAB_SIZE)
         self.tokenizer, self.compiler = tokenizer, xgrammar.GrammarCompiler(info)
@@ -73,10 +75,11 @@ class Examiner:
     @torch.no_grad()
     def logits(self, question: Question, output: Sequence[int]) -> Tensor:
         """Logits after each decode-phase token, [num_tokens, vocab]; the last prompt token and the output are such."""
-        deep = self.model.deep_tokens(question.prompt, question.scored_from)
+        model = self.model if question.adapter is None else self.adapted[question.adapter]
+        deep = model.deep_tokens(question.prompt, question.scored_from)
         first = len(question.prompt) - 1 if question.scored_from is None else question.scored_from
         first_row = deep[-1].index_of(first)
-        logits: Tensor = self.model(torch.tensor([[*question.prompt, *output]]), deep).logits[0, first_row:]
+        logits: Tensor = model(torch.tensor([[*question.prompt, *output]]), deep).logits[0, first_row:]
         return logits
 
     def allowed(self, question: Question, logits: Tensor, output: Sequence[int]) -> Tensor:

@@ -6,7 +6,7 @@ What an episode asks follows from its seed alone, except that conversations go o
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -20,6 +20,8 @@ Tokens = tuple[int, ...]
 NUM_TRUNKS = 8
 TENANTS = ("red", "blue")
 PATTERNS = ("[a-z]{3}-[0-9]{4}", "(yes|no), because [a-z ]{12}", "[0-9]{1,3}(\\.[0-9]{1,3}){3}")
+GUEST = "guest"
+"""An adapter that comes and goes; each time under a name of its own, which begins so."""
 PRINTABLE = range(FIRST_BYTE_ID + 32, FIRST_BYTE_ID + 127)
 
 
@@ -40,13 +42,23 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Episode:
-    """One thing that one client does. `storm_seed` gives the trunks that episodes share, `seed` all else."""
+    """One thing that one client does. `storm_seed` gives the trunks that episodes share, `seed` all else.
+
+    adapters: names of those that it may ask for.
+    """
 
     client: Client
     kind: str
     sizes: Sizes
     storm_seed: str
     seed: str
+    adapters: Sequence[str] = ()
+
+    @cached_property
+    def adapter(self) -> Mapping[str, Any]:
+        """Fields of all its requests: an adapter, or none."""
+        name = self.rng.choice((None, *self.adapters)) if self.adapters else None
+        return {} if name is None else {"lora_path": name}
 
     @cached_property
     def rng(self) -> random.Random:
@@ -74,7 +86,8 @@ class Episode:
         new = self.rng.choice((self.rng.randint(1, 16), self.sizes.answer, self.sizes.answer))
         extra: dict[str, Any] = {"priority": self.rng.choice((0, 0, 20, 40))}
         extra |= {"extra_key": self.rng.choice(TENANTS)} if self.rng.random() < 0.15 else {}
-        return Question(prompt, **{"max_new_tokens": new, "fields": extra, **fields})
+        asked = {"max_new_tokens": new, "fields": extra, **fields}
+        return Question(prompt, **asked | {"fields": self.adapter | asked["fields"]})
 
     def any_question(self, **fields: Any) -> Question:
         return self.question(self.trunk() + self.words(1, 30), **fields)
@@ -190,6 +203,15 @@ def abort_all(episode: Episode) -> None:
     episode.client.abort_all()
 
 
+def guest(episode: Episode) -> None:
+    """An adapter is loaded, asked for, and unloaded, while all others run."""
+    name, path = f"{GUEST}-{episode.seed}", f"{episode.client.model_path()}/{GUEST}"
+    if episode.client.control("/load_lora_adapter", {"lora_name": name, "lora_path": path}):
+        for _ in range(2):
+            episode.ask(episode.any_question(fields={"lora_path": name}))
+        episode.client.control("/unload_lora_adapter", {"lora_name": name})
+
+
 KINDS: dict[Callable[[Episode], None], int] = {
     one_turn: 18,
     chat: 12,
@@ -212,8 +234,15 @@ KINDS: dict[Callable[[Episode], None], int] = {
 """How many of each there are in a deck of 120 episodes."""
 
 
-def deck(client: Client, sizes: Sizes, seed: str) -> list[tuple[Callable[[Episode], None], Episode]]:
+def deck(
+    client: Client, sizes: Sizes, seed: str, adapters: Sequence[str] = ()
+) -> list[tuple[Callable[[Episode], None], Episode]]:
     """All kinds, as often as they should be, in random order."""
     kinds = [kind for kind, count in KINDS.items() for _ in range(count)]
+    kinds += [guest] * (6 if GUEST in adapters else 0)
     random.Random(seed).shuffle(kinds)
-    return [(kind, Episode(client, kind.__name__, sizes, seed, f"{seed} {index}")) for index, kind in enumerate(kinds)]
+    always = [name for name in adapters if name != GUEST]
+    return [
+        (kind, Episode(client, kind.__name__, sizes, seed, f"{seed} {index}", always))
+        for index, kind in enumerate(kinds)
+    ]

@@ -26,6 +26,12 @@ class Question:
     temperature: float = 0.0
     fields: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def adapter(self) -> str | None:
+        """What comes and goes has more behind its name."""
+        name = self.fields.get("lora_path")
+        return None if name is None else str(name).split("-")[0]
+
     def payload(self) -> dict[str, Any]:
         """The JSON object of /generate."""
         sampling: dict[str, Any] = {"temperature": self.temperature, "max_new_tokens": self.max_new_tokens}

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from sglang_speed.kv_pool.capacity import DEEP_TOKENS_VARIABLE
+from sglang_speed.reference.modeling import SpeedLlamaForCausalLM
 from tests.server.conftest import STRICT_MEMORY_CHECKS
 from tests.server.servers import RunningServer, running_server
-from tests.server.storm.kinds import Sizes
+from tests.server.storm.kinds import GUEST, Sizes
+from tests.tiny_adapters import ALL_LINEAR, ENDS, TinyAdapter
 from tests.tiny_models import make_tiny_model
 
 SHAPE = {"num_layers": 8, "hidden_size": 32, "num_heads": 4, "num_kv_heads": 2, "head_dim": 8}
@@ -27,7 +29,8 @@ FLAGS = ("--dtype", "float32", "--enable-metrics", "--enable-cache-report", "--m
 class Setup:
     """One server.
 
-    total_tokens, deep_tokens: sizes of the two pools. flags: of sglang.launch_server.
+    total_tokens, deep_tokens: sizes of the two pools. flags: of sglang.launch_server. adapters: that requests may name;
+    one of them is loaded and unloaded meanwhile.
     """
 
     name: str
@@ -38,15 +41,27 @@ class Setup:
         default_factory=lambda: {"prefill_layers": 6, "anchor_tokens": 1, "tail_tokens": 3}
     )
     sizes: Sizes = field(default_factory=Sizes)
+    adapters: tuple[TinyAdapter, ...] = ()
 
     def checkpoint(self, directory: Path) -> Path:
-        return make_tiny_model(directory, speed=self.bands, **SHAPE)
+        """With the adapters in it."""
+        path = make_tiny_model(directory, speed=self.bands, **SHAPE)
+        for adapter in self.adapters:
+            adapter.write(path / adapter.name, SpeedLlamaForCausalLM.from_pretrained(path))
+        return path
+
+    def lora_flags(self, checkpoint: Path) -> list[str]:
+        if not self.adapters:
+            return []
+        paths = [f"{adapter.name}={checkpoint / adapter.name}" for adapter in self.adapters if adapter.name != GUEST]
+        return ["--lora-paths", *paths, "--max-lora-rank", "8", "--max-loras-per-batch", str(len(self.adapters))]
 
     @contextmanager
     def served(self, checkpoint: Path) -> Iterator[RunningServer]:
         pools = ("--max-total-tokens", str(self.total_tokens), "--schedule-conservativeness", "0.2")
         env = {**CHECKS, **FORGETFUL, DEEP_TOKENS_VARIABLE: str(self.deep_tokens)}
-        with running_server(checkpoint, *FLAGS, *pools, *self.flags, env=env) as server:
+        flags = (*FLAGS, *pools, *self.flags, *self.lora_flags(checkpoint))
+        with running_server(checkpoint, *flags, env=env) as server:
             yield server
 
 
@@ -95,6 +110,15 @@ SETUPS = {
             ("--chunked-prefill-size", "64", "--enable-hierarchical-cache", "--hicache-ratio", "3"),
             bands={"prefill_layers": 6, "policy": "pop", "anchor_tokens": 1, "tail_tokens": 2},
             total_tokens=768,
+        ),
+        Setup(
+            "adapters",
+            ("--enable-priority-scheduling", "--chunked-prefill-size", "64"),
+            adapters=(
+                TinyAdapter("first", (*ALL_LINEAR, *ENDS)),
+                TinyAdapter("second", ("q_proj", "v_proj", "down_proj"), rank=2, seed=1),
+                TinyAdapter(GUEST, rank=3, seed=2),
+            ),
         ),
     )
 }

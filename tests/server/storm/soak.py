@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -92,7 +92,7 @@ class Soak:
         """The result as JSON."""
         calm = {"before": self.before.tokens_per_second, "after": self.after.tokens_per_second}
         return {
-            "setup": vars(self.storm.setup) | {"sizes": vars(self.storm.setup.sizes)},
+            "setup": asdict(self.storm.setup),
             "seed": self.storm.seed,
             "num_threads": self.storm.num_threads,
             "made_with": made_with(),
@@ -123,7 +123,7 @@ def main(
     with tempfile.TemporaryDirectory(prefix="soak-") as directory:
         checkpoint = SETUPS[setup].checkpoint(Path(directory))
         with SETUPS[setup].served(checkpoint) as server:
-            soak = Soak(Storm(SETUPS[setup], server, Examiner(checkpoint), seed, threads))
+            soak = Soak(Storm(SETUPS[setup], server, Examiner(checkpoint, SETUPS[setup].adapters), seed, threads))
             try:
                 soak.run(minutes)
             finally:

@@ -42,7 +42,8 @@ class Storm:
 
     def round(self, number: int) -> Report:
         """Play a deck, wait until the server is idle, and use both pools to the last slot."""
-        episodes = Episodes(deck(self.client, self.setup.sizes, f"{self.seed} {number}"))
+        adapters = [adapter.name for adapter in self.setup.adapters]
+        episodes = Episodes(deck(self.client, self.setup.sizes, f"{self.seed} {number}", adapters))
         before, report = server_counters(self.server), Report()
         with Watch(self.server) as watch:
             self.play(episodes, report)

@@ -49,7 +49,7 @@ def played(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     setup, storm_report = SETUPS[name], Report()
     checkpoint = setup.checkpoint(tmp_path_factory.mktemp(name))
     with setup.served(checkpoint) as server:
-        storm = Storm(setup, server, Examiner(checkpoint), SEED, NUM_THREADS)
+        storm = Storm(setup, server, Examiner(checkpoint, setup.adapters), SEED, NUM_THREADS)
         before = storm.calm()
         for number in range(num_rounds):
             storm_report += storm.round(number)
