@@ -45,8 +45,8 @@ PROVEN_TOGETHER = (
 _WITH_EMBEDDINGS = ("--enable-lora", "--enable-hierarchical-cache", "NGRAM", "STANDALONE", "--enable-streaming-session")
 REFUSED_TOGETHER = {
     ("--enable-hierarchical-cache", "STANDALONE"): (
-        "SGLang copies a draft model's layers with as many of the main pool's, which has those that prompt tokens pass, "
-        "and under the name of what is filled in"
+        "SGLang copies a draft model's layers with as many of the main pool's, which has those that prompt tokens "
+        "pass, and under the name of what is filled in"
     ),
     **{(each, "--is-embedding"): "each is proven by itself, not both together" for each in _WITH_EMBEDDINGS},
 }
