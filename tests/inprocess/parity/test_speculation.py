@@ -29,6 +29,7 @@ from tests.catalogue import (
 from tests.inprocess.parity.conftest import Checkpoints
 from tests.inprocess.parity.drafts import (
     NGRAM,
+    NUM_DRAFTS,
     drafting_scheduler,
     require_drafts_of_both_kinds,
     standalone,
@@ -40,6 +41,7 @@ from tests.tiny_models import make_tiny_model
 
 pytestmark = pytest.mark.skipif(host.IS_OLDEST, reason="refused there, see test_refused_settings")
 
+ALL_DEEP = Bands(6, 1, 3, "fastkv", select_ratio=1.0)
 BANDS = [Bands(6, 1, 3), Bands((2, 5), 4, 16), POP_WITH_ANCHORS, FASTKV_TWICE, THINNED_TWICE, POP_WITH_MESSAGES]
 PAGES = {"page_size": 16, "speculative_ngram_max_bfs_breadth": 1}
 """With pages SGLang wants no branches; there are some all the same, where two contexts are continued differently."""
@@ -102,6 +104,21 @@ def test_settings_change_no_answer(
         answers = expected.answered(engine, workload()) + expected.answered(engine, workload())
     require_drafts_of_both_kinds(answers)
     assert any(answer.num_retractions for answer in answers) == (name == "retracted")
+
+
+@pytest.mark.parametrize("settings", [{}, CHUNKS_OF_17, {"page_size": 16}], ids=str)
+def test_a_draft_model_that_knows_the_answer_has_every_draft_accepted(
+    checkpoints: Checkpoints, draft_model: Path, settings: Mapping[str, Any]
+) -> None:
+    """The same weights, where all tokens are deep; cold, and behind a prefix that another request went on from."""
+    expected = checkpoints(ALL_DEEP)
+    asks = [Ask(prompt(length, seed=length), 26, when=length // 8) for length in (1, 3, 17, 40, 70)]
+    forked = [Ask(ask.prompt[: 2 + len(ask.prompt) * 2 // 3] + tokens(5), 16) for ask in asks]
+    with drafting_scheduler(expected.path, **standalone(draft_model), **settings) as engine:
+        answers = expected.answered(engine, asks) + expected.answered(engine, forked)
+    assert any(answer.cached_tokens for answer in answers)
+    for answer in answers:
+        assert answer.num_verified == (len(answer.output_ids) - 1) / NUM_DRAFTS
 
 
 @pytest.mark.parametrize(
