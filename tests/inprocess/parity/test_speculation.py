@@ -36,6 +36,7 @@ from tests.inprocess.parity.drafts import (
 )
 from tests.inprocess.parity.expected import OF_THE_OUTPUT, Ask, Expected, prompt, submit, tokens
 from tests.inprocess.parity.flashinfer_standin import flashinfer_standin
+from tests.inprocess.parity.recorded_graph import record_decode_graphs
 from tests.inprocess.parity.test_random_workloads import SMALLEST_DEEP_BAND, Scenario, play, scenarios
 from tests.tiny_models import make_tiny_model
 
@@ -202,13 +203,16 @@ def test_random_workloads_with_drafts_are_exact(checkpoints: Checkpoints, scenar
         play(expected, scenario, engine, num_ahead=10 if breadth else 20)
 
 
+@pytest.mark.parametrize("in_graphs", [False, True], ids=["eager", "decode graphs"])
 @pytest.mark.parametrize("bands", [Bands(6, 1, 3), POP_WITH_ANCHORS, FASTKV, THINNED], ids=str)
-def test_drafts_on_flashinfer_change_no_answer(checkpoints: Checkpoints, bands: Bands) -> None:
-    """On a stand-in for its library, with overlap."""
+def test_drafts_on_flashinfer_change_no_answer(checkpoints: Checkpoints, bands: Bands, in_graphs: bool) -> None:
+    """On a stand-in for its library, with overlap; graphs are padded to more requests than a batch has."""
     expected = checkpoints(bands)
     with flashinfer_standin(), drafting_scheduler(expected.path, overlap=True) as engine:
+        graphs = record_decode_graphs(engine.scheduler, [1, 3, 8]) if in_graphs else None
         answers = expected.answered(engine, workload()) + expected.answered(engine, workload())
     require_drafts_of_both_kinds(answers)
+    assert graphs is None or graphs.num_replays > 10
 
 
 def test_a_draft_model_in_bands_is_refused(expected: Expected) -> None:
