@@ -19,6 +19,12 @@ from sglang_speed.host.versions import NEWEST, OLDEST
 from sglang_speed.kv_pool.request_pool import banded
 
 SERVED = ("NGRAM", "STANDALONE")
+HEADS = (
+    "its head reads states of three layers, and the uppermost, the third from the top where the head does not say "
+    "otherwise, is one that prompt tokens do not pass; a head on layers below the cutoff is not served either: bands "
+    "hand out no states of single layers, and SGLang's tree then has pairs of tokens as keys, with which anchors and "
+    "the ends of prefix hits are not proven"
+)
 ON_GPU = ("flashinfer",)
 """Attention backends whose plans for drafts are tested in two bands."""
 
@@ -43,13 +49,16 @@ def take_draft_slots(
 def move_in_all_bands(
     original: Callable[..., None], batch: Any, accept_index: Any, num_correct_drafts: Any, allocator: Any
 ) -> None:
-    """Hook around move_accept_tokens_to_target_kvcache: accepted drafts lie in a row afterwards, in every band."""
+    """Hook around move_accept_tokens_to_target_kvcache: accepted drafts lie in a row afterwards, in every band.
+
+    A batch that a decode graph ran on has padding behind its own rows.
+    """
     original(batch, accept_index, num_correct_drafts, allocator)
     pool = banded(batch.req_to_token_pool)
     if pool is None:
         return
     for drafted in pool.drafted:
-        moves = [drafted.slots]
+        moves = [drafted.slots[: len(batch.out_cache_loc)]]
         if drafted.band.first_filled is not None:
             moves.append(batch.out_cache_loc + drafted.band.first_filled)
         for slots in moves:
@@ -129,6 +138,17 @@ FEATURE = Feature(
             versions=(OLDEST,),
         ),
         Refusal(
+            "--speculative-algorithm EAGLE3",
+            lambda args: args.speculative_algorithm == "EAGLE3",
+            HEADS,
+            message=lambda _: (
+                f"--speculative-algorithm EAGLE3 is not supported with a SPEED model ({HEADS}); take "
+                f"--speculative-algorithm {' or '.join(SERVED)}"
+            ),
+            at_full_depth=False,
+            versions=(NEWEST,),
+        ),
+        Refusal(
             "--speculative-algorithm",
             is_not("speculative_algorithm", None, *SERVED),
             "its drafts read hidden states of layers that prompt tokens do not pass; NGRAM and STANDALONE do not",
@@ -181,13 +201,6 @@ FEATURE = Feature(
                 "give --tp-size 1",
             )
             for algorithm in SERVED
-        ),
-        _where(
-            "NGRAM",
-            "with decode graphs",
-            lambda args: _is_on_gpu(args) and args.cuda_graph_config.decode.backend != "disabled",
-            "a graph of verified drafts has not been watched in two bands yet",
-            "give --cuda-graph-backend-decode disabled",
         ),
         Refusal("--speculative-adaptive", on("speculative_adaptive"), "room for drafts is fixed", versions=(NEWEST,)),
         Refusal("--decoupled-spec-role", is_not("decoupled_spec_role", "null"), "draft tokens have no deep rows yet"),

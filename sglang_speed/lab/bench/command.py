@@ -14,7 +14,7 @@ from sglang_speed.checkpoints.hub import local_checkpoint
 from sglang_speed.config import decoder_config
 from sglang_speed.errors import ConfigError
 from sglang_speed.lab.bench.facts import REHEARSAL, described_bands, described_rates
-from sglang_speed.lab.bench.models import Model, model_of, random_model
+from sglang_speed.lab.bench.models import Model, model_of, random_model, with_bare
 from sglang_speed.lab.bench.options import BenchOptions
 from sglang_speed.lab.bench.plots import draw
 from sglang_speed.lab.bench.profiles import PROFILES, Profile, of_architecture, of_dtype
@@ -52,6 +52,7 @@ def bench(options: BenchOptions) -> None:
     exit_on_sigterm()
     with tempfile.TemporaryDirectory(prefix="sglang-speed-bench-") as directory:
         compared = prepare(models, options.full_depth, sizes, scenarios, Path(directory) / "models")
+        compared = with_bare(compared) if options.bare else compared
         rates = measure_rates(sizes.device, sizes.copy_bytes, sizes.matrix_size, getattr(torch, sizes.dtype))
         print_ceilings(compared, rates)
         if sizes.is_rehearsal:

@@ -121,6 +121,11 @@ class LoadClient(Client):
         names = ("num_running_reqs", "num_waiting_reqs", "num_used_tokens")
         return Load(*(sum(rank[name] for rank in ranks) for name in names))
 
+    def tokens_in_a_step(self) -> float | None:
+        """What a decode step gave of a request on average, None where nothing is drafted."""
+        length: float | None = self.info()["internal_states"][0].get("avg_spec_accept_length")
+        return length
+
     def delay_steps(self, seconds: float) -> None:
         """Make the scheduler sleep before each step; 0 ends it."""
         self.post("/slow_down", {"forward_sleep_time": seconds})

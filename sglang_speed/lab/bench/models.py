@@ -35,11 +35,12 @@ TINY_LAYERS = 4
 
 @dataclass(frozen=True)
 class Contender:
-    """One side of a comparison. path: its checkpoint."""
+    """One side of a comparison. path: its checkpoint. is_bare: served without the user's flags."""
 
     name: str
     path: Path
     config: SpeedConfig
+    is_bare: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,13 @@ def model_of(
     shape = model_shape(read_source_config(first), dtype_bytes)
     bytes_each = None if is_dequantized else read_weights(first).bytes_each
     return Model(replace(shape, weight_dtype_bytes=bytes_each or dtype_bytes), {one.name: one for one in contenders})
+
+
+def with_bare(model: Model) -> Model:
+    """Each rival once more, without the user's flags."""
+    rivals = (model.contenders[name] for name in model.rivals)
+    bare = (replace(one, name=f"{one.name} bare", is_bare=True) for one in rivals)
+    return replace(model, contenders={**model.contenders, **{one.name: one for one in bare}})
 
 
 def _side_of(checkpoint: Path) -> str:

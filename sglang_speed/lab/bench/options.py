@@ -42,6 +42,9 @@ class BenchOptions:
         list[str] | None, typer.Option(help=f"{', '.join(SCENARIO_NAMES)}; may be given several times; default: all.")
     ] = None
     length: Annotated[list[int] | None, typer.Option(help="Prompt tokens; may be given several times.")] = None
+    bare: Annotated[
+        bool, typer.Option("--bare", help="Serve each rival once more, without the flags after `--`: what they gain.")
+    ] = False
     json: Annotated[Path | None, typer.Option(help="JSON file to write, with all figures and samples.")] = None
     plot: Annotated[Path | None, typer.Option(help="Folder to write the pictures to.")] = None
     html: Annotated[Path | None, typer.Option(help="HTML page to write, with the table and the pictures.")] = None
@@ -54,6 +57,8 @@ class BenchOptions:
             raise ConfigError("--full-depth needs --model: it is the stock checkpoint of the model named there")
         if self.arch is not None and self.arch not in ARCH_NAMES:
             raise ConfigError(f"--arch {self.arch} is not one of {', '.join(ARCH_NAMES)}: choose one of these")
+        if self.bare and not self.flags:
+            raise ConfigError("--bare leaves out the flags after `--`, and there are none: give some, or omit it")
         for name in ("arch", "policy"):
             if getattr(self, name) and self.model:
                 raise ConfigError(f"--{name} is for the random model, and --model has its own: omit one of them")

@@ -190,7 +190,8 @@ def value_of(figure: Mapping[str, Any], side: str) -> str:
     if unit == "share":
         return percent(value)
     if unit != "s":
-        return f"{value:,.0f} {unit}".rstrip()
+        digits = 0 if value >= 10 or float(value).is_integer() else 2
+        return f"{value:,.{digits}f} {unit}".rstrip()
     larger = max(figure["stock"], figure[figure["rival"]])
     factor, unit = (1, "s") if larger >= 1 else (1000, "ms")
     return f"{value * factor:,.{decimals(larger * factor)}f} {unit}"

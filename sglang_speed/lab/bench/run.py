@@ -100,8 +100,8 @@ class Comparison:
     def _command_line(self, model: Model, side: str, pool: Pool) -> list[str]:
         """A server's environment variables and flags, as typed in a shell."""
         variables = server_environment(model.contenders[side], pool, self.profile)
-        flags = server_flags(model, model.contenders[side], pool, self.profile)
-        return [*(f"{name}={value}" for name, value in variables.items()), *flags, *self.flags]
+        flags = server_flags(model, model.contenders[side], pool, self.profile, self.flags)
+        return [*(f"{name}={value}" for name, value in variables.items()), *flags]
 
     def _keep(self, measured: Measurement) -> None:
         if isinstance(measured, Reading):

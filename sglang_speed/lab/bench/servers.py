@@ -92,8 +92,12 @@ def prompt_tokens(shape: ModelShape, contender: Contender, pool: Pool) -> int:
     return split_kv_bytes(config, budget, shape.kv_bytes_per_layer, 1, override, state_layers=states).prompt_tokens
 
 
-def server_flags(model: Model, contender: Contender, pool: Pool, profile: Profile) -> list[str]:
-    """The flags of a side. Only the number of tokens differs, so that the bytes are the same."""
+def server_flags(
+    model: Model, contender: Contender, pool: Pool, profile: Profile, given: Sequence[str] = ()
+) -> list[str]:
+    """The flags of a side. Only the number of tokens differs, so that the bytes are the same; a bare side has none of
+    those that the user has given."""
+    user_flags = () if contender.is_bare else given
     flags = {
         "--max-total-tokens": prompt_tokens(model.shape, contender, pool),
         "--max-running-requests": pool.running,
@@ -102,7 +106,7 @@ def server_flags(model: Model, contender: Contender, pool: Pool, profile: Profil
         "--random-seed": 0,
         "--load-snapshot-publish-interval": 1,  # at every step: running requests are counted by these reports
     }
-    return [*(str(part) for flag in flags.items() for part in flag), "--enable-metrics", *profile.flags]
+    return [*(str(part) for flag in flags.items() for part in flag), "--enable-metrics", *profile.flags, *user_flags]
 
 
 def server_environment(contender: Contender, pool: Pool, profile: Profile) -> dict[str, str]:
@@ -116,7 +120,7 @@ def server_environment(contender: Contender, pool: Pool, profile: Profile) -> di
 def _start(
     model: Model, contender: Contender, pool: Pool, profile: Profile, log: Path, flags: Sequence[str]
 ) -> LocalServer:
-    given = [*server_flags(model, contender, pool, profile), *flags]
+    given = server_flags(model, contender, pool, profile, flags)
     return start_server(contender.path, log, given, server_environment(contender, pool, profile))
 
 

@@ -14,9 +14,10 @@ from sglang.srt.plugins.hook_registry import HookType
 from sglang_speed.host.adapter import HOST
 from sglang_speed.host.hook import Hook, ResolutionHook
 from sglang_speed.host.versions import NEWEST, OLDEST
-from sglang_speed.platforms.cpu import ATTENTION_BACKEND, MEM_FRACTION_STATIC, drafting, host_pool, speculation
+from sglang_speed.platforms.cpu import ATTENTION_BACKEND, MEM_FRACTION_STATIC, host_pool
 from sglang_speed.platforms.cpu.lora import start_in_ordinary_memory
 from sglang_speed.platforms.cpu.quantized import dequantize_weights, know_methods
+from sglang_speed.platforms.cpu.speculation_hooks import SPECULATION_HOOKS
 
 if TYPE_CHECKING:
     from sglang.srt.mem_cache.kv_cache_configurator import KVCacheConfigurator
@@ -127,75 +128,6 @@ RESOLUTION_HOOKS = (
     ResolutionHook(
         "handle_model_specific_adjustments", "after", be_the_own_backend_again, _CHECKED_BACKENDS, versions=(NEWEST,)
     ),
-)
-
-_TREE = ("candidates", "retrieve_index", "retrieve_next_token", "retrieve_next_sibling", "target_predict", "topk")
-_LINES = ("req_pool_indices", "req_to_token", "start_offset", "end_offset", "out_cache_loc", "batch_size")
-_BUILT_TREE = (
-    "parent_list",
-    "top_scores_index",
-    "seq_lens",
-    "tree_mask",
-    "positions",
-    *_TREE[1:4],
-    "topk",
-    "spec_steps",
-    "num_verify_tokens",
-    "tree_mask_mode",
-)
-_KERNELS = "sglang.kernels.ops.speculative"
-
-SPECULATION_HOOKS = tuple(
-    Hook(
-        target=target,
-        parameters={NEWEST: parameters},
-        kind=HookType.REPLACE,
-        function=function,
-        reason="a Triton or CUDA kernel",
-        remove_when="SGLang has it in PyTorch too",
-    )
-    for target, parameters, function in (
-        (
-            f"{_KERNELS}.spec_tree.verify_tree_greedy_func",
-            ("predicts", "accept_index", "accept_token_num", *_TREE),
-            speculation.verify_greedy_tree,
-        ),
-        (
-            f"{_KERNELS}.cache_locs.fill_front_out_cache_loc_func",
-            ("num_front", "out_cache_loc", "front_out_cache_loc"),
-            speculation.fill_first_slots,
-        ),
-        (
-            f"{_KERNELS}.eagle.fill_accept_out_cache_loc_func",
-            ("accept_index", "out_cache_loc", "accept_out_cache_loc", "size"),
-            speculation.fill_accepted_slots,
-        ),
-        ("sglang.srt.mem_cache.allocation.assign_req_to_token_pool_func", _LINES, speculation.write_slots),
-        (
-            f"{_KERNELS}.cache_locs.assign_draft_cache_locs_contiguous_func",
-            (*_LINES[:2], "seq_lens", "out_cache_loc", "topk", "num_cols", "positions", "mrope"),
-            speculation.slots_of_steps,
-        ),
-        (
-            f"{_KERNELS}.eagle.fill_bonus_tokens_func",
-            ("accept_tokens", "accept_lens", "bonus_tokens", "accept_stride", "batch_size"),
-            speculation.last_accepted,
-        ),
-        (f"{_KERNELS}.spec_tree.build_tree_kernel_efficient_func", _BUILT_TREE, speculation.describe_chain),
-    )
-) + tuple(
-    Hook(
-        target=f"sglang.srt.speculative.draft_utils.DraftBackendFactory.{method}",
-        parameters={NEWEST: ("self",)},
-        kind=HookType.REPLACE,
-        function=function,
-        reason="SGLang has a list of attention backends that a draft model may have",
-        remove_when="SGLang asks the platform for a draft model's attention",
-    )
-    for method, function in (
-        ("create_decode_backend", drafting.steps_backend),
-        ("create_draft_extend_backend", drafting.own_backend),
-    )
 )
 
 HOOKS: tuple[Hook, ...] = (

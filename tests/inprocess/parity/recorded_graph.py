@@ -14,6 +14,7 @@ from typing import Any
 from unittest import mock
 
 from sglang.srt.managers.scheduler import Scheduler
+from sglang.srt.model_executor.forward_batch_info import ForwardMode
 from sglang.srt.model_executor.graph_shared_output import GraphSharedOutput
 from sglang.srt.model_executor.runner import decode_cuda_graph_runner as runner_module
 from sglang.srt.model_executor.runner_backend.base_cuda_graph_backend import BaseCudaGraphBackend
@@ -106,6 +107,8 @@ def record_decode_graphs(scheduler: Scheduler, batch_sizes: list[int]) -> Record
     with ExitStack() as stack:
         for name, value in changes.items():
             stack.enter_context(mock.patch.object(runner_module, name, value))
+        # on a CPU SGLang asks for no graph of verified drafts
+        ForwardMode.is_cpu_graph = ForwardMode.is_cuda_graph
         # no events without a device; asked for at every replay too, so for good
         runner_module.DecodeCudaGraphRunner._record_in_graph_metadata_prep_done = lambda self: None
         model_runner.decode_cuda_graph_runner = runner_module.DecodeCudaGraphRunner(model_runner)

@@ -29,17 +29,20 @@ from tests.catalogue import (
 from tests.inprocess.parity.conftest import Checkpoints
 from tests.inprocess.parity.drafts import (
     NGRAM,
+    NUM_DRAFTS,
     drafting_scheduler,
     require_drafts_of_both_kinds,
     standalone,
 )
 from tests.inprocess.parity.expected import OF_THE_OUTPUT, Ask, Expected, prompt, submit, tokens
 from tests.inprocess.parity.flashinfer_standin import flashinfer_standin
+from tests.inprocess.parity.recorded_graph import record_decode_graphs
 from tests.inprocess.parity.test_random_workloads import SMALLEST_DEEP_BAND, Scenario, play, scenarios
 from tests.tiny_models import make_tiny_model
 
 pytestmark = pytest.mark.skipif(host.IS_OLDEST, reason="refused there, see test_refused_settings")
 
+ALL_DEEP = Bands(6, 1, 3, "fastkv", select_ratio=1.0)
 BANDS = [Bands(6, 1, 3), Bands((2, 5), 4, 16), POP_WITH_ANCHORS, FASTKV_TWICE, THINNED_TWICE, POP_WITH_MESSAGES]
 PAGES = {"page_size": 16, "speculative_ngram_max_bfs_breadth": 1}
 """With pages SGLang wants no branches; there are some all the same, where two contexts are continued differently."""
@@ -102,6 +105,21 @@ def test_settings_change_no_answer(
         answers = expected.answered(engine, workload()) + expected.answered(engine, workload())
     require_drafts_of_both_kinds(answers)
     assert any(answer.num_retractions for answer in answers) == (name == "retracted")
+
+
+@pytest.mark.parametrize("settings", [{}, CHUNKS_OF_17, {"page_size": 16}], ids=str)
+def test_a_draft_model_that_knows_the_answer_has_every_draft_accepted(
+    checkpoints: Checkpoints, draft_model: Path, settings: Mapping[str, Any]
+) -> None:
+    """The same weights, where all tokens are deep; cold, and behind a prefix that another request went on from."""
+    expected = checkpoints(ALL_DEEP)
+    asks = [Ask(prompt(length, seed=length), 26, when=length // 8) for length in (1, 3, 17, 40, 70)]
+    forked = [Ask(ask.prompt[: 2 + len(ask.prompt) * 2 // 3] + tokens(5), 16) for ask in asks]
+    with drafting_scheduler(expected.path, **standalone(draft_model), **settings) as engine:
+        answers = expected.answered(engine, asks) + expected.answered(engine, forked)
+    assert any(answer.cached_tokens for answer in answers)
+    for answer in answers:
+        assert answer.num_verified == (len(answer.output_ids) - 1) / NUM_DRAFTS
 
 
 @pytest.mark.parametrize(
@@ -185,13 +203,16 @@ def test_random_workloads_with_drafts_are_exact(checkpoints: Checkpoints, scenar
         play(expected, scenario, engine, num_ahead=10 if breadth else 20)
 
 
+@pytest.mark.parametrize("in_graphs", [False, True], ids=["eager", "decode graphs"])
 @pytest.mark.parametrize("bands", [Bands(6, 1, 3), POP_WITH_ANCHORS, FASTKV, THINNED], ids=str)
-def test_drafts_on_flashinfer_change_no_answer(checkpoints: Checkpoints, bands: Bands) -> None:
-    """On a stand-in for its library, with overlap."""
+def test_drafts_on_flashinfer_change_no_answer(checkpoints: Checkpoints, bands: Bands, in_graphs: bool) -> None:
+    """On a stand-in for its library, with overlap; graphs are padded to more requests than a batch has."""
     expected = checkpoints(bands)
     with flashinfer_standin(), drafting_scheduler(expected.path, overlap=True) as engine:
+        graphs = record_decode_graphs(engine.scheduler, [1, 3, 8]) if in_graphs else None
         answers = expected.answered(engine, workload()) + expected.answered(engine, workload())
     require_drafts_of_both_kinds(answers)
+    assert graphs is None or graphs.num_replays > 10
 
 
 def test_a_draft_model_in_bands_is_refused(expected: Expected) -> None:

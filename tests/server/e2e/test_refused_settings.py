@@ -355,8 +355,11 @@ def test_what_is_not_served_with_states_is_refused(tmp_path: Path, name: str) ->
 
 NGRAM, STANDALONE = {"speculative_algorithm": "NGRAM"}, {"speculative_algorithm": "STANDALONE"}
 WITH_DRAFTS: dict[str, tuple[dict[str, Any], str]] = {
-    "decode graphs": (NGRAM, "NGRAM .* with decode graphs .*; give --cuda-graph-backend-decode disabled"),
     "a draft model on a GPU": (STANDALONE | {"speculative_eagle_topk": 1}, "STANDALONE .* on a GPU .*; take .*NGRAM"),
+    "a head on states": (
+        {"speculative_algorithm": "EAGLE3"},
+        "EAGLE3 is not supported .* prompt tokens do not pass; .* take --speculative-algorithm NGRAM or STANDALONE",
+    ),
     "a kernel without masks": (
         NGRAM | {"attention_backend": "fa3"},
         "NGRAM .* another attention backend .* flashinfer",
@@ -374,7 +377,7 @@ WITH_DRAFTS: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize("name", WITH_DRAFTS)
 def test_drafts_that_are_not_proven_are_refused(tiny_speed: Path, plain: Path, name: str) -> None:
     setting, message = WITH_DRAFTS[name]
-    refuse_unsupported(resolved_with(on_a_gpu(check(tiny_speed), decode="disabled"), **NGRAM))
+    refuse_unsupported(resolved_with(on_a_gpu(check(tiny_speed)), **NGRAM))
     with pytest.raises(ConfigError, match=message):
         refuse_unsupported(resolved_with(on_a_gpu(check(tiny_speed)), **setting))
     refuse_unsupported(resolved_with(on_a_gpu(check(plain)), **setting))

@@ -15,7 +15,7 @@ from sglang_speed.config import SpeedConfig
 from sglang_speed.errors import ConfigError
 from sglang_speed.lab.bench import ARCH_NAMES
 from sglang_speed.lab.bench.command import check_names, prepare, with_lengths
-from sglang_speed.lab.bench.models import model_of, random_model, tiny_model
+from sglang_speed.lab.bench.models import model_of, random_model, tiny_model, with_bare
 from sglang_speed.lab.bench.profiles import CPU, PROFILES, REHEARSAL, of_architecture
 from sglang_speed.lab.bench.rivals import MESSAGE_ID, rivals_of
 from sglang_speed.lab.bench.scenarios import SCENARIOS
@@ -152,6 +152,17 @@ def test_a_dummy_model_has_no_weights_and_says_so_to_the_servers(tmp_path: Path)
     assert not list(tmp_path.rglob("*.safetensors"))
     flags = server_flags(model, model.contenders["speed"], REHEARSAL.cache_pool, REHEARSAL)
     assert flags[flags.index("--load-format") + 1] == "dummy"
+
+
+def test_a_bare_side_has_none_of_the_users_flags(tmp_path: Path) -> None:
+    model = with_bare(random_model(replace(REHEARSAL, load_format="dummy"), tmp_path))
+    drafts = ["--speculative-algorithm", "NGRAM"]
+    given = {
+        name: server_flags(model, side, REHEARSAL.cache_pool, REHEARSAL, drafts)
+        for name, side in model.contenders.items()
+    }
+    assert [name for name, flags in given.items() if flags[-2:] == drafts] == ["stock", "speed", "equal"]
+    assert given["speed bare"] == given["speed"][:-2]
 
 
 @pytest.mark.parametrize("flags", [["--page-size", "16"], ["--max-total-tokens=5"], ["--kv-cache-dtype", "fp8_e5m2"]])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from functools import partial
 from statistics import median
 
@@ -37,8 +37,19 @@ class Decode(Scenario):
                 for side in alternating(sides, repeat):
                     step = await decode_step(setting.clients[side], prompts[:batch_size], profile.decode_tokens)
                     yield Reading(figures, side, step)
+        for reading in self.accepted(setting):
+            yield reading
         async for point in self.shorter_contexts(setting):
             yield point
+
+    def accepted(self, setting: Setting) -> Iterator[Reading]:
+        """How much of what is drafted is accepted, where any side drafts."""
+        found = {side: setting.clients[side].tokens_in_a_step() for side in self.sides(setting.model)}
+        if not any(found.values()):
+            return
+        figures = setting.per_rival(lambda _: Figure(self.name, "tokens in a step", "tokens", better="higher"))
+        for side, length in found.items():
+            yield Reading(figures, side, length or 1.0)
 
     async def shorter_contexts(self, setting: Setting) -> AsyncIterator[Measurement]:
         """Batch size 1 at every length of the prefill scenario, for the plot."""
