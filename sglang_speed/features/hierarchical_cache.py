@@ -27,7 +27,10 @@ def _beside(other: str, is_set: Callable[[Any], bool], reason: str) -> Refusal:
 FEATURE = Feature(
     name="hierarchical cache",
     served=("--enable-hierarchical-cache", "--hicache-storage-backend file"),
-    proof=("tests/inprocess/parity/test_hierarchical_cache.py",),
+    proof=(
+        "tests/inprocess/parity/test_hierarchical_cache.py",
+        "tests/server/e2e/test_stored_prefixes_over_http.py",
+    ),
     refusals=(
         Refusal(
             "--enable-hierarchical-cache",
