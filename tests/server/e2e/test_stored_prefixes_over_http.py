@@ -35,7 +35,7 @@ def test_a_restarted_server_finds_what_was_stored_and_says_the_same(
     flags = (*SERVER_FLAGS, *FLAGS, "--hicache-storage-backend-extra-config", store)
     prompt_len, answers = len(ids_of(TEXT)), list[Any]()
     for _ in range(2):
-        with running_server(tiny_speed, *flags, env=SERVER_ENV, in_new_interpreter=True) as server:
+        with running_server(tiny_speed, *flags, env=SERVER_ENV) as server:
             params = {"temperature": 0, "max_new_tokens": NUM_NEW}
             answers += [server.generate(text=TEXT, sampling_params=params) for _ in range(2)]
             wait_until(lambda: len(list(tmp_path.iterdir())) >= prompt_len // PAGE)

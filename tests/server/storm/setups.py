@@ -21,6 +21,12 @@ CHECKS = {**STRICT_MEMORY_CHECKS, "SGLANG_CHECK_KV_PAGE_INVARIANTS": "1"}
 FORGETFUL = {"SGLANG_NEW_TOKEN_RATIO_DECAY_STEPS": "1"}
 """A low `--schedule-conservativeness` lets requests start as if none would generate much, so that they run out of room
 and are retracted. From that SGLang learns to expect more; one step to unlearn it again keeps the pressure up."""
+FILES = (
+    *("--enable-hierarchical-cache", "--hicache-ratio", "2", "--hicache-storage-backend", "file"),
+    *("--hicache-storage-prefetch-policy", "wait_complete"),
+    *("--hicache-storage-backend-extra-config", '{"prefetch_threshold": 32}'),
+)
+STORE_VARIABLE = "SGLANG_HICACHE_FILE_BACKEND_STORAGE_DIR"
 FASTKV = {"prefill_layers": 4, "policy": "fastkv", "select_ratio": 0.2}
 FLAGS = ("--dtype", "float32", "--enable-metrics", "--enable-cache-report", "--max-running-requests", "24")
 
@@ -60,6 +66,7 @@ class Setup:
     def served(self, checkpoint: Path) -> Iterator[RunningServer]:
         pools = ("--max-total-tokens", str(self.total_tokens), "--schedule-conservativeness", "0.2")
         env = {**CHECKS, **FORGETFUL, DEEP_TOKENS_VARIABLE: str(self.deep_tokens)}
+        env[STORE_VARIABLE] = str(checkpoint.with_name(f"{checkpoint.name}-stored"))
         flags = (*FLAGS, *pools, *self.flags, *self.lora_flags(checkpoint))
         with running_server(checkpoint, *flags, env=env) as server:
             yield server
@@ -119,6 +126,13 @@ SETUPS = {
                 TinyAdapter("second", ("q_proj", "v_proj", "down_proj"), rank=2, seed=1),
                 TinyAdapter(GUEST, rank=3, seed=2),
             ),
+        ),
+        Setup(
+            "stored_prefixes",
+            ("--page-size", "16", "--chunked-prefill-size", "64", *FILES),
+            bands={"prefill_layers": 6, "anchor_tokens": 4, "tail_tokens": 3},
+            total_tokens=768,
+            deep_tokens=220,
         ),
     )
 }

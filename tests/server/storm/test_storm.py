@@ -93,7 +93,8 @@ def test_after_a_storm_the_server_answers_as_before(played: Played) -> None:
     for report in (played.before, played.after):
         assert report.is_clean, report.figures()
         assert report.retractions == 0
-    assert played.after.tokens_cached == played.before.tokens_cached > 0
+    assert played.before.tokens_cached > 0
+    assert played.after.tokens_cached >= played.before.tokens_cached  # files outlive a flush
 
 
 def test_memory_of_the_processes_is_flat(played: Played) -> None:
