@@ -1,0 +1,1 @@
+"""The dashboard: `panels` says what it shows, `dashboard` writes it as Grafana reads it."""
