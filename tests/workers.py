@@ -10,6 +10,7 @@ from xdist.scheduler import LoadScopeScheduling
 SERVER, MODEL = "the shared server", "the default model"
 TOGETHER = {
     "tests/server/agents": SERVER,
+    "tests/server/deploy": SERVER,
     "tests/server/e2e": SERVER,
     "tests/server/examples": SERVER,
     "tests/server/checkpoints": MODEL,
