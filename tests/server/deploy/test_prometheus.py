@@ -56,7 +56,7 @@ def scraped(shared_server: RunningServer, tmp_path_factory: pytest.TempPathFacto
         prometheus.wait_for_scrapes(2)
         for number in range(3):
             with ThreadPoolExecutor(3) as pool:
-                list(pool.map(lambda each: complete(shared_server, each), (PROMPT, PROMPT, long_prompt(90 + number))))
+                list(pool.map(lambda each: complete(shared_server, each), (PROMPT, PROMPT, long_prompt(90, str(number)))))
             prometheus.wait_for_scrapes(1)
         prometheus.wait_for_scrapes(2)
         yield Scraped(prometheus, shared_server, time.time())
