@@ -55,8 +55,9 @@ def scraped(shared_server: RunningServer, tmp_path_factory: pytest.TempPathFacto
     with running_prometheus(shared_server.url, tmp_path_factory.mktemp("prometheus")) as prometheus:
         prometheus.wait_for_scrapes(2)
         for number in range(3):
+            prompts = (PROMPT, PROMPT, long_prompt(90, str(number)))
             with ThreadPoolExecutor(3) as pool:
-                list(pool.map(lambda each: complete(shared_server, each), (PROMPT, PROMPT, long_prompt(90 + number))))
+                list(pool.map(lambda prompt: complete(shared_server, prompt), prompts))
             prometheus.wait_for_scrapes(1)
         prometheus.wait_for_scrapes(2)
         yield Scraped(prometheus, shared_server, time.time())
