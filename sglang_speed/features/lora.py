@@ -13,6 +13,7 @@ from sglang.srt.plugins.hook_registry import HookType
 
 from sglang_speed.errors import ConfigError
 from sglang_speed.features.base import Feature, Refusal, on
+from sglang_speed.features.quantization import method_of
 from sglang_speed.host.hook import Hook
 from sglang_speed.host.versions import NEWEST, OLDEST
 from sglang_speed.models.architectures import ARCHITECTURES
@@ -34,6 +35,7 @@ NOT_APPLIED = (
     "use_qalora",
 )
 """Keys of adapter_config.json that change what an adapter computes, and that SGLang does not read."""
+_CPU_ONLY = f"{ON_GPU} is not tested with it yet; CPUs serve it"
 _MANAGER = "sglang.srt.lora.lora_manager.LoRAManager"
 _IN_PART = "SGLang leaves out what it does not know of an adapter, with a warning or none, and serves the rest of it"
 
@@ -53,6 +55,11 @@ def _has_latent_attention(args: Any) -> bool:
 
 def _uses_another_backend(args: Any) -> bool:
     return _is_asked(args) and args.lora_backend != (ON_CPU if args.device == "cpu" else ON_GPU)
+
+
+def _on_gpu(is_set: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """Adapters on a GPU beside something."""
+    return lambda args: _is_asked(args) and args.device != "cpu" and is_set(args)
 
 
 def refuse_unread_settings(manager: Any, lora_config: Any, lora_ref: Any) -> None:
@@ -150,9 +157,9 @@ def _load_hook(name: str, *parameters: str) -> Hook:
     )
 
 
-def _of_models(models: str, is_set: Callable[[Any], bool], reason: str) -> Refusal:
-    """Models that are served without adapters only."""
-    flag = f"--enable-lora with {models}"
+def _with(what: str, is_set: Callable[[Any], bool], reason: str) -> Refusal:
+    """What is served without adapters only."""
+    flag = f"--enable-lora with {what}"
     message = f"{flag} is not supported ({reason}); merge the adapter into the weights and leave the flag out"
     return Refusal(flag, is_set, reason, message=lambda _: message, versions=(NEWEST,))
 
@@ -180,12 +187,14 @@ FEATURE = Feature(
             f"its plans for the rows of a band are not tested; those of {ON_CPU} on a CPU and {ON_GPU} on a GPU are",
             versions=(NEWEST,),
         ),
-        _of_models(
+        _with(
             "an architecture that SGLang takes from transformers",
             _has_layers_of_transformers,
             "SGLang's LoRA layers do not fit those of transformers",
         ),
-        _of_models("latent attention (DeepSeek)", _has_latent_attention, "adapters of its projections are not proven"),
+        _with("latent attention (DeepSeek)", _has_latent_attention, "adapters of its projections are not proven"),
+        _with("NGRAM on a GPU", _on_gpu(lambda args: args.speculative_algorithm == "NGRAM"), _CPU_ONLY),
+        _with("quantized weights on a GPU", _on_gpu(lambda args: method_of(args) is not None), _CPU_ONLY),
     ),
     hooks=(
         Hook(

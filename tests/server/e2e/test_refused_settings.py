@@ -224,6 +224,9 @@ def test_adapters_on_a_gpu_have_the_backend_that_is_proven_there(tiny_speed: Pat
         asked = resolved_with(args, enable_lora=True, lora_backend=backend)
         with nullcontext() if backend == "csgmv" else pytest.raises(ConfigError, match="--lora-backend"):
             refuse_unsupported(asked)
+    drafting = resolved_with(on_a_gpu(check(tiny_speed), decode="disabled"), **NGRAM)
+    with pytest.raises(ConfigError, match="--enable-lora with NGRAM on a GPU"):
+        refuse_unsupported(resolved_with(drafting, enable_lora=True, lora_backend="csgmv"))
 
 
 @pytest.mark.parametrize("phase", ["", "prefill-", "decode-"])
