@@ -28,6 +28,7 @@ FILES = (
 )
 STORE_VARIABLE = "SGLANG_HICACHE_FILE_BACKEND_STORAGE_DIR"
 FASTKV = {"prefill_layers": 4, "policy": "fastkv", "select_ratio": 0.2}
+DRAFTS = ("--speculative-algorithm", "NGRAM", "--speculative-num-draft-tokens", "4")
 FLAGS = ("--dtype", "float32", "--enable-metrics", "--enable-cache-report", "--max-running-requests", "24")
 
 
@@ -36,7 +37,7 @@ class Setup:
     """One server.
 
     total_tokens, deep_tokens: sizes of the two pools. flags: of sglang.launch_server. adapters: that requests may name;
-    one of them is loaded and unloaded meanwhile.
+    one of them is loaded and unloaded meanwhile. num_ahead: places that a request keeps for drafts.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Setup:
     )
     sizes: Sizes = field(default_factory=Sizes)
     adapters: tuple[TinyAdapter, ...] = ()
+    num_ahead: int = 0
 
     def checkpoint(self, directory: Path) -> Path:
         """With the adapters in it."""
@@ -111,6 +113,12 @@ SETUPS = {
             ("--enable-priority-scheduling", "--chunked-prefill-size", "64", "--max-running-requests", "6"),
             bands={**FASTKV, "kv_keep": 0.1, "anchor_tokens": 1, "tail_tokens": 3},
             deep_tokens=320,
+        ),
+        Setup(
+            "drafts",
+            (*DRAFTS, "--chunked-prefill-size", "64", "--max-running-requests", "8"),
+            deep_tokens=320,
+            num_ahead=16,
         ),
         Setup(
             "hierarchical_cache",

@@ -112,7 +112,7 @@ class Storm:
             deep = ThinnedPolicy.of(speed).deep_tokens(len(some))
         return [
             Question((some * self.setup.total_tokens)[: self.setup.total_tokens - 40], 8),
-            Question(some, self.setup.deep_tokens - deep.num_before(len(some)) - 4),
+            Question(some, self.setup.deep_tokens - deep.num_before(len(some)) - 4 - self.setup.num_ahead),
         ]
 
     def is_idle_within(self, seconds: float) -> bool:
