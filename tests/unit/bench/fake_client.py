@@ -70,6 +70,10 @@ class FakeClient:
     def flush(self) -> None:
         self.cached.clear()
 
+    def tokens_in_a_step(self) -> float | None:
+        """Nothing is drafted."""
+        return None
+
     def load(self) -> Load:
         """Every report is one decode step later."""
         self.steps += 1
