@@ -32,10 +32,7 @@ def _stores_adapted(args: Any) -> bool:
 FEATURE = Feature(
     name="hierarchical cache",
     served=("--enable-hierarchical-cache", "--hicache-storage-backend file"),
-    proof=(
-        "tests/inprocess/parity/test_hierarchical_cache.py",
-        "tests/server/e2e/test_stored_prefixes_over_http.py",
-    ),
+    proof=("tests/inprocess/parity/test_hierarchical_cache.py",),
     refusals=(
         Refusal(
             "--enable-hierarchical-cache",
