@@ -87,6 +87,14 @@ def on(name: str) -> Callable[[Any], bool]:
     return lambda args: bool(getattr(args, name))
 
 
+def not_beside(
+    one: str, other: str, is_set: Callable[[Any], bool], reason: str, versions: tuple[str, ...] = SUPPORTED_SGLANG
+) -> Refusal:
+    """Of two settings, each of which is served without the other."""
+    message = f"{one} is not supported with {other} and a SPEED model ({reason}); leave one of them out"
+    return Refusal(f"{one} with {other}", is_set, reason, message=lambda _: message, versions=versions)
+
+
 def above_one(name: str) -> Callable[[Any], bool]:
     """Set where the number `name` is larger than one."""
     return lambda args: getattr(args, name) > 1

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from sglang_speed.features.base import Feature, Refusal, on
+from sglang_speed.features.base import Feature, Refusal, not_beside, on
 from sglang_speed.features.quantization import method_of
 
 IS_SET: dict[str, Callable[[Any], bool]] = {
@@ -54,12 +54,7 @@ REFUSED_TOGETHER = {
 
 
 def _pair(one: str, other: str, reason: str) -> Refusal:
-    return Refusal(
-        f"{one} with {other}",
-        lambda args: IS_SET[one](args) and IS_SET[other](args),
-        reason,
-        message=lambda _: f"{one} is not supported with {other} and a SPEED model ({reason}); leave one of them out",
-    )
+    return not_beside(one, other, lambda args: IS_SET[one](args) and IS_SET[other](args), reason)
 
 
 FEATURE = Feature(

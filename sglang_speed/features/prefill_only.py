@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sglang_speed.features.base import Feature, Refusal, on
+from sglang_speed.features.base import Feature, Refusal, not_beside, on
 from sglang_speed.host.versions import NEWEST, OLDEST
 
 POOLED_AT_LAST_TOKEN = ("llama", "mistral", "qwen2", "qwen3", "glm4", "granite", "exaone4", "phi3")
@@ -59,14 +59,11 @@ FEATURE = Feature(
             versions=(OLDEST,),
         ),
         Refusal("--return-hidden-states-mode", on("return_hidden_states_mode"), _PROMPTS_HAVE_NONE, versions=(OLDEST,)),
-        Refusal(
-            "--return-hidden-states-mode with --speculative-algorithm",
+        not_beside(
+            "--return-hidden-states-mode",
+            "--speculative-algorithm",
             _reads_states_of_drafts,
             _OTHER_ROWS,
-            message=lambda _: (
-                f"--return-hidden-states-mode is not supported with --speculative-algorithm and a SPEED "
-                f"model ({_OTHER_ROWS}); leave one of them out"
-            ),
             versions=(NEWEST,),
         ),
         # these also leave out the check of speculative decoding, which they set back

@@ -6,7 +6,7 @@ whoever asked for it.
 
 from __future__ import annotations
 
-from sglang_speed.features.base import Feature, Refusal, on
+from sglang_speed.features.base import Feature, Refusal, not_beside, on
 from sglang_speed.host.versions import NEWEST, OLDEST
 
 _OLDEST_DIFFERS = "sessions of SGLang 0.5.17 hold KV otherwise, and are not proven with the deep band"
@@ -19,14 +19,11 @@ FEATURE = Feature(
     refusals=(
         Refusal("--enable-streaming-session", on("enable_streaming_session"), _OLDEST_DIFFERS, versions=(OLDEST,)),
         Refusal("--enable-session-radix-cache", on("enable_session_radix_cache"), _OLDEST_DIFFERS, versions=(OLDEST,)),
-        Refusal(
-            "--enable-session-radix-cache with --enable-hierarchical-cache",
+        not_beside(
+            "--enable-session-radix-cache",
+            "--enable-hierarchical-cache",
             lambda args: bool(args.enable_session_radix_cache and args.enable_hierarchical_cache),
             _IN_TWO_PLACES,
-            message=lambda _: (
-                "--enable-session-radix-cache is not supported with --enable-hierarchical-cache and a SPEED model "
-                f"({_IN_TWO_PLACES}); leave one of them out"
-            ),
             versions=(NEWEST,),
         ),
     ),
