@@ -16,7 +16,7 @@ import os
 import time
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -55,6 +55,7 @@ DEFAULTS: Mapping[str, Any] = {
 ABSENT_FIELDS: Mapping[str, Any] = dict.fromkeys(
     ("input_text", "input_embeds", "mm_inputs", "token_type_ids", "token_ids_logprob")
 ) | {"top_logprobs_num": 0, "stream": False}
+freeze = gc.freeze
 MAX_IDLE_STEPS = 50
 """Steps without any forward after which waiting requests count as stuck."""
 COPIES_UNDER_WAY = ("ongoing_write_through", "ongoing_load_back", "ongoing_prefetch", "ongoing_backup")
@@ -315,7 +316,7 @@ def running_scheduler(
     nothing_is_compiled = torch._dynamo.config.patch(disable=True)
     with mock.patch.dict(os.environ, variables), mock.patch.multiple(scheduler_module, **changes), nothing_is_compiled:
         args = ServerArgs(model_path=str(model_path), **{**DEFAULTS, **settings})
-        with _process_as_it_was():
+        with _process_as_it_was(), _nothing_is_unfrozen():
             harness = build_scheduler(args)
             _keep_modules_out_of_collections()
             yield harness
@@ -327,7 +328,12 @@ def _keep_modules_out_of_collections() -> None:
 
     What the first scheduler of a process has loaded by now is never looked at again.
     """
-    gc.freeze()
+    freeze()
+
+
+def _nothing_is_unfrozen() -> AbstractContextManager[Any]:
+    """SGLang freezes all that lives while it records graphs and then unfreezes all, modules too."""
+    return mock.patch.multiple(gc, freeze=lambda: None, unfreeze=lambda: None)
 
 
 def build_scheduler(args: ServerArgs) -> SchedulerHarness:

@@ -252,8 +252,10 @@ def fit_to_deep_bands(scheduler: Any, req: Req, is_retracted: bool = False) -> N
 
 def _refuse_states_of_prompts(pool: BandedReqToTokenPool, req: Req) -> None:
     """Hidden states of all of a prompt are there where all of it is in the decode phase."""
+    if req.return_hidden_states is not True:
+        return
     deep_start = pool.deep_tokens_of(req, pool.deep_bands[0]).deep_start
-    if req.return_hidden_states is True and deep_start > 0:
+    if deep_start > 0:
         req.set_finish_with_abort(
             f"sglang_speed: return_hidden_states=true is not supported for this prompt: {deep_start} of its "
             f"{len(req.origin_input_ids)} tokens have no last hidden state, since they do not pass the deep layers; "

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import importlib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -33,15 +31,6 @@ def cpu_platform() -> None:
     """The schedulers of this folder run on it."""
     if not isinstance(current_platform, CpuPlatform):
         pytest.skip("the CPU platform stands down where there is an accelerator")
-
-
-@pytest.fixture(scope="session", autouse=True)
-def imports_are_no_garbage() -> Iterator[None]:
-    """SGLang collects garbage whenever a scheduler ends; looking through all that was imported takes half a second."""
-    importlib.import_module("sglang.srt.models.registry")  # imports every model; the first scheduler would do it
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

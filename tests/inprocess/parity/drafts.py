@@ -13,7 +13,11 @@ from sglang.srt.arg_groups import speculative_hook
 from tests.scheduler_harness import Answer, SchedulerHarness, running_scheduler
 
 NUM_DRAFTS = 5
-NGRAM: Mapping[str, Any] = {"speculative_algorithm": "NGRAM", "speculative_num_draft_tokens": NUM_DRAFTS}
+NGRAM: Mapping[str, Any] = {
+    "speculative_algorithm": "NGRAM",
+    "speculative_num_draft_tokens": NUM_DRAFTS,
+    "speculative_ngram_capacity": 100_000,  # SGLang's ten million take a second to make
+}
 
 
 def standalone(draft_model: Path) -> Mapping[str, Any]:

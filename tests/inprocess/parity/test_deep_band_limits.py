@@ -126,6 +126,7 @@ def test_images_are_refused_before_they_wait(expected: Expected) -> None:
     req = SimpleNamespace(
         multimodal_inputs=object(),
         token_indices_to_pool=None,
+        return_hidden_states=False,
         set_finish_with_abort=reasons.append,
         to_finish=object(),
     )

@@ -40,11 +40,15 @@ def rounded(tmp_path_factory: pytest.TempPathFactory) -> RoundedCheckpoints:
 
 
 def workload() -> list[Ask]:
-    """Short and long prompts at once, a shared prefix, a scored span, one that comes later."""
-    shared = prompt(40)
+    """Short and long prompts at once, shared prefixes, scored spans, some that come later.
+
+    Prefixes are several because a flip in one is in the answers of all who share it.
+    """
     asks = [Ask(prompt(length, seed=length), 6) for length in (1, 4, 17, 70)]
-    asks += [Ask([*shared, *tokens(5, seed=seed)], 6, scored_from=len(shared) - 3 * seed) for seed in range(2)]
-    return [*asks, Ask(prompt(90), 8, when=3), Ask(shared[:30], 12, when=5)]
+    for shared in (prompt(40, seed=seed) for seed in range(3)):
+        asks += [Ask([*shared, *tokens(5, seed=seed)], 3, scored_from=len(shared) - 3 * seed) for seed in range(2)]
+        asks.append(Ask(shared[:30], 4, when=5))
+    return [*asks, Ask(prompt(90), 8, when=3)]
 
 
 @pytest.mark.parametrize(("name", "kv_dtype", "bands"), CASES, ids=str)

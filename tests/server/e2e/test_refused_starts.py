@@ -33,8 +33,8 @@ def test_without_the_plugin_a_speed_checkpoint_is_not_served(tiny_speed: Path) -
 
 
 def test_with_a_refused_flag_the_server_does_not_start(tiny_speed: Path) -> None:
-    text = failure(tiny_speed, "--enable-return-hidden-states")
-    assert "sglang_speed: --enable-return-hidden-states is not supported with a SPEED model" in text
+    text = failure(tiny_speed, "--enable-torch-compile")
+    assert "sglang_speed: --enable-torch-compile is not supported with a SPEED model" in text
     assert "the server ended with 1\n" in text
     assert "Traceback" not in text
 
