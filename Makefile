@@ -9,6 +9,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 OLDEST := .venv-oldest
+CLIENTS := .venv-clients
+USUAL := not slow and not gpu and not storm and not clients
 CORE := tests/server/host tests/inprocess/attention \
 	$(addprefix tests/inprocess/parity/test_, every_architecture.py another_policy.py gpu_backends.py \
 	pressure.py prefix_reuse.py scores_match.py stock_depth.py triton.py)
@@ -22,7 +24,7 @@ define environment
 	$(1)/bin/pip install --quiet --disable-pip-version-check uv
 endef
 
-.PHONY: help install demo serve bench quick test test-oldest test-slow test-storm soak gpu-bundle gpu-rehearsal \
+.PHONY: help install demo serve bench quick test test-oldest test-slow test-clients test-storm soak gpu-bundle gpu-rehearsal \
 	check check-newest docs wheel format clean
 
 help:  ## list the targets
@@ -53,7 +55,7 @@ quick: $(INSTALLED)  ## format, lint, types and the unit tests: a minute on two 
 	HYPOTHESIS_PROFILE=quick $(BIN)/python -m pytest -q -n $(WORKERS) -m "not long and not slow" tests/unit
 
 test: $(INSTALLED)  ## all tests but those marked slow, gpu or storm
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not gpu and not storm"
+	$(BIN)/python -m pytest -n $(WORKERS) -m "$(USUAL)"
 
 $(OLDEST)/.installed: pyproject.toml
 	$(call environment,$(OLDEST))
@@ -61,10 +63,19 @@ $(OLDEST)/.installed: pyproject.toml
 	touch $@
 
 test-oldest: $(OLDEST)/.installed  ## tests of the core with the oldest SGLang that is supported, in .venv-oldest
-	$(OLDEST)/bin/python -m pytest -n $(WORKERS) -m "not slow and not gpu and not storm" $(CORE)
+	$(OLDEST)/bin/python -m pytest -n $(WORKERS) -m "$(USUAL)" $(CORE)
 
 test-slow: $(INSTALLED)  ## the tests that take minutes
 	$(BIN)/python -m pytest -m "slow and not gpu"
+
+# SGLang's `openai` is older than these want.
+$(CLIENTS)/.installed: pyproject.toml
+	$(call environment,$(CLIENTS))
+	$(CLIENTS)/bin/uv pip install --quiet --python $(CLIENTS) anthropic langchain-openai langgraph 'litellm[proxy]' openai-agents
+	touch $@
+
+test-clients: $(INSTALLED) $(CLIENTS)/.installed  ## clients of other projects on a SPEED server
+	$(BIN)/python -m pytest -m clients tests/server/clients
 
 test-storm: $(INSTALLED)  ## thousands of requests against servers that are too small (STORM_SEED=1)
 	$(BIN)/python -m pytest -m storm tests/server/storm
