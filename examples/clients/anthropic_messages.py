@@ -13,7 +13,7 @@ asked = {
     "system": "You answer in a sentence.",
     "messages": [{"role": "user", "content": "What is the capital of France?"}],
     "max_tokens": 24,
-    "temperature": 0,
+    "extra_body": {"temperature": 0},
 }
 answer = client.messages.create(**asked)
 print(f"answer: {answer.content[0].text!r}, {answer.usage.input_tokens} prompt tokens")

@@ -3,6 +3,7 @@
 python examples/clients/litellm_proxy.py http://127.0.0.1:30000
 """
 
+import os
 import subprocess
 import sys
 import time
@@ -10,12 +11,15 @@ from pathlib import Path
 
 from openai import APIConnectionError, OpenAI
 
-PORT = "4010"
+PORT, KEY = "4010", "sk-local"
 litellm = str(Path(sys.executable).with_name("litellm"))
 options = ["--model", "openai/default", "--api_base", f"{sys.argv[1]}/v1", "--host", "127.0.0.1", "--port", PORT]
-proxy = subprocess.Popen([litellm, *options, "--telemetry", "False"], env={"OPENAI_API_KEY": "none", "HOME": "/tmp"})
+weak = {"LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true"}  # on loopback only
+proxy = subprocess.Popen(
+    [litellm, *options], env={**os.environ, **weak, "LITELLM_MASTER_KEY": KEY, "OPENAI_API_KEY": "none"}
+)
 try:
-    client = OpenAI(base_url=f"http://127.0.0.1:{PORT}/v1", api_key="none")
+    client = OpenAI(base_url=f"http://127.0.0.1:{PORT}/v1", api_key=KEY)
     for _ in range(120):
         try:
             client.models.list()

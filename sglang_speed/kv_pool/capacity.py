@@ -141,9 +141,10 @@ def split_kv_bytes(
         kept = fixed - (fixed - budget_bytes) * deep_percent(config) // 100
     prompt_tokens = (budget_bytes - kept) // cell // page_size * page_size
     if prompt_tokens <= 0:
+        set_by_hand = "" if override is None else f"{DEEP_TOKENS_VARIABLE}={override}: "
         raise ConfigError(
-            f"{DEEP_TOKENS_VARIABLE}={override}: deep tokens and tables take {kept} of the {budget_bytes} bytes for "
-            "KV, which leaves no prompt tokens; lower it or --max-running-requests, or raise --mem-fraction-static"
+            f"{set_by_hand}deep tokens and tables take {kept} of the {budget_bytes} bytes for KV, which leaves no "
+            f"prompt tokens; lower {DEEP_TOKENS_VARIABLE} or --max-running-requests, or raise --mem-fraction-static"
         )
     deep_tokens = deep_tokens_beside(config, prompt_tokens, bytes_per_layer, override, tables, state_layers)
     return KVSplit(prompt_tokens, deep_tokens)

@@ -13,6 +13,7 @@ from sglang_speed.kv_pool.capacity import (
     KVSplit,
     cap_deep_tokens,
     deep_bytes,
+    deep_percent,
     deep_tokens_beside,
     split_kv_bytes,
 )
@@ -53,6 +54,12 @@ def used_bytes(config: SpeedConfig, split: KVSplit, tables: DeepTables) -> int:
 def test_all_pools_and_the_tables_fit_in_the_budget(
     config: SpeedConfig, budget: int, page_size: int, override: int | None, tables: DeepTables
 ) -> None:
+    left = budget - deep_bytes(config, override or 0, BYTES_PER_LAYER, tables)
+    for_prompts = left if override is not None else left * (100 - deep_percent(config)) // 100
+    if for_prompts < page_size * config.stored_layers * BYTES_PER_LAYER:
+        with pytest.raises(ConfigError, match="which leaves no prompt tokens"):
+            split_kv_bytes(config, budget, BYTES_PER_LAYER, page_size, override, tables)
+        return
     split = split_kv_bytes(config, budget, BYTES_PER_LAYER, page_size, override, tables)
     assert used_bytes(config, split, tables) <= budget
     assert split.prompt_tokens % page_size == 0
