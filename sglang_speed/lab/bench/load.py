@@ -48,7 +48,7 @@ class Load:
 class Answer:
     """sent, times: when the request was sent and each token arrived, in seconds of one clock for all answers.
 
-    The tokens of a chunk share its time evenly. ids: the generated tokens.
+    The tokens of a chunk share its time evenly; those of the first have the same. ids: the generated tokens.
     """
 
     sent: float
@@ -94,15 +94,15 @@ class LoadClient(Client):
         )
         output = await self._serving.async_request_sglang_generate(request)
         # after a stream error or an empty answer, bench_serving's times are zero
-        is_timed = output.ttft > 0 and (max_new_tokens == 1 or len(output.itl) > 0)
-        if not output.success or not is_timed or output.output_len != max_new_tokens:
+        if not output.success or not output.ttft > 0 or output.output_len != max_new_tokens:
             self.server.process.require_alive()
             raise RequestFailed(
                 f"{self.url} answered a prompt of {len(prompt)} tokens with {output.output_len} of {max_new_tokens}: "
                 f"{output.error or 'it ended early'}; its log is {self.server.process.log_path}"
             )
         ids = self._tokenizer.encode(output.generated_text, add_special_tokens=False)
-        times = tuple(accumulate(output.itl, initial=output.start_time + output.ttft))
+        later = output.itl or [0.0] * (max_new_tokens - 1)  # none where all tokens came in one chunk
+        times = tuple(accumulate(later, initial=output.start_time + output.ttft))
         return Answer(output.start_time, times, len(prompt), output.cached_tokens, tuple(ids))
 
     def ask_together(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
