@@ -23,7 +23,7 @@ class FakeClient:
         self.capacity = capacity
         self.cached: list[tuple[int, ...]] = []
         self.asked: list[tuple[int, int]] = []
-        self.running = self.waiting = 0
+        self.running = self.waiting = self.most = 0
         self.is_held_up = False
         self.steps = 0
         self.server = SimpleNamespace(prompt_tokens=capacity, contender=SimpleNamespace(config=config))
@@ -54,6 +54,7 @@ class FakeClient:
             await asyncio.sleep(0)
         self.waiting -= 1
         self.running += 1
+        self.most = max(self.most, self.running)
         for _ in range(5):
             await asyncio.sleep(0)
         while self.is_held_up:
@@ -75,9 +76,10 @@ class FakeClient:
         return None
 
     def load(self) -> Load:
-        """Every report is one decode step later."""
+        """Every report is one decode step later, and of the most that have run since the last one."""
         self.steps += 1
-        return Load(self.running, self.waiting, self.steps * self.running)
+        seen, self.most = self.most, self.running
+        return Load(seen, self.waiting, self.steps * self.running)
 
     def delay_steps(self, seconds: float) -> None:
         self.is_held_up = seconds > 0
