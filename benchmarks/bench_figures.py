@@ -1,6 +1,6 @@
 """Write the figures of the README, docs/gpu.md and docs/benchmark.md from committed results, and draw their plots.
 
-python benchmarks/bench_figures.py            # after results/bench_gpu.json or results/bench_cpu.json has changed
+python benchmarks/bench_figures.py            # after a file of results/bench_*.json has changed
 python benchmarks/bench_figures.py --check    # exit code 1 if a page differs from the results
 """
 
@@ -35,6 +35,7 @@ ON_GPU = "benchmarks/results/bench_gpu.json"
 README = ROOT / "README.md"
 GPU_PAGE = ROOT / "docs" / "gpu.md"
 ON_CPU = "benchmarks/results/bench_cpu.json"
+OF_POLICIES = "benchmarks/results/bench_cpu_policies.json"
 PAGE = ROOT / "docs" / "benchmark.md"
 PICTURES = ROOT / "docs" / "figures"
 DRAWN = ("ttft", "turns")
@@ -72,10 +73,13 @@ SHOWN_OF_CPU = (
 
 def main(check: bool = False) -> None:
     """Rewrite the text between the marks of the pages."""
-    gpu, cpu = (json.loads((ROOT / path).read_text(encoding="utf-8")) for path in (ON_GPU, ON_CPU))
+    gpu, cpu, policies = (
+        json.loads((ROOT / path).read_text(encoding="utf-8")) for path in (ON_GPU, ON_CPU, OF_POLICIES)
+    )
     write_figures(README, ON_GPU, headline(gpu), check=check)
     write_figures(GPU_PAGE, ON_GPU, gpu_figures(gpu), check=check)
     write_figures(PAGE, ON_CPU, cpu_figures(cpu), check=check)
+    write_figures(PAGE, OF_POLICIES, policy_figures(policies), check=check)
     if check:
         return
     for path in draw(cpu, PICTURES):
@@ -189,6 +193,37 @@ def cpu_figures(results: Mapping[str, Any]) -> str:
         f"{pool['deep_tokens']} tokens, {deep:.1%} of the bytes; by default it has 6%."
     )
     return "\n".join([*lines, "", where, ""])
+
+
+def policy_figures(results: Mapping[str, Any]) -> str:
+    """A line for each figure with a column for each rival, and where it was measured."""
+    rivals = results["configuration"]["rivals"]
+    heads = [f"{name}, {config['prefill_layers']} of {config['num_layers']}" for name, config in rivals.items()]
+    lines = [f"| | stock SGLang | {' | '.join(heads)} |", "|---" * (2 + len(heads)) + "|"]
+    by_name: dict[str, list[Mapping[str, Any]]] = {}
+    for scenario in results["scenarios"].values():
+        for figure in scenario["figures"]:
+            by_name.setdefault(name_of(figure), []).append(figure)
+    for name, figures in by_name.items():
+        cells = (name, value_of(figures[0], "stock"), *map(beside_ceiling, figures))
+        lines.append(f"| {' | '.join(cells)} |")
+    machine, versions = results["machine"], results["versions"]
+    where = (
+        f"In brackets: times as fast, or as many, as stock, of the most that the arithmetic allows. {machine['cpu']}, "
+        f"{machine['cores']} cores, {model_name(results)}, SGLang {versions['sglang']}, torch {versions['torch']}, "
+        f"commit {results['commit'][:7]}; samples in [the results](../{OF_POLICIES})."
+    )
+    return "\n".join([*lines, "", where, ""])
+
+
+def beside_ceiling(figure: Mapping[str, Any]) -> str:
+    """A value, its ratio to stock's, and the ceiling of that."""
+    value = value_of(figure, figure["rival"])
+    if figure["ratio"] is None:
+        return value
+    most = "" if figure["ceiling"] is None else f" of {figure['ceiling']:.2f}"
+    target = "" if figure["target"] is None else f"; target {target_of(figure, 2)}"
+    return f"{value} (**{figure['ratio']:.2f}**{most}{target})"
 
 
 def figures_of(results: Mapping[str, Any], scenario: str, begin: str) -> list[Mapping[str, Any]]:

@@ -18,7 +18,7 @@ from sglang.srt.mem_cache.memory_pool import KVWriteLoc
 from sglang.srt.model_executor.forward_batch_info import ForwardBatch
 from torch import Tensor
 
-from sglang_speed.attention.adapters import Adapters
+from sglang_speed.attention.adapters import Adapters, are_of_prompts
 from sglang_speed.attention.deep_batch import (
     DecodeBuffers,
     DeepBatch,
@@ -298,7 +298,7 @@ class BandedAttnBackend(AttentionBackend):
         states read them in the midst of an extend, and so do lost anchors; its end is what SGLang takes of who says
         nothing."""
         reads_late = self.from_states is not None or self._is_planned_again
-        if reads_late and mode.is_extend() and not mode.is_target_verify():
+        if reads_late and are_of_prompts(mode):
             return super().shared_read_ends(mode)
         return HOST.last_read([backend.shared_read_ends(mode) for backend in self.backends])
 

@@ -16,7 +16,7 @@ import torch
 from sglang.srt.model_executor.forward_batch_info import ForwardBatch
 from torch import Tensor
 
-from sglang_speed.attention.adapters import RowAdapters
+from sglang_speed.attention.adapters import RowAdapters, are_of_prompts
 from sglang_speed.host.adapter import HOST
 from sglang_speed.kv_pool.deep_band import DeepBand
 
@@ -67,8 +67,7 @@ def is_step(forward_batch: ForwardBatch) -> bool:
 
 
 def has_prompts(forward_batch: ForwardBatch) -> bool:
-    """SGLang calls the verification of drafts an extend too."""
-    return bool(forward_batch.forward_mode.is_extend() and not is_step(forward_batch))
+    return are_of_prompts(forward_batch.forward_mode)
 
 
 def lost_anchors_of(forward_batch: ForwardBatch, band: DeepBand) -> dict[int, tuple[int, ...]]:

@@ -87,6 +87,11 @@ def on(name: str) -> Callable[[Any], bool]:
     return lambda args: bool(getattr(args, name))
 
 
+def asks_for_adapters(args: Any) -> bool:
+    """SGLang turns `enable_lora` on where it checks its arguments, which is later."""
+    return bool(args.enable_lora or (args.enable_lora is None and args.lora_paths))
+
+
 def not_beside(
     one: str, other: str, is_set: Callable[[Any], bool], reason: str, versions: tuple[str, ...] = SUPPORTED_SGLANG
 ) -> Refusal:

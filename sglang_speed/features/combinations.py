@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from sglang_speed.features.base import Feature, Refusal, not_beside, on
+from sglang_speed.features.base import Feature, Refusal, asks_for_adapters, not_beside, on
 from sglang_speed.features.quantization import method_of
 
 IS_SET: dict[str, Callable[[Any], bool]] = {
-    "--enable-lora": lambda args: bool(args.enable_lora or args.lora_paths),
+    "--enable-lora": asks_for_adapters,
     "--enable-hierarchical-cache": on("enable_hierarchical_cache"),
     "NGRAM": lambda args: bool(args.speculative_algorithm == "NGRAM"),
     "STANDALONE": lambda args: bool(args.speculative_algorithm == "STANDALONE"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from sglang_speed.features.base import Feature, Refusal, above_one, is_not, on
+from sglang_speed.features.base import Feature, Refusal, above_one, asks_for_adapters, is_not, on
 from sglang_speed.host.versions import NEWEST, OLDEST
 
 STORES = ("file",)
@@ -26,7 +26,7 @@ def _beside(other: str, is_set: Callable[[Any], bool], reason: str) -> Refusal:
 
 
 def _stores_adapted(args: Any) -> bool:
-    return bool(args.hicache_storage_backend and (args.enable_lora or args.lora_paths))
+    return bool(args.hicache_storage_backend) and asks_for_adapters(args)
 
 
 FEATURE = Feature(

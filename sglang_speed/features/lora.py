@@ -12,7 +12,7 @@ from sglang.srt.configs.model_config import AttentionArch
 from sglang.srt.plugins.hook_registry import HookType
 
 from sglang_speed.errors import ConfigError
-from sglang_speed.features.base import Feature, Refusal, on
+from sglang_speed.features.base import Feature, Refusal, asks_for_adapters, on
 from sglang_speed.features.quantization import method_of
 from sglang_speed.host.hook import Hook
 from sglang_speed.host.versions import NEWEST, OLDEST
@@ -40,26 +40,21 @@ _MANAGER = "sglang.srt.lora.lora_manager.LoRAManager"
 _IN_PART = "SGLang leaves out what it does not know of an adapter, with a warning or none, and serves the rest of it"
 
 
-def _is_asked(args: Any) -> bool:
-    """SGLang turns `enable_lora` on where it checks its arguments, which is later."""
-    return bool(args.enable_lora or (args.enable_lora is None and args.lora_paths))
-
-
 def _has_layers_of_transformers(args: Any) -> bool:
-    return _is_asked(args) and ARCHITECTURES[args.get_model_config().hf_config.model_type].is_of_transformers
+    return asks_for_adapters(args) and ARCHITECTURES[args.get_model_config().hf_config.model_type].is_of_transformers
 
 
 def _has_latent_attention(args: Any) -> bool:
-    return _is_asked(args) and args.get_model_config().attention_arch == AttentionArch.MLA
+    return asks_for_adapters(args) and args.get_model_config().attention_arch == AttentionArch.MLA
 
 
 def _uses_another_backend(args: Any) -> bool:
-    return _is_asked(args) and args.lora_backend != (ON_CPU if args.device == "cpu" else ON_GPU)
+    return asks_for_adapters(args) and args.lora_backend != (ON_CPU if args.device == "cpu" else ON_GPU)
 
 
 def _on_gpu(is_set: Callable[[Any], bool]) -> Callable[[Any], bool]:
     """Adapters on a GPU beside something."""
-    return lambda args: _is_asked(args) and args.device != "cpu" and is_set(args)
+    return lambda args: asks_for_adapters(args) and args.device != "cpu" and is_set(args)
 
 
 def refuse_unread_settings(manager: Any, lora_config: Any, lora_ref: Any) -> None:
