@@ -32,7 +32,10 @@ def _stores_adapted(args: Any) -> bool:
 FEATURE = Feature(
     name="hierarchical cache",
     served=("--enable-hierarchical-cache", "--hicache-storage-backend file"),
-    proof=("tests/inprocess/parity/test_hierarchical_cache.py",),
+    proof=(
+        "tests/inprocess/parity/test_hierarchical_cache.py",
+        "tests/server/e2e/test_stored_prefixes_over_http.py",
+    ),
     refusals=(
         Refusal(
             "--enable-hierarchical-cache",

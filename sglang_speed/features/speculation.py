@@ -99,7 +99,11 @@ _SPEC_DECODE_MORE = ("nxt_kv_lens", "nxt_kv_lens_cpu", "num_needed_tokens", "bat
 FEATURE = Feature(
     name="speculative decoding, diffusion models",
     served=("--speculative-algorithm NGRAM, STANDALONE (0.5.23)",),
-    proof=("tests/inprocess/parity/test_speculation.py", "tests/inprocess/platforms/test_cpu_speculation.py"),
+    proof=(
+        "tests/inprocess/parity/test_speculation.py",
+        "tests/inprocess/platforms/test_cpu_speculation.py",
+        "tests/server/e2e/test_drafts_over_http.py",
+    ),
     note="[which drafts](speculation.md)",
     hooks=(
         Hook(

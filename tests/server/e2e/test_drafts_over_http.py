@@ -14,10 +14,10 @@ from tests.server.conftest import REPORT_FLAGS, SERVER_ENV, SERVER_FLAGS
 from tests.server.e2e.asking import Asker, long_prompt
 from tests.server.e2e.reference_answers import Reference
 from tests.server.servers import running_server
-from tests.tiny_models import ids_of
+from tests.tiny_models import ids_of, make_tiny_model
 
 pytestmark = [
-    pytest.mark.slow,  # a server of its own
+    pytest.mark.slow,  # servers of its own
     pytest.mark.skipif(IS_OLDEST, reason="refused there, see test_refused_settings"),
 ]
 
@@ -27,9 +27,17 @@ NUM_TOKENS = 48
 """A random model repeats itself after some tokens, which is what NGRAM drafts."""
 
 
-@pytest.fixture(scope="module")
-def asker(tiny_speed: Path, reference: Reference) -> Iterator[Asker]:
-    flags = (*SERVER_FLAGS, *REPORT_FLAGS, "--speculative-algorithm", "NGRAM")
+@pytest.fixture(scope="module", params=["NGRAM", "STANDALONE"])
+def asker(
+    request: pytest.FixtureRequest, tiny_speed: Path, reference: Reference, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Asker]:
+    """STANDALONE drafts with the same weights at full depth, which often say the same."""
+    drafting = ["--speculative-algorithm", request.param]
+    if request.param == "STANDALONE":
+        draft_model = make_tiny_model(tmp_path_factory.mktemp("draft"))
+        drafting += ["--speculative-draft-model-path", str(draft_model), "--speculative-num-steps", "3"]
+        drafting += ["--speculative-eagle-topk", "1", "--speculative-num-draft-tokens", "4"]
+    flags = (*SERVER_FLAGS, *REPORT_FLAGS, *drafting)
     with running_server(tiny_speed, *flags, env=SERVER_ENV, in_new_interpreter=True) as server:
         yield Asker(server, reference)
         assert server.is_alive, server.log[-6000:]
