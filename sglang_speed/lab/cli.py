@@ -70,6 +70,13 @@ def convert(options: ConvertOptions) -> None:
     made = make_checkpoint(
         local_checkpoint(options.source), options.destination, copy=options.copy, **options.settings()
     )
+    if options.json:
+        from json import dumps
+
+        speed, training = {"policy": made.speed.policy, **made.speed.to_dict()}, made.training.name.lower()
+        said = {"path": str(made.path), "weights": made.placement, "training": training, "speed": speed}
+        print(dumps(said, indent=2))
+        return
     depth = f"{options.bands.prefill_layers} of {made.speed.num_layers} prefill layers, policy {made.speed.policy}"
     print(f"{made.path}: {depth}, weights by {made.placement}")
     if made.training is Training.UNTRAINED:
