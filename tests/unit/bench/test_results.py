@@ -20,6 +20,7 @@ from sglang_speed.lab.bench.run import Comparison, series
 from sglang_speed.lab.bench.scenarios import SCENARIOS
 from sglang_speed.method.cost import Rates
 
+RESULTS = Path(__file__).parents[3] / "benchmarks" / "results"
 TTFT = Figure("prefill", "TTFT, 8192 tokens", "s", ceiling=1.33, target=1.28, is_headline=True)
 SHORT = Figure("prefill", "TTFT, 1024 tokens", "s", ceiling=1.32)
 TOKENS = Figure("capacity", "prompt tokens in the pool", "tokens", 4 / 3, 1.3, "higher")
@@ -207,3 +208,10 @@ def test_no_curve_is_cut(results: dict[str, Any]) -> None:
             assert axes.get_ylim()[1] >= 1.1 * highest
             assert axes.get_ylabel()
             assert axes.get_xlabel() or axes is page.axes[0]
+
+
+def test_times_are_drawn_beside_what_drafts_gain(tmp_path: Path) -> None:
+    """A count of tokens has no context length."""
+    results = json.loads((RESULTS / "bench_cpu_ngram.json").read_text(encoding="utf-8"))
+    assert "tokens in a step" in {figure["figure"] for figure in results["scenarios"]["decode"]["figures"]}
+    assert "tpot" in {path.stem for path in draw(results, tmp_path)}
