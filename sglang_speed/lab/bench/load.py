@@ -63,7 +63,11 @@ class Answer:
 
     @property
     def tpot(self) -> float:
-        """Seconds per token after the first."""
+        """Seconds per token after the first. Raises RequestFailed where all came at once."""
+        if self.times[-1] == self.times[0]:
+            raise RequestFailed(
+                f"{len(self.times)} tokens came at once, so that no step was timed: ask for more tokens"
+            )
         return (self.times[-1] - self.times[0]) / (len(self.times) - 1)
 
 
@@ -94,14 +98,15 @@ class LoadClient(Client):
         )
         output = await self._serving.async_request_sglang_generate(request)
         # after a stream error or an empty answer, bench_serving's times are zero
-        if not output.success or not output.ttft > 0 or output.output_len != max_new_tokens:
+        if not output.success or output.ttft <= 0 or output.output_len != max_new_tokens:
             self.server.process.require_alive()
             raise RequestFailed(
                 f"{self.url} answered a prompt of {len(prompt)} tokens with {output.output_len} of {max_new_tokens}: "
                 f"{output.error or 'it ended early'}; its log is {self.server.process.log_path}"
             )
         ids = self._tokenizer.encode(output.generated_text, add_special_tokens=False)
-        later = output.itl or [0.0] * (max_new_tokens - 1)  # none where all tokens came in one chunk
+        at_once = max_new_tokens - 1 - len(output.itl)  # no times are given of tokens that came with the first
+        later = [0.0] * at_once + output.itl
         times = tuple(accumulate(later, initial=output.start_time + output.ttft))
         return Answer(output.start_time, times, len(prompt), output.cached_tokens, tuple(ids))
 

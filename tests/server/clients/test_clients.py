@@ -50,7 +50,7 @@ def test_a_client_is_answered(server: RunningServer, name: str, lines: list[str]
     assert [line for line in lines if not re.search(f"^{line}", said.replace('"', "'"), re.MULTILINE)] == [], said
 
 
-def test_sglangs_own_load_generator_is_answered(server: RunningServer) -> None:
+def test_sglangs_own_load_generator_is_answered(server: RunningServer, tmp_path: Path) -> None:
     model = requests.get(f"{server.url}/model_info", timeout=60).json()["model_path"]
     lengths = ("--random-input-len", "64", "--random-output-len", "8", "--random-range-ratio", "1")
     options = (
@@ -64,7 +64,9 @@ def test_sglangs_own_load_generator_is_answered(server: RunningServer) -> None:
         "6",
         *lengths,
     )
-    said = printed(sys.executable, "-m", "sglang.bench_serving", "--backend", "sglang", *options)
+    said = printed(
+        sys.executable, "-m", "sglang.bench_serving", "--backend", "sglang", *options, "--output-file", tmp_path / "out"
+    )
     assert re.search(r"Successful requests:\s+6\s*$", said, re.MULTILINE), said
 
 

@@ -90,7 +90,7 @@ def shared_step(answers: Sequence[Answer]) -> float:
     steps = []
     for answer in answers:
         inside = [at for at in answer.times if begin <= at <= end]
-        if len(inside) < 2:
+        if len(inside) < 2 or begin == end:
             raise RequestFailed(f"{len(answers)} requests did not decode together: too few tokens were requested")
         steps.append((inside[-1] - inside[0]) / (len(inside) - 1))
     return median(steps)
