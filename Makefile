@@ -24,8 +24,8 @@ define environment
 	$(1)/bin/pip install --quiet --disable-pip-version-check uv
 endef
 
-.PHONY: help install demo serve bench quick test test-oldest test-slow test-clients test-storm soak gpu-bundle gpu-rehearsal \
-	check check-newest docs wheel format clean
+.PHONY: help install demo serve bench quick test test-oldest test-slow test-clients test-storm soak \
+	gpu-bundle gpu-rehearsal check check-newest docs wheel format clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -54,7 +54,7 @@ quick: $(INSTALLED)  ## format, lint, types and the unit tests: a minute on two 
 	$(BIN)/mypy
 	HYPOTHESIS_PROFILE=quick $(BIN)/python -m pytest -q -n $(WORKERS) -m "not long and not slow" tests/unit
 
-test: $(INSTALLED)  ## all tests but those marked slow, gpu or storm
+test: $(INSTALLED)  ## all tests but those marked slow, gpu, storm or clients
 	$(BIN)/python -m pytest -n $(WORKERS) -m "$(USUAL)"
 
 $(OLDEST)/.installed: pyproject.toml
@@ -68,7 +68,7 @@ test-oldest: $(OLDEST)/.installed  ## tests of the core with the oldest SGLang t
 test-slow: $(INSTALLED)  ## the tests that take minutes
 	$(BIN)/python -m pytest -m "slow and not gpu"
 
-# SGLang's `openai` is older than these want.
+# These want a newer `openai` than SGLang's.
 $(CLIENTS)/.installed: pyproject.toml
 	$(call environment,$(CLIENTS))
 	$(CLIENTS)/bin/uv pip install --quiet --python $(CLIENTS) anthropic langchain-openai langgraph 'litellm[proxy]' openai-agents

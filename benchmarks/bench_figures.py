@@ -222,8 +222,8 @@ def beside_ceiling(figure: Mapping[str, Any]) -> str:
     if figure["ratio"] is None:
         return value
     most = "" if figure["ceiling"] is None else f" of {figure['ceiling']:.2f}"
-    target = "" if figure["target"] is None else f"; target {target_of(figure, 2)}"
-    return f"{value} (**{figure['ratio']:.2f}**{most}{target})"
+    target = "" if figure["target"] is None else f"; target {target_of(figure, 3)}"
+    return f"{value} (**{figure['ratio']:.3f}**{most}{target})"
 
 
 def figures_of(results: Mapping[str, Any], scenario: str, begin: str) -> list[Mapping[str, Any]]:

@@ -55,7 +55,6 @@ DEFAULTS: Mapping[str, Any] = {
 ABSENT_FIELDS: Mapping[str, Any] = dict.fromkeys(
     ("input_text", "input_embeds", "mm_inputs", "token_type_ids", "token_ids_logprob")
 ) | {"top_logprobs_num": 0, "stream": False}
-freeze = gc.freeze
 MAX_IDLE_STEPS = 50
 """Steps without any forward after which waiting requests count as stuck."""
 COPIES_UNDER_WAY = ("ongoing_write_through", "ongoing_load_back", "ongoing_prefetch", "ongoing_backup")
@@ -316,8 +315,9 @@ def running_scheduler(
     nothing_is_compiled = torch._dynamo.config.patch(disable=True)
     with mock.patch.dict(os.environ, variables), mock.patch.multiple(scheduler_module, **changes), nothing_is_compiled:
         args = ServerArgs(model_path=str(model_path), **{**DEFAULTS, **settings})
-        with _process_as_it_was(), _nothing_is_unfrozen():
-            harness = build_scheduler(args)
+        with _process_as_it_was():
+            with _nothing_is_unfrozen():
+                harness = build_scheduler(args)
             _keep_modules_out_of_collections()
             yield harness
 
@@ -328,7 +328,7 @@ def _keep_modules_out_of_collections() -> None:
 
     What the first scheduler of a process has loaded by now is never looked at again.
     """
-    freeze()
+    gc.freeze()
 
 
 def _nothing_is_unfrozen() -> AbstractContextManager[Any]:

@@ -49,7 +49,7 @@ class Adapters:
         return [replace(batch, adapters=self._of_rows(batch)) for batch in batches]
 
     def _of_rows(self, batch: DeepBatch) -> RowAdapters | None:
-        if batch.forward_batch is None or not are_of_prompts(batch.forward_batch.forward_mode):
+        if batch.forward_batch is None or not has_prompts(batch.forward_batch.forward_mode):
             return None
         rows, backend = copy.copy(batch.forward_batch), self._manager.lora_backend
         rows.return_logprob = False  # logits are of the whole batch
@@ -63,6 +63,6 @@ class Adapters:
             vars(backend).update(held)
 
 
-def are_of_prompts(mode: Any) -> bool:
-    """SGLang calls the verification of drafts an extend too."""
+def has_prompts(mode: Any) -> bool:
+    """Whether a forward takes rows of prompts. SGLang calls the verification of drafts an extend too."""
     return bool(mode.is_extend() and not mode.is_target_verify())

@@ -18,12 +18,11 @@ from sglang.srt.mem_cache.memory_pool import KVWriteLoc
 from sglang.srt.model_executor.forward_batch_info import ForwardBatch
 from torch import Tensor
 
-from sglang_speed.attention.adapters import Adapters, are_of_prompts
+from sglang_speed.attention.adapters import Adapters, has_prompts
 from sglang_speed.attention.deep_batch import (
     DecodeBuffers,
     DeepBatch,
     build_deep_batches,
-    has_prompts,
     is_step,
     lost_anchors_of,
     request_rows,
@@ -175,12 +174,12 @@ class BandedAttnBackend(AttentionBackend):
             self._plan_is(forward_batch, batches)
             return
         self.shallow.init_forward_metadata(forward_batch)
-        if self.filling is not None and has_prompts(forward_batch):
+        if self.filling is not None and has_prompts(forward_batch.forward_mode):
             lengths = zip(forward_batch.extend_prefix_lens_cpu, forward_batch.extend_seq_lens_cpu, strict=True)
             self.req_to_token_pool.fill(request_rows(forward_batch), list(map(sum, lengths)))
         bands = [each.band for each in self.deep]
         self._is_planned_again = bool(lost_anchors_of(forward_batch, bands[0]))
-        if self.from_states is not None and has_prompts(forward_batch):
+        if self.from_states is not None and has_prompts(forward_batch.forward_mode):
             self._planned = (forward_batch, self._plan_rows(forward_batch, bands, self.from_states.max_rows))
             return
         batches = self._with_adapters(build_deep_batches(forward_batch, bands))
@@ -298,7 +297,7 @@ class BandedAttnBackend(AttentionBackend):
         states read them in the midst of an extend, and so do lost anchors; its end is what SGLang takes of who says
         nothing."""
         reads_late = self.from_states is not None or self._is_planned_again
-        if reads_late and are_of_prompts(mode):
+        if reads_late and has_prompts(mode):
             return super().shared_read_ends(mode)
         return HOST.last_read([backend.shared_read_ends(mode) for backend in self.backends])
 

@@ -16,7 +16,7 @@ import torch
 from sglang.srt.model_executor.forward_batch_info import ForwardBatch
 from torch import Tensor
 
-from sglang_speed.attention.adapters import RowAdapters, are_of_prompts
+from sglang_speed.attention.adapters import RowAdapters, has_prompts
 from sglang_speed.host.adapter import HOST
 from sglang_speed.kv_pool.deep_band import DeepBand
 
@@ -66,14 +66,10 @@ def is_step(forward_batch: ForwardBatch) -> bool:
     return bool(mode.is_decode() or mode.is_target_verify())
 
 
-def has_prompts(forward_batch: ForwardBatch) -> bool:
-    return are_of_prompts(forward_batch.forward_mode)
-
-
 def lost_anchors_of(forward_batch: ForwardBatch, band: DeepBand) -> dict[int, tuple[int, ...]]:
     """Request rows of a batch whose anchors are to be computed in front of it, and the token ids of these; lost in one
     band, they are computed in all."""
-    if not has_prompts(forward_batch):
+    if not has_prompts(forward_batch.forward_mode):
         return {}
     states = ((row, band.rows[row]) for row in request_rows(forward_batch))
     return {row: state.lost_anchors for row, state in states if state.lost_anchors}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from json import dumps
 from pathlib import Path
 from typing import Annotated
 
@@ -71,11 +72,9 @@ def convert(options: ConvertOptions) -> None:
         local_checkpoint(options.source), options.destination, copy=options.copy, **options.settings()
     )
     if options.json:
-        from json import dumps
+        from sglang_speed.checkpoints.describe import describe
 
-        speed, training = {"policy": made.speed.policy, **made.speed.to_dict()}, made.training.name.lower()
-        said = {"path": str(made.path), "weights": made.placement, "training": training, "speed": speed}
-        print(dumps(said, indent=2))
+        print(dumps({**describe(made.path).to_dict(), "placement": made.placement}, indent=2))
         return
     depth = f"{options.bands.prefill_layers} of {made.speed.num_layers} prefill layers, policy {made.speed.policy}"
     print(f"{made.path}: {depth}, weights by {made.placement}")
@@ -106,8 +105,6 @@ def inspect(
 
     description = describe(local_checkpoint(checkpoint))
     if json:
-        from json import dumps
-
         print(dumps(description.to_dict(), indent=2))
         return
     from rich.console import Console
@@ -130,7 +127,6 @@ def doctor(
     found = list(findings(model))
     if json:
         from dataclasses import asdict
-        from json import dumps
 
         print(dumps([asdict(each) for each in found], indent=2))
     else:

@@ -61,15 +61,6 @@ class Answer:
     def ttft(self) -> float:
         return self.times[0] - self.sent
 
-    @property
-    def tpot(self) -> float:
-        """Seconds per token after the first. Raises RequestFailed where all came at once."""
-        if self.times[-1] == self.times[0]:
-            raise RequestFailed(
-                f"{len(self.times)} tokens came at once, so that no step was timed: ask for more tokens"
-            )
-        return (self.times[-1] - self.times[0]) / (len(self.times) - 1)
-
 
 class LoadClient(Client):
     """Sends timed requests to a server. tokenizer: turns its text back into tokens, as a chat client does."""

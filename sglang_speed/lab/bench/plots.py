@@ -171,10 +171,8 @@ def _ceilings(results: Mapping[str, Any], kind: str, rival: str) -> dict[float, 
     figures = results["scenarios"].get(scenario, {}).get("figures", [])
     found = {}
     for figure in figures:
-        if not figure["figure"].startswith(kind):
-            continue  # e.g. what was accepted of drafts
-        length = next(int(word) for word in figure["figure"].split() if word.isdigit())
         is_shown = "behind" not in figure["figure"] if kind == "TTFT" else figure["figure"].endswith("batch 1")
         if is_shown and figure["rival"] == rival:
+            length = next(int(word) for word in figure["figure"].split() if word.isdigit())
             found[float(length)] = figure["ceiling"]
     return found

@@ -88,7 +88,7 @@ class ConvertOptions:
     destination: Annotated[Path, typer.Argument(help="Directory to make; must be absent or empty.")]
     bands: BandOptions
     copy: Annotated[bool, typer.Option("--copy", help="Copy the weights instead of linking them.")] = False
-    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a sentence.")] = False
+    json: Annotated[bool, typer.Option("--json", help="Print what was made as JSON.")] = False
 
     def settings(self) -> dict[str, Any]:
         """ConfigError where no cutoff was named: a checkpoint keeps it."""

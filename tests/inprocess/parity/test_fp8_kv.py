@@ -45,10 +45,9 @@ def workload() -> list[Ask]:
     Prefixes are several because a flip in one is in the answers of all who share it.
     """
     asks = [Ask(prompt(length, seed=length), 6) for length in (1, 4, 17, 70)]
-    for shared in (prompt(40, seed=seed) for seed in range(3)):
-        asks += [Ask([*shared, *tokens(5, seed=seed)], 3, scored_from=len(shared) - 3 * seed) for seed in range(2)]
-        asks.append(Ask(shared[:30], 4, when=5))
-    return [*asks, Ask(prompt(90), 8, when=3)]
+    for shared in (prompt(40, seed=seed) for seed in range(5)):
+        asks += [Ask([*shared, *tokens(5, seed=seed)], 6, scored_from=len(shared) - 3 * seed) for seed in range(2)]
+    return [*asks, Ask(prompt(90), 8, when=3), Ask(prompt(40)[:30], 12, when=5)]
 
 
 @pytest.mark.parametrize(("name", "kv_dtype", "bands"), CASES, ids=str)

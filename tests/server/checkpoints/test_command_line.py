@@ -28,11 +28,18 @@ def test_convert_then_inspect(llama: Path, tmp_path: Path) -> None:
     assert "75% of full depth" in command("inspect", tmp_path / "speed").stdout
 
 
-def test_a_policy_that_needs_no_training_is_not_called_untrained(llama: Path, tmp_path: Path) -> None:
+def test_convert_says_in_json_what_inspect_does(llama: Path, tmp_path: Path) -> None:
     made = command("convert", llama, tmp_path / "pop", "--prefill-layers", 3, "--policy", "pop", "--copy", "--json")
     told = json.loads(made.stdout)
-    assert (told["path"], told["weights"], told["training"]) == (str(tmp_path / "pop"), "copy", "not_needed")
+    assert (told["path"], told["training"]) == (str(tmp_path / "pop"), "not_needed")
     assert (told["speed"]["policy"], told["speed"]["prefill_layers"]) == ("pop", 3)
+    assert told.pop("placement") == "copy"
+    assert told == json.loads(command("inspect", tmp_path / "pop", "--json").stdout)
+
+
+def test_a_policy_that_needs_no_training_is_not_called_untrained(llama: Path, tmp_path: Path) -> None:
+    made = command("convert", llama, tmp_path / "pop", "--prefill-layers", 3, "--policy", "pop", "--copy")
+    assert made.stdout == f"{tmp_path / 'pop'}: 3 of 4 prefill layers, policy pop, weights by copy\n"
     assert SpeedConfig.from_checkpoint(tmp_path / "pop") == SpeedConfig(4, 3, 0, 1, policy="pop")
     said = " ".join(command("inspect", tmp_path / "pop").stdout.split())
     for part in ("filled in from the cutoff", "not needed", "100% of full depth", "125% of full depth"):

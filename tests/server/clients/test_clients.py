@@ -14,8 +14,6 @@ import requests
 from tests.server.conftest import REPORT_FLAGS
 from tests.server.servers import RunningServer, running_server
 
-pytestmark = pytest.mark.clients
-
 ROOT = Path(__file__).parents[3]
 EXAMPLES = ROOT / "examples" / "clients"
 PYTHON = ROOT / ".venv-clients" / "bin" / "python"
@@ -35,6 +33,7 @@ def printed(*command: str | Path) -> str:
     return done.stdout
 
 
+@pytest.mark.clients
 @pytest.mark.parametrize(
     ("name", "lines"),
     [
@@ -50,23 +49,13 @@ def test_a_client_is_answered(server: RunningServer, name: str, lines: list[str]
     assert [line for line in lines if not re.search(f"^{line}", said.replace('"', "'"), re.MULTILINE)] == [], said
 
 
+@pytest.mark.clients
 def test_sglangs_own_load_generator_is_answered(server: RunningServer, tmp_path: Path) -> None:
     model = requests.get(f"{server.url}/model_info", timeout=60).json()["model_path"]
-    lengths = ("--random-input-len", "64", "--random-output-len", "8", "--random-range-ratio", "1")
-    options = (
-        "--base-url",
-        server.url,
-        "--model",
-        model,
-        "--dataset-name",
-        "random-ids",
-        "--num-prompts",
-        "6",
-        *lengths,
-    )
-    said = printed(
-        sys.executable, "-m", "sglang.bench_serving", "--backend", "sglang", *options, "--output-file", tmp_path / "out"
-    )
+    sizes = ["--num-prompts", "6", "--random-input-len", "64", "--random-output-len", "8", "--random-range-ratio", "1"]
+    asked = ("--base-url", server.url, "--model", model, "--dataset-name", "random-ids", *sizes)
+    command = (sys.executable, "-m", "sglang.bench_serving", "--backend", "sglang")
+    said = printed(*command, *asked, "--output-file", tmp_path / "requests.jsonl")
     assert re.search(r"Successful requests:\s+6\s*$", said, re.MULTILINE), said
 
 

@@ -24,6 +24,8 @@ def test_the_scrape_configuration_for_kubernetes_is_valid(tmp_path: Path) -> Non
     """Debian's Prometheus was built without Kubernetes: another discovery takes its place, the rest is checked."""
     config = yaml.safe_load((PROMETHEUS / "kubernetes.yml").read_text(encoding="utf-8"))
     (job,) = config["scrape_configs"]
+    (elsewhere,) = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text(encoding="utf-8"))["scrape_configs"]
+    assert job["metric_relabel_configs"] == elsewhere["metric_relabel_configs"]
     assert job.pop("kubernetes_sd_configs") == [{"role": "pod"}]
     job["static_configs"] = [{"targets": ["a:30000"]}]
     (tmp_path / "kubernetes.yml").write_text(yaml.safe_dump({**config, "rule_files": []}), encoding="utf-8")

@@ -79,7 +79,7 @@ class FakeClient:
         """Every report is one decode step later, and of the most that have run since the last one."""
         self.steps += 1
         seen, self.most = self.most, self.running
-        return Load(seen, self.waiting, self.steps * self.running)
+        return Load(seen, self.waiting, self.steps * seen)
 
     def delay_steps(self, seconds: float) -> None:
         self.is_held_up = seconds > 0

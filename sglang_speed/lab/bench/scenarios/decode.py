@@ -86,7 +86,7 @@ def shared_step(answers: Sequence[Answer]) -> float:
 
     Raises RequestFailed if fewer than two tokens of a request arrived in between.
     """
-    begin, end = max(one.times[0] for one in answers), min(one.times[-1] for one in answers)
+    begin, end = max(one.times[0] for one in answers), min(one.times[-1] for one in answers)  # equal: all at once
     steps = []
     for answer in answers:
         inside = [at for at in answer.times if begin <= at <= end]

@@ -9,7 +9,7 @@ from sglang_speed.lab.bench.models import Model
 from sglang_speed.lab.bench.results import Figure, Reading
 from sglang_speed.lab.bench.rivals import EQUAL, STOCK
 from sglang_speed.lab.bench.scenarios.base import Measurement, Scenario, Setting, alternating
-from sglang_speed.lab.bench.scenarios.decode import ask_all, decode_step
+from sglang_speed.lab.bench.scenarios.decode import ask_all, decode_step, shared_step
 
 TARGET = 0.98
 """`Lc = L` within 2% of stock."""
@@ -35,7 +35,7 @@ class Overhead(Scenario):
                 answer = await client.ask(prompt, profile.decode_tokens)
                 if repeat >= 0:  # the first round warms up
                     yield Reading({EQUAL: ttft}, side, answer.ttft)
-                    yield Reading({EQUAL: tpot}, side, answer.tpot)
+                    yield Reading({EQUAL: tpot}, side, shared_step([answer]))
 
 
 class SchedulerStep(Scenario):
