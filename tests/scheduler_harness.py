@@ -16,7 +16,7 @@ import os
 import time
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -316,8 +316,7 @@ def running_scheduler(
     with mock.patch.dict(os.environ, variables), mock.patch.multiple(scheduler_module, **changes), nothing_is_compiled:
         args = ServerArgs(model_path=str(model_path), **{**DEFAULTS, **settings})
         with _process_as_it_was():
-            with _nothing_is_unfrozen():
-                harness = build_scheduler(args)
+            harness = build_scheduler(args)
             _keep_modules_out_of_collections()
             yield harness
 
@@ -329,11 +328,6 @@ def _keep_modules_out_of_collections() -> None:
     What the first scheduler of a process has loaded by now is never looked at again.
     """
     gc.freeze()
-
-
-def _nothing_is_unfrozen() -> AbstractContextManager[Any]:
-    """SGLang freezes all that lives while it records graphs and then unfreezes all, modules too."""
-    return mock.patch.multiple(gc, freeze=lambda: None, unfreeze=lambda: None)
 
 
 def build_scheduler(args: ServerArgs) -> SchedulerHarness:
