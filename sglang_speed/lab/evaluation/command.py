@@ -14,7 +14,7 @@ from sglang_speed.lab.common.client import Client
 from sglang_speed.lab.common.local_server import exit_on_sigterm
 from sglang_speed.lab.common.outputs import Outputs
 from sglang_speed.lab.common.progress import print_written, progress_bars, wide_console
-from sglang_speed.lab.evaluation import NUM_SAMPLES
+from sglang_speed.lab.evaluation import DEFAULT_TASKS, NUM_SAMPLES
 from sglang_speed.lab.evaluation.measure import RESPONSES
 from sglang_speed.lab.evaluation.options import EvaluationOptions
 from sglang_speed.lab.evaluation.plots import draw
@@ -57,12 +57,13 @@ def evaluate(options: EvaluationOptions) -> None:
     console.print(f"logs and answers are in {logs}", soft_wrap=True)
     with progress_bars(console) as progress:
         watch = progress_watcher(progress)
-        Evaluation(full_depth, subjects, suite, chat_format, results, references, logs, flags, watch).run()
+        run = Evaluation(full_depth, subjects, suite, chat_format, results, references, logs, flags, watch)
+        run.run(options.servers)
     finish(results, outputs)
 
 
 def suite_of(options: EvaluationOptions) -> Suite:
-    """The chosen tasks; all if none is named."""
+    """The chosen tasks."""
     for name in options.task or ():
         if name not in TASK_NAMES:
             raise ConfigError(f"--task {name} is not one of {', '.join(TASK_NAMES)}: choose some of these")
@@ -70,7 +71,9 @@ def suite_of(options: EvaluationOptions) -> Suite:
         raise ConfigError(
             f"--samples {options.samples} is below 2: an error needs several items; {NUM_SAMPLES} is the default"
         )
-    tasks = tuple(dict.fromkeys(options.task or TASK_NAMES))
+    if options.servers < 1:
+        raise ConfigError(f"--servers {options.servers} is below 1: give the number of servers to run at a time")
+    tasks = tuple(dict.fromkeys(options.task or DEFAULT_TASKS))
     return Suite(tasks, options.samples, options.seed, tuple(sorted(set(options.length or LENGTHS))))
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from sglang_speed.lab.evaluation import NUM_SAMPLES, TASK_NAMES
+from sglang_speed.lab.evaluation import DEFAULT_TASKS, NUM_SAMPLES, TASK_NAMES
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,17 @@ class EvaluationOptions:
         list[int] | None, typer.Option(help="Tail tokens to serve SPEED checkpoints with; may be given several times.")
     ] = None
     task: Annotated[
-        list[str] | None, typer.Option(help=f"{', '.join(TASK_NAMES)}; may be given several times; default: all.")
+        list[str] | None,
+        typer.Option(help=f"{', '.join(TASK_NAMES)}; may be given several times; default: {', '.join(DEFAULT_TASKS)}."),
     ] = None
     samples: Annotated[int, typer.Option(help="Questions in each task.")] = NUM_SAMPLES
     length: Annotated[
         list[int] | None, typer.Option(help="Words in a text with a needle; may be given several times.")
     ] = None
     seed: Annotated[int, typer.Option(help="Random seed.")] = 0
+    servers: Annotated[
+        int, typer.Option(help="Servers at a time; on a CPU with OMP_NUM_THREADS=1, one for each core.")
+    ] = 1
     json: Annotated[
         Path | None, typer.Option(help="JSON file to write; a later run does not ask again what is in it.")
     ] = None

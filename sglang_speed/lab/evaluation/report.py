@@ -37,6 +37,7 @@ COLUMNS = (
     Column("invented tools", "tools", "invented", faults=True),
     Column("instructions", "instructions", "followed"),
     Column("recall", "recall", "recalled"),
+    Column("long texts", "long", "answered"),
 )
 
 

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from sglang_speed.checkpoints.atomic import new_file
@@ -33,6 +34,7 @@ class Results:
 
     def __init__(self, path: Path | None, suite: Mapping[str, Any]) -> None:
         self.path = path
+        self._lock = Lock()
         self.data: dict[str, Any] = {"suite": dict(suite), "runs": [], "models": []}
         if path is not None and path.exists():
             self.data = read_results(path)
@@ -64,7 +66,7 @@ class Results:
         task = {
             "digest": measurement.digest,
             "seconds": round(seconds, 1),
-            "run": self._run(),
+            "run": 0,
             "estimates": {},
             "groups": groups(found),
             "drawn_together": measurement.drawn_together,
@@ -72,10 +74,12 @@ class Results:
             "values": {metric: [rounded(one.values[metric]) for one in found] for metric in found[0].values},
         }
         task["estimates"] = estimates(measurement.name, task, baseline)
-        self._entry(subject)["tasks"][measurement.name] = task
-        if subject.digest == self.data["suite"]["full_depth"]:
-            self._compare_again(measurement.name, task)
-        self.write()
+        with self._lock:  # several models are measured at a time
+            task["run"] = self._run()
+            self._entry(subject)["tasks"][measurement.name] = task
+            if subject.digest == self.data["suite"]["full_depth"]:
+                self._compare_again(measurement.name, task)
+            self.write()
 
     def _compare_again(self, name: str, full_depth: Mapping[str, Any]) -> None:
         """Compare the other models with new answers of full depth. Responses have their own baseline."""

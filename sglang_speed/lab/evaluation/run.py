@@ -1,6 +1,6 @@
 """An evaluation: full depth first, then every model, each with the measurements missing from its results.
 
-Owns the order of events. Servers run one at a time, and only for missing results.
+Owns the order of events. Servers run only for missing results, and as many at a time as asked for.
 """
 
 from __future__ import annotations
@@ -8,13 +8,15 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sglang_speed.lab.common.chat import ChatFormat
 from sglang_speed.lab.common.client import Client
 from sglang_speed.lab.common.digest import digest_of
+from sglang_speed.lab.common.local_server import LocalServer
 from sglang_speed.lab.evaluation.measure import RESPONSES, Answers, ItemResult, Measurement, Responses
 from sglang_speed.lab.evaluation.references import Reference, ReferenceFile, draw_references, prompts
 from sglang_speed.lab.evaluation.results import Results
@@ -55,8 +57,9 @@ class Evaluation:
     logs: Path
     flags: Sequence[str]
     watch: Watch
+    _servers: list[LocalServer] = field(default_factory=list)
 
-    def run(self) -> None:
+    def run(self, num_servers: int = 1) -> None:
         """Measure whatever is missing from the results. Raises ServerFailed, ConfigError."""
         kept = self.references.read(self._made_for()) if RESPONSES in self.suite.tasks else []
         if kept and self.full_depth.url is not None:
@@ -64,11 +67,19 @@ class Evaluation:
         if kept is not None:
             self._evaluate(self.full_depth, self._measurements(kept))
         else:
-            with serving(self.full_depth, self.logs, self.flags) as client:
+            with serving(self.full_depth, self.logs, self.flags, self._servers) as client:
                 kept = self._draw(client)
                 self._ask(client, self.full_depth, self._measurements(kept))
-        for subject in self.subjects:
-            self._evaluate(subject, self._measurements(kept))
+        measurements = self._measurements(kept)
+        with ThreadPoolExecutor(num_servers) as pool:
+            try:
+                for one in as_completed([pool.submit(self._evaluate, each, measurements) for each in self.subjects]):
+                    one.result()
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                for server in self._servers:  # their threads end with them
+                    server.ask_to_stop()
+                raise
 
     def _measurements(self, references: Sequence[Reference]) -> list[Measurement]:
         responses = [Responses(references)] if references else []
@@ -76,7 +87,7 @@ class Evaluation:
 
     def _evaluate(self, subject: Subject, measurements: Sequence[Measurement]) -> None:
         if any(not self.results.has(subject, one) for one in measurements):
-            with serving(subject, self.logs, self.flags) as client:
+            with serving(subject, self.logs, self.flags, self._servers) as client:
                 self._ask(client, subject, measurements)
 
     def _ask(self, client: Client, subject: Subject, measurements: Sequence[Measurement]) -> None:

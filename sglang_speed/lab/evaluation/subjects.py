@@ -28,7 +28,7 @@ from sglang_speed.config import SpeedConfig
 from sglang_speed.errors import ConfigError
 from sglang_speed.lab.common.client import Client
 from sglang_speed.lab.common.digest import digest_of
-from sglang_speed.lab.common.local_server import start_server
+from sglang_speed.lab.common.local_server import LocalServer, start_server
 from sglang_speed.policy_config import DEFAULT_POLICY
 
 FULL_DEPTH = "full depth"
@@ -138,15 +138,16 @@ def served_speed(info: dict[str, Any]) -> SpeedConfig | None:
 
 
 @contextmanager
-def serving(subject: Subject, logs: Path, flags: Sequence[str]) -> Iterator[Client]:
-    """A client of the subject's server, which is started unless it is running. Raises ServerFailed if it does not
-    start."""
+def serving(subject: Subject, logs: Path, flags: Sequence[str], started: list[LocalServer]) -> Iterator[Client]:
+    """A client of the subject's server, which is started unless it is running, and then is in `started` for as long.
+    Raises ServerFailed if it does not start."""
     if subject.url is not None:
         yield Client(subject.url)
         return
     with TemporaryDirectory(prefix="sglang-speed-eval-") as directory:
         path = _checkpoint(subject, Path(directory) / "model")
         server = start_server(path, logs / f"{subject.file_name}.log", flags)
+        started.append(server)
         try:
             server.wait()
             client = Client(server.url)
@@ -155,6 +156,7 @@ def serving(subject: Subject, logs: Path, flags: Sequence[str]) -> Iterator[Clie
             yield client
         finally:
             server.stop()
+            started.remove(server)
 
 
 def _checkpoint(subject: Subject, directory: Path) -> Path:

@@ -11,6 +11,7 @@ import pytest
 from sglang_speed.checkpoints.adapter import PROVENANCE_NAME
 from sglang_speed.checkpoints.convert import convert
 from sglang_speed.errors import ConfigError
+from sglang_speed.lab.evaluation import TASK_NAMES
 from sglang_speed.lab.evaluation.command import chat_format_of, compared, require_context, suite_of
 from sglang_speed.lab.evaluation.measure import Answers
 from sglang_speed.lab.evaluation.options import EvaluationOptions
@@ -30,9 +31,9 @@ def speed(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return convert(llama, tmp_path_factory.mktemp("speed") / "model", prefill_layers=6, tail_tokens=3).path
 
 
-def test_without_names_everything_is_asked() -> None:
+def test_without_names_everything_is_asked_but_long_texts() -> None:
     suite = suite_of(EvaluationOptions())
-    assert suite.tasks == ("responses", *TASKS)
+    assert (*suite.tasks, "long") == TASK_NAMES == ("responses", *TASKS)
     assert suite.lengths == LENGTHS
     assert suite_of(EvaluationOptions(task=["tools", "tools"])).tasks == ("tools",)
 
@@ -42,6 +43,7 @@ def test_without_names_everything_is_asked() -> None:
     [
         (EvaluationOptions(task=["needles"]), "--task needles is not one of responses, needle, tools"),
         (EvaluationOptions(samples=1), "--samples 1 is below 2"),
+        (EvaluationOptions(servers=0), "--servers 0 is below 1"),
     ],
 )
 def test_a_suite_that_cannot_be_asked_is_refused(options: EvaluationOptions, words: str) -> None:

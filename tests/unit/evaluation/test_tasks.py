@@ -13,7 +13,8 @@ from sglang_speed.errors import ConfigError
 from sglang_speed.lab.evaluation.prompts import KINDS, chats
 from sglang_speed.lab.evaluation.tasks import TASKS, Item, Task
 from sglang_speed.lab.evaluation.tasks.catalogue import CATALOGUE
-from sglang_speed.lab.evaluation.tasks.needle import DEPTHS, Needle, needle
+from sglang_speed.lab.evaluation.tasks.long import Long
+from sglang_speed.lab.evaluation.tasks.needle import DEPTHS, Needle, told_code
 from sglang_speed.lab.evaluation.tasks.recall import NUM_FACTS
 from sglang_speed.lab.evaluation.tasks.rules import RULES, num_sentences
 from sglang_speed.lab.evaluation.tasks.tools import fits, named_tool, parse_call
@@ -26,8 +27,8 @@ def perfect(task: Task, item: Item) -> list[str]:
     """The answers of a model that does everything right."""
     wanted = item.wanted
     match task.name:
-        case "needle":
-            return [f"The code is {wanted['code']}."]
+        case "needle" | "long":
+            return [f"It is {wanted.get('code', wanted.get('word'))}."]
         case "tools":
             return [json.dumps({"name": wanted["name"], "arguments": wanted["arguments"]})]
         case "instructions":
@@ -70,18 +71,28 @@ def test_no_answer_breaks_a_grade(answer: str) -> None:
         assert all(0 <= value <= 1 for value in grade.values())
 
 
+@pytest.mark.parametrize("task", [Needle(), Long()], ids=lambda task: task.name)
+def test_neighbours_ask_one_text_for_all_that_it_tells(task: Task) -> None:
+    size = task.drawn_together
+    asked = [tuple(item.turns[0].rsplit("\n\n", 1)) for item in task.items(0, 3 * size)]
+    assert len({text for text, _ in asked}) == 3
+    for first in range(0, len(asked), size):
+        texts, questions = zip(*asked[first : first + size], strict=True)
+        assert (len(set(texts)), len(set(questions))) == (1, size)
+
+
 def test_a_needle_stands_at_its_depth_once() -> None:
     for item in Needle([200]).items(0, 10):
         (text,) = item.turns
         place = text.rsplit("secret code of ", 1)[1].split("?")[0]
-        found = needle(place, item.wanted["code"])
+        found = told_code(place, item.wanted["code"])
         assert text.count(found) == 1
         haystack = text.rsplit("\n\n", 1)[0]
         assert text.index(found) / (len(haystack) - len(found)) == pytest.approx(item.group["depth"], abs=0.1)
 
 
 def test_every_length_is_asked_at_every_depth() -> None:
-    cells = [tuple(item.group.values()) for item in Needle([100, 200]).items(0, 20)]
+    cells = [tuple(item.group.values()) for item in Needle([100, 200]).items(0, 4 * len(DEPTHS))]
     assert sorted(cells) == sorted([(length, depth) for length in (100, 200) for depth in DEPTHS] * 2)
 
 

@@ -1,13 +1,14 @@
-"""Needle retrieval: find a number in a long text, at every combination of length and depth.
+"""Needle retrieval: find a number in a text, at every combination of length and depth.
 
-The text also has the numbers of two other places, so that the model must find the right one.
+A text has the numbers of several places, and is asked for each of them: the model must find the right one, and a server
+computes the text once.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from itertools import product
+from random import Random
 
 from sglang_speed.errors import ConfigError
 from sglang_speed.lab.evaluation.tasks.base import Item, Task
@@ -16,7 +17,6 @@ from sglang_speed.lab.evaluation.tasks.words import PLACES, sentences
 DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 LENGTHS = (150, 300, 600)
 DIGITS = 4
-NUM_NEEDLES = 3
 
 
 class Needle(Task):
@@ -25,31 +25,53 @@ class Needle(Task):
     name = "needle"
     metrics = ("found",)
     max_new_tokens = 24
+    drawn_together = len(DEPTHS)
 
     def __init__(self, lengths: Sequence[int] = LENGTHS) -> None:
         short = [length for length in lengths if length < 50]
         if short:
             raise ConfigError(f"--length {short[0]} is below 50 words: choose a longer text, e.g. 300")
-        self._cells = list(product(lengths, DEPTHS))
+        self._lengths = tuple(lengths)
 
     def item(self, seed: int, index: int) -> Item:
-        random = self.random(seed, index)
-        length, depth = self._cells[index % len(self._cells)]
-        text = sentences(random, length)
-        places = random.sample(PLACES, NUM_NEEDLES)
-        codes = [str(code) for code in random.sample(range(10 ** (DIGITS - 1), 10**DIGITS), NUM_NEEDLES)]
-        place, code = places[0], codes[0]
-        for other, wrong in zip(places[1:], codes[1:], strict=True):
-            text.insert(random.randrange(len(text)), needle(other, wrong))
-        text.insert(round(depth * len(text)), needle(place, code))
-        question = f"{' '.join(text)}\n\nWhat is the secret code of {place}? Answer with the code."
-        return Item((), (question,), {"code": code}, {"words": length, "depth": depth})
+        """Neighbours ask for the numbers of one text."""
+        number, place = divmod(index, len(DEPTHS))
+        random = self.random(seed, number)
+        length = self._lengths[number % len(self._lengths)]
+        codes = draw_codes(random, len(DEPTHS))
+        text = text_with(random, length, [told_code(*code) for code in codes])
+        asked, code = codes[place]
+        return Item(
+            (), (f"{text}\n\n{code_question(asked)}",), {"code": code}, {"words": length, "depth": DEPTHS[place]}
+        )
 
     def grade(self, item: Item, answers: Sequence[str]) -> dict[str, float]:
-        """Right if the first number in the answer is the code."""
-        numbers = re.findall(r"\d+", answers[-1])
-        return {"found": float(numbers[:1] == [item.wanted["code"]])}
+        return {"found": float(is_code(answers[-1], item.wanted["code"]))}
 
 
-def needle(place: str, code: str) -> str:
+def draw_codes(random: Random, num: int) -> list[tuple[str, str]]:
+    """Places and their codes."""
+    codes = random.sample(range(10 ** (DIGITS - 1), 10**DIGITS), num)
+    return [(place, str(code)) for place, code in zip(random.sample(PLACES, num), codes, strict=True)]
+
+
+def told_code(place: str, code: str) -> str:
     return f"The secret code of {place} is {code}."
+
+
+def code_question(place: str) -> str:
+    return f"What is the secret code of {place}? Answer with the code."
+
+
+def is_code(answer: str, code: str) -> bool:
+    """Whether the first number in the answer is the code."""
+    return re.findall(r"\d+", answer)[:1] == [code]
+
+
+def text_with(random: Random, num_words: int, told: Sequence[str]) -> str:
+    """Prose of about `num_words` words with the told sentences at equal distances, from its beginning to its end."""
+    prose = sentences(random, num_words)
+    places = [round(number * len(prose) / (len(told) - 1)) for number in range(len(told))]
+    for place, sentence in zip(reversed(places), reversed(told), strict=True):
+        prose.insert(place, sentence)
+    return " ".join(prose)
