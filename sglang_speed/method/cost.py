@@ -287,6 +287,13 @@ def extend_of(config: SpeedConfig, prompt_len: int, cached_len: int = 0) -> Exte
     return Extend(prompt_len - prefix, max(tail, int(config.selected_share * prompt_len)), prefix)
 
 
+def ttft_ceiling(shape: ModelShape, config: SpeedConfig, prompt_len: int) -> float:
+    """How much faster a cold prompt of so many tokens can become at most, by its operations."""
+    cold = extend_of(config, prompt_len)
+    full_depth = prefill_flops(shape, config.at_full_depth(), prompt_len, prompt_len) + head_flops(shape)
+    return full_depth / (prefill_flops(shape, config, cold.new, cold.deep) + head_flops(shape))
+
+
 def ttft_floor(shape: ModelShape, config: SpeedConfig, extend: Extend, rates: Rates) -> float:
     """Seconds that a prefill takes at least: the longer of its operations and its bytes."""
     flops = prefill_flops(shape, config, extend.new, extend.deep, extend.prefix) + head_flops(shape)

@@ -16,11 +16,13 @@ import torch
 import transformers
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.hooks import RemovableHandle
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
 from transformers.utils import ModelOutput
 
+from sglang_speed.config import SpeedConfig
 from sglang_speed.errors import ConfigError
 from sglang_speed.method import DeepTokens, depth_bands
 from sglang_speed.method.deep_tokens import Context
@@ -104,23 +106,32 @@ class ReferenceModel(PreTrainedModel):
 
     def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__(config)
-        speed = config.speed_config
+        self._rows: _DeepRows | None = None
+        self._hooks: list[RemovableHandle] = []
+        self.run_in(config.speed_config)
+
+    def run_in(self, speed: SpeedConfig) -> None:
+        """From now on run the same layers in these bands."""
+        for hook in self._hooks:
+            hook.remove()
+        self.config.speed = speed.to_dict()
         self.bands = depth_bands(speed)
         self.policies = tuple(policy_of(speed, band) for band in self.bands[1:] or self.bands)
-        self._rows: _DeepRows | None = None
         layers = self.get_decoder().layers
         self._recordings: dict[int, Recording] = {}
         if speed.selection is not None and not speed.is_stock:
             last = speed.prefill_layers - 1
             self._recordings = {layer: Recording() for layer in (range(len(layers)) if speed.is_thinned else [last])}
+        self._hooks = []
         for number, band in enumerate(self.bands[1:]):
             for layer in range(band.first_layer, band.end_layer):
                 choose = self._fill if self.policy.is_filled else partial(self._select, number)
                 choose = partial(choose, layer == band.first_layer, layer)
-                layers[layer].register_forward_pre_hook(choose, with_kwargs=True)
+                self._hooks.append(layers[layer].register_forward_pre_hook(choose, with_kwargs=True))
         for layer, recording in self._recordings.items():
-            layers[layer].register_forward_pre_hook(partial(self._begin_recording, layer, recording))
-            layers[layer].register_forward_hook(recording.end, always_call=True)
+            begin = partial(self._begin_recording, layer, recording)
+            self._hooks.append(layers[layer].register_forward_pre_hook(begin))
+            self._hooks.append(layers[layer].register_forward_hook(recording.end, always_call=True))
 
     @classmethod
     def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:

@@ -11,8 +11,10 @@ import torch
 from rich.progress import Progress, TimeRemainingColumn
 
 from sglang_speed.checkpoints.adapter import require_untrained
+from sglang_speed.checkpoints.convert import read_source_config
+from sglang_speed.checkpoints.describe import model_shape
 from sglang_speed.checkpoints.hub import local_checkpoint
-from sglang_speed.config import SpeedConfig
+from sglang_speed.config import SpeedConfig, decoder_config
 from sglang_speed.lab.common.chat import ChatFormat
 from sglang_speed.lab.common.data import chats_file
 from sglang_speed.lab.common.outputs import replace_json, require_folder
@@ -23,11 +25,11 @@ from sglang_speed.lab.cutoff.evidence import TOOLS
 from sglang_speed.lab.cutoff.fisher import importance_sums
 from sglang_speed.lab.cutoff.model import load_model
 from sglang_speed.lab.cutoff.options import CutoffOptions
-from sglang_speed.lab.cutoff.report import BUILT_IN, cutoffs_table, kinds_table, sentences
+from sglang_speed.lab.cutoff.policies import Setting, setting_sums, settings_of
+from sglang_speed.lab.cutoff.report import BUILT_IN, cutoffs_table, kinds_table, sentences, settings_table
 from sglang_speed.lab.cutoff.request import Request
 from sglang_speed.lab.cutoff.results import Measurements, results_of
 from sglang_speed.lab.cutoff.texts import Limits, built_in_prompts, generate_responses, requests_in_chats
-from sglang_speed.models.hf_config import num_layers_of
 from sglang_speed.reference.modeling import ReferenceModel
 
 RESPONSE_LEN = 64
@@ -44,11 +46,14 @@ def measure_cutoffs(options: CutoffOptions) -> None:
         if path is not None:
             require_folder(path.parent, path)
     require_untrained(checkpoint, "measured")
+    config = read_source_config(checkpoint)
+    num_layers = decoder_config(config)["num_hidden_layers"]
+    cutoffs = check_cutoffs(options.cutoff or (), num_layers)
+    settings = settings_of(options.policy, options.cutoff or (), num_layers, checkpoint)
     model = load_model(checkpoint, options.anchor_tokens, options.tail_tokens)
-    cutoffs = check_cutoffs(options.cutoff or (), num_layers_of(model.config))
     with progress_bars(console, TimeRemainingColumn()) as progress:
         requests = find_requests(model, ChatFormat.of_checkpoint(checkpoint), data, limits, progress)
-        measured = measure(model, requests, cutoffs, limits.seed, progress)
+        measured = measure(model, requests, cutoffs, settings, limits.seed, progress)
     results = {
         **provenance(),
         "model": checkpoint.name,
@@ -58,7 +63,7 @@ def measure_cutoffs(options: CutoffOptions) -> None:
             "seed": limits.seed,
             "max_tokens": limits.max_tokens,
         },
-        **results_of(measured, model.config.speed_config, options.max_kl),
+        **results_of(measured, model.config.speed_config, model_shape(config), options.max_kl),
     }
     show(results, options)
 
@@ -96,20 +101,29 @@ def find_requests(
 
 
 def measure(
-    model: ReferenceModel, requests: Sequence[Request], cutoffs: Sequence[int], seed: int, progress: Progress
+    model: ReferenceModel,
+    requests: Sequence[Request],
+    cutoffs: Sequence[int],
+    settings: Sequence[Setting],
+    seed: int,
+    progress: Progress,
 ) -> Measurements:
-    """Measure importance and cutoffs on every request."""
+    """Measure importance, cutoffs and other policies on every request."""
     generator = torch.Generator(model.device).manual_seed(seed)
-    importance, by_cutoff = [], []
-    for request in progress.track(requests, description="layers and cutoffs"):
+    importance, by_cutoff, by_setting = [], [], []
+    for request in progress.track(requests, description="layers, cutoffs and policies"):
         importance.append(importance_sums(model, request, generator))
         by_cutoff.append(cutoff_sums(model, request, cutoffs))
-    return Measurements(requests, cutoffs, torch.stack(importance), torch.stack(by_cutoff))
+        by_setting.append(setting_sums(model, request, settings))
+    sums = map(torch.stack, (importance, by_cutoff, by_setting))
+    return Measurements(requests, cutoffs, settings, *sums)
 
 
 def show(results: dict[str, Any], options: CutoffOptions) -> None:
     """Print tables and sentences; write files."""
     console.print(cutoffs_table(results))
+    if results["settings"]:
+        console.print(settings_table(results))
     if results["cutoffs"][0]["divergence_by_kind"]:
         console.print(kinds_table(results))
     for sentence in sentences(results):

@@ -37,7 +37,7 @@ def cutoff_sums(model: ReferenceModel, request: Request, cutoffs: Sequence[int])
     response = request.response_ids(model.device)
     # one cutoff at a time: log-probabilities are the largest tensors here
     return torch.stack(
-        [_compare(full, final_logits(model, hidden).log_softmax(-1), response) for hidden in states]
+        [compared(full, final_logits(model, hidden).log_softmax(-1), response) for hidden in states]
     ).cpu()
 
 
@@ -92,7 +92,7 @@ class _Branches:
         self.states = torch.cat([self.states, branch]) if len(self.states) else branch
 
 
-def _compare(full: Tensor, ours: Tensor, response: Tensor) -> Tensor:
+def compared(full: Tensor, ours: Tensor, response: Tensor) -> Tensor:
     """MEASURES of one cutoff: [3]. full, ours: log-probabilities, [response_len, vocab]."""
     loss = functional.nll_loss(ours, response, reduction="sum")
     divergence = functional.kl_div(ours, full, reduction="sum", log_target=True)

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from sglang_speed.errors import ConfigError
+from sglang_speed.policy_config import POLICY_TRAITS
 
 
 @dataclass(frozen=True)
@@ -24,12 +25,23 @@ class CutoffOptions:
         ),
     ] = None
     samples: Annotated[
-        int, typer.Option(help="Answers to measure; each takes SmolLM2-135M about 10 s of one core.")
+        int, typer.Option(help="Answers to measure; each takes SmolLM2-135M about 20 s of one core.")
     ] = 64
     seed: Annotated[int, typer.Option(help="Random seed.")] = 0
     cutoff: Annotated[
         list[int] | None,
-        typer.Option(help="Prefill layers to measure; may be given several times; default: the upper half."),
+        typer.Option(
+            help="Prefill layers to measure; may be given several times; default: the upper half, and for other "
+            "policies than SPEED 1/2, 5/8, 3/4 and 7/8 of the layers."
+        ),
+    ] = None
+    policy: Annotated[
+        list[str] | None,
+        typer.Option(
+            help=f"Policies to measure beside SPEED: {', '.join(POLICY_TRAITS)}, and settings behind it; may be given "
+            "several times; `speed` alone measures no others; default: speed,tail_tokens=128, pop, "
+            "fastkv,select_ratio=0.2, fastkv,select_ratio=0.4."
+        ),
     ] = None
     anchor_tokens: Annotated[
         int | None, typer.Option(help="First prompt tokens that pass all layers; default: as in the checkpoint, or 1.")

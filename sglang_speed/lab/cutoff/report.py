@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from operator import itemgetter
 from typing import Any
 
 from rich.table import Table
@@ -11,6 +12,7 @@ from sglang_speed.lab.common.report import percent, times
 from sglang_speed.lab.cutoff.advice import MOST_LOST, three_quarters
 from sglang_speed.lab.cutoff.cutoffs import NO_CONTEXT
 from sglang_speed.lab.cutoff.evidence import KIND_WORDS, lacking
+from sglang_speed.lab.cutoff.results import GAINS, LONG_PROMPT
 
 BUILT_IN = "answers of the model to built-in prompts"
 HEADINGS = ("prefill layers", "ceiling", "loss", "KL", "±", "worst tenth", "same token", "prompt importance above")
@@ -18,6 +20,12 @@ CAPTION = (
     "per answer token, in nats; ceiling: highest gain of prefill and prompt KV; KL: from full depth, ± its standard "
     "error; worst tenth: one answer in ten has a higher KL; 0 layers: no token sees the prompt between anchors and tail"
 )
+SETTINGS_HEADINGS = ("at rest", "TTFT", "KL", "of the worst kind", "same token")
+SETTINGS_CAPTION = (
+    f"at rest: prompt tokens in the same KV memory, at most; TTFT: highest gain of a cold prompt of {LONG_PROMPT} "
+    "tokens; KL: from full depth, ± its standard error"
+)
+GAIN_WORDS = {"at_rest": "memory at rest", "ttft": "time to the first token"}
 KINDS_CAPTION = "KL by kind of request, ± its standard error; a request can be of several kinds"
 
 
@@ -34,6 +42,31 @@ def cutoffs_table(results: Mapping[str, Any]) -> Table:
     return table
 
 
+def settings_table(results: Mapping[str, Any]) -> Table:
+    """A row for every setting of another policy, the recommended ones marked."""
+    table = Table(caption=SETTINGS_CAPTION)
+    table.add_column("policy", no_wrap=True)
+    table.add_column("layers", justify="right")
+    for heading in (*SETTINGS_HEADINGS, ""):
+        table.add_column(heading, justify="right" if heading else "left")
+    recommended = {results["recommendation"][gain] for gain in GAINS}
+    for one in results["settings"]:
+        worst = max(one["divergence_by_kind"].values(), key=itemgetter("value"), default=None)
+        mark = "without training" if one["label"] in recommended else ""
+        table.add_row(
+            one["series"],
+            str(one["speed"]["prefill_layers"]),
+            times(one["at_rest"]),
+            times(one["ttft"]),
+            _with_error(one["divergence"]),
+            "" if worst is None else _with_error(worst),
+            percent(one["agreement"]["value"]),
+            mark,
+            style="bold" if mark else "",
+        )
+    return table
+
+
 def kinds_table(results: Mapping[str, Any]) -> Table:
     """The divergence by cutoff, with a column for each kind of request that was found."""
     table = Table("prefill layers", caption=KINDS_CAPTION)
@@ -41,9 +74,12 @@ def kinds_table(results: Mapping[str, Any]) -> Table:
         table.add_column(f"{KIND_WORDS[kind]} ({results['evidence'][kind]['found']})", justify="right")
     for figures in results["cutoffs"]:
         estimates = figures["divergence_by_kind"].values()
-        cells = [f"{one['value']:.4f} ± {one['error']:.4f}" for one in estimates]
-        table.add_row(str(figures["prefill_layers"]), *cells)
+        table.add_row(str(figures["prefill_layers"]), *map(_with_error, estimates))
     return table
+
+
+def _with_error(estimate: Mapping[str, float]) -> str:
+    return f"{estimate['value']:.4f} ± {estimate['error']:.4f}"
 
 
 def mark_of(cutoff: int, recommendation: Mapping[str, Any]) -> str:
@@ -59,7 +95,20 @@ def sentences(results: Mapping[str, Any]) -> Iterator[str]:
         yield f"no recommendation: {results['texts']['source']}: {', '.join(missing)}. {_fix(results['texts'])}"
         return
     yield _without_training(results)
+    if results["settings"]:
+        yield _of_all_policies(results)
     yield _with_training(results)
+
+
+def _of_all_policies(results: Mapping[str, Any]) -> str:
+    """Of all settings that the tolerance admits, those that gain most."""
+    chosen = {words: results["recommendation"][gain] for gain, words in GAIN_WORDS.items()}
+    found = {words: label for words, label in chosen.items() if label is not None}
+    if not found:
+        return "of all policies, without training: none"
+    return "of all policies, without training: " + "; ".join(
+        f"{label} gains most {words}" for words, label in found.items()
+    )
 
 
 def _without_training(results: Mapping[str, Any]) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import groupby
+from operator import itemgetter
 from statistics import median
 from typing import Any
 
@@ -12,13 +14,19 @@ from torch import Tensor
 
 from sglang_speed.config import SpeedConfig
 from sglang_speed.lab.common.statistics import Estimate, ratio
-from sglang_speed.lab.cutoff.advice import Advice, advise
+from sglang_speed.lab.cutoff.advice import Advice, Usable, advise, best, lowest_within
 from sglang_speed.lab.cutoff.cutoffs import MEASURES, NO_CONTEXT
 from sglang_speed.lab.cutoff.evidence import KINDS as REQUEST_KINDS
 from sglang_speed.lab.cutoff.evidence import evidence_of, kinds_of, lacking
 from sglang_speed.lab.cutoff.fisher import KINDS
+from sglang_speed.lab.cutoff.policies import Setting
 from sglang_speed.lab.cutoff.request import Request
+from sglang_speed.method.cost import ModelShape, kept_layers, ttft_ceiling
 from sglang_speed.policies import SpeedPolicy
+
+LONG_PROMPT = 8192
+"""Tokens of the prompt for which the gain in TTFT is stated."""
+GAINS = ("at_rest", "ttft")
 
 
 @dataclass(frozen=True)
@@ -26,13 +34,15 @@ class Measurements:
     """Sums over the response tokens of each request.
 
     importance: [num_requests, 2, num_layers]. by_cutoff: [num_requests, num_cutoffs, 3], in the order of MEASURES.
-    cutoffs: ascending, NO_CONTEXT first, all layers last.
+    cutoffs: ascending, NO_CONTEXT first, all layers last. by_setting: [num_requests, num_settings, 3].
     """
 
     requests: Sequence[Request]
     cutoffs: Sequence[int]
+    settings: Sequence[Setting]
     importance: Tensor
     by_cutoff: Tensor
+    by_setting: Tensor
 
     @property
     def num_tokens(self) -> Tensor:
@@ -48,14 +58,23 @@ class Measurements:
         by_cutoff = self.by_cutoff[..., MEASURES.index(name)].T
         return {cutoff: self._per_token(sums) for cutoff, sums in zip(self.cutoffs, by_cutoff, strict=True)}
 
+    def measure_of_settings(self, name: str) -> list[Estimate]:
+        """One of MEASURES for every setting."""
+        return [self._per_token(sums) for sums in self.by_setting[..., MEASURES.index(name)].T]
+
     def of_kind(self, kind: str, speed: SpeedConfig) -> Measurements | None:
         """The same for the requests of one kind (`evidence.py`); None if there are none."""
         policy = SpeedPolicy(speed)
         chosen = [index for index, one in enumerate(self.requests) if kind in kinds_of(one, policy)]
         if not chosen:
             return None
-        requests = [self.requests[index] for index in chosen]
-        return Measurements(requests, self.cutoffs, self.importance[chosen], self.by_cutoff[chosen])
+        return replace(
+            self,
+            requests=[self.requests[index] for index in chosen],
+            importance=self.importance[chosen],
+            by_cutoff=self.by_cutoff[chosen],
+            by_setting=self.by_setting[chosen],
+        )
 
     def _per_token(self, sums: Tensor) -> Estimate:
         """Mean over response tokens, which are not independent within a response. sums: [num_requests]."""
@@ -67,17 +86,21 @@ class Measurements:
         return dict(zip(self.cutoffs, per_response.quantile(0.9, dim=0).tolist(), strict=True))
 
 
-def results_of(measured: Measurements, speed: SpeedConfig, max_kl: float) -> dict[str, Any]:
-    """Importance, figures by cutoff and the recommendation, which is None without enough evidence.
+def results_of(measured: Measurements, speed: SpeedConfig, shape: ModelShape, max_kl: float) -> dict[str, Any]:
+    """Importance, figures by cutoff and setting, and the recommendation, which is None without enough evidence.
 
     speed: layers, anchors and tail.
     """
     importance = {kind: measured.importance_of(kind) for kind in KINDS}
-    parts = {kind: measured.of_kind(kind, speed) for kind in REQUEST_KINDS}
-    by_kind = {kind: part.measure_of("divergence") for kind, part in parts.items() if part is not None}
+    parts = {kind: part for kind in REQUEST_KINDS if (part := measured.of_kind(kind, speed)) is not None}
+    by_kind = {kind: part.measure_of("divergence") for kind, part in parts.items()}
     evidence = evidence_of(measured.requests, SpeedPolicy(speed))
-    divergences = [measured.measure_of("divergence"), *by_kind.values()]
-    advice = Advice(None, None) if lacking(evidence) else advise(divergences, speed.num_layers, max_kl)
+    settings = _by_setting(measured, parts, shape)
+    advice, chosen = Advice(None, None), dict.fromkeys(GAINS)
+    if not lacking(evidence):
+        advice = advise([measured.measure_of("divergence"), *by_kind.values()], speed.num_layers, max_kl)
+        usable = [*_usable_cutoff(measured, speed, shape, advice), *_usable_settings(settings, max_kl)]
+        chosen = {gain: None if (one := best(usable, gain)) is None else one.label for gain in GAINS}
     return {
         "num_layers": speed.num_layers,
         "visibility": {"anchor_tokens": speed.anchor_tokens, "tail_tokens": speed.tail_tokens},
@@ -85,8 +108,57 @@ def results_of(measured: Measurements, speed: SpeedConfig, max_kl: float) -> dic
         "importance": {kind: list(map(figures_of, each)) for kind, each in importance.items()},
         "evidence": evidence,
         "cutoffs": _by_cutoff(measured, speed, [each.value for each in importance["prompt"]], by_kind),
-        "recommendation": {"max_kl": max_kl, **asdict(advice)},
+        "settings": settings,
+        "recommendation": {"max_kl": max_kl, **asdict(advice), **chosen},
     }
+
+
+def _by_setting(measured: Measurements, parts: Mapping[str, Measurements], shape: ModelShape) -> list[dict[str, Any]]:
+    estimates = {name: measured.measure_of_settings(name) for name in MEASURES}
+    by_kind = {kind: part.measure_of_settings("divergence") for kind, part in parts.items()}
+    return [
+        {
+            "series": setting.series,
+            "label": label_of(setting.series, setting.bands),
+            "speed": setting.bands.to_dict(),
+            **gains_of(shape, setting.bands),
+            **{name: figures_of(estimates[name][index]) for name in MEASURES},
+            "divergence_by_kind": {kind: figures_of(each[index]) for kind, each in by_kind.items()},
+        }
+        for index, setting in enumerate(measured.settings)
+    ]
+
+
+def _usable_cutoff(measured: Measurements, speed: SpeedConfig, shape: ModelShape, advice: Advice) -> Iterator[Usable]:
+    """SPEED at the cutoff that is advised without training, if there is one."""
+    if advice.untrained is not None and advice.untrained < speed.num_layers:
+        bands = replace(speed, prefill_layers=advice.untrained)
+        divergence = measured.measure_of("divergence")[advice.untrained].value
+        yield Usable(label_of(bands.policy, bands), **gains_of(shape, bands), divergence=divergence)
+
+
+def _usable_settings(settings: Sequence[Mapping[str, Any]], max_kl: float) -> Iterator[Usable]:
+    """The lowest usable cutoff of each series."""
+    for _, series in groupby(settings, key=itemgetter("series")):
+        falling = list(series)
+        figures = [[one["divergence"], *one["divergence_by_kind"].values()] for one in falling]
+        estimates = [[Estimate(one["value"], one["error"]) for one in of_setting] for of_setting in figures]
+        lowest = lowest_within(estimates, max_kl)
+        if lowest is not None:
+            one = falling[lowest]
+            yield Usable(one["label"], one["at_rest"], one["ttft"], one["divergence"]["value"])
+
+
+def gains_of(shape: ModelShape, bands: SpeedConfig) -> dict[str, float]:
+    """The most that bands gain, as in `Usable`."""
+    return {
+        "at_rest": bands.num_layers / kept_layers(shape, bands),
+        "ttft": ttft_ceiling(shape, bands, LONG_PROMPT),
+    }
+
+
+def label_of(series: str, bands: SpeedConfig) -> str:
+    return f"{series}, {' and '.join(map(str, bands.cutoffs))} of {bands.num_layers} layers"
 
 
 def figures_of(estimate: Estimate) -> dict[str, float]:

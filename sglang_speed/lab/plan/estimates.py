@@ -17,11 +17,9 @@ from sglang_speed.method.bands import depth_bands
 from sglang_speed.method.cost import (
     ModelShape,
     decode_ceiling,
-    extend_of,
-    head_flops,
     kv_bytes_per_prompt_token,
-    prefill_flops,
     state_layers,
+    ttft_ceiling,
 )
 from sglang_speed.policies import ThinnedPolicy, policy_of
 
@@ -95,7 +93,7 @@ def _estimate(setup: Setup, name: str, config: SpeedConfig, batch_size: int) -> 
         split.deep_tokens,
         is_default,
         requests,
-        _prefill_work(shape, config.at_full_depth(), setup.prompt_len) / _prefill_work(shape, config, setup.prompt_len),
+        ttft_ceiling(shape, config, setup.prompt_len),
         decode_ceiling(shape, config, setup.total_len, 1),
         decode_ceiling(shape, config, setup.total_len, batch_size),
     )
@@ -148,11 +146,6 @@ def deep_slots(config: SpeedConfig, prompt_len: int, answer_len: int) -> int:
     if config.is_thinned:  # the others end with the prompt
         return ThinnedPolicy.of(config).deep_tokens(prompt_len).num_before(total)
     return max(policy.deep_tokens(prompt_len).num_before(total) for policy in policies)
-
-
-def _prefill_work(shape: ModelShape, config: SpeedConfig, prompt_len: int) -> int:
-    cold = extend_of(config, prompt_len)
-    return prefill_flops(shape, config, cold.new, cold.deep) + head_flops(shape)
 
 
 def kv_budget_of(memory: int, mem_fraction: float, weights: int, num_gpus: int) -> int:

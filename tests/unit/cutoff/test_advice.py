@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sglang_speed.lab.common.statistics import Estimate
-from sglang_speed.lab.cutoff.advice import Advice, advise
+from sglang_speed.lab.cutoff.advice import Advice, Usable, advise, best, lowest_within
 
 
 def divergences(by_cutoff: dict[int, float], error: float = 0.0) -> dict[int, Estimate]:
@@ -57,3 +57,18 @@ def test_a_cutoff_that_was_not_measured_is_not_recommended() -> None:
 )
 def test_every_kind_of_request_must_bear_a_cutoff(kind: dict[int, float], expected: Advice) -> None:
     assert advise([divergences(SMOOTH), divergences({**SMOOTH, **kind})], 8, max_kl=0.1) == expected
+
+
+def test_a_series_is_usable_down_to_the_first_setting_that_is_not() -> None:
+    def lowest(*kl: float) -> int | None:
+        return lowest_within([[Estimate(0.0, 0.0), Estimate(value, 0.01)] for value in kl], max_kl=0.1)
+
+    assert [lowest(0.01, 0.08), lowest(0.01, 0.09, 0.01), lowest(0.2, 0.01), lowest()] == [1, 0, None, None]
+
+
+def test_of_usable_settings_the_one_that_gains_most_is_best_and_of_equals_the_closest() -> None:
+    pop = Usable("pop", at_rest=1.0, ttft=1.4, divergence=0.01)
+    close, far = (Usable(name, at_rest=1.3, ttft=1.2, divergence=kl) for name, kl in (("close", 0.02), ("far", 0.03)))
+    usable = [far, pop, close]
+    assert (best(usable, "at_rest"), best(usable, "ttft")) == (close, pop)
+    assert best([pop], "at_rest") is None, "it gains nothing"

@@ -47,7 +47,10 @@ def test_a_speed_checkpoint_and_chats_become_a_table_a_file_and_a_picture(
     assert results["requests"]["num"] == 4
     assert results["requests"]["response_tokens"] == 4 * (len("An answer.") + 1)
     assert [len(results["importance"][kind]) for kind in ("prompt", "response")] == [NUM_LAYERS, NUM_LAYERS]
-    assert results["recommendation"] == {"max_kl": 0.1, "untrained": None, "trained": None}
+    assert results["recommendation"] == {"max_kl": 0.1} | dict.fromkeys(("untrained", "trained", "at_rest", "ttft"))
+    series = ["speed,tail_tokens=128", "pop", "fastkv,select_ratio=0.2", "fastkv,select_ratio=0.4"]
+    assert [one["series"] for one in results["settings"]] == [name for name in series for _ in range(2)]
+    assert all(name in printed for name in ("pop", "select_ratio=0.4"))
     figures = {one["prefill_layers"]: one for one in results["cutoffs"]}
     assert list(figures) == [0, 2, 3, 4]
     assert figures[4]["divergence"] == {"value": 0.0, "error": 0.0}
@@ -60,7 +63,8 @@ def test_a_speed_checkpoint_and_chats_become_a_table_a_file_and_a_picture(
 def test_the_same_seed_gives_the_same_figures(plain_directory: Path, chats: Path, tmp_path: Path) -> None:
     def figures(seed: int) -> Any:
         path = tmp_path / "out.json"
-        run_cutoff(plain_directory, "--data", chats, "--samples", 3, "--seed", seed, "--cutoff", 3, "--json", path)
+        flags = ("--samples", 3, "--seed", seed, "--cutoff", 3, "--policy", "speed", "--json", path)
+        assert "policy" not in run_cutoff(plain_directory, "--data", chats, *flags)
         return json.loads(path.read_text(encoding="utf-8"))["importance"]
 
     assert figures(0) == figures(0) != figures(1)
@@ -80,6 +84,8 @@ def test_without_chats_the_model_answers_built_in_prompts(plain_directory: Path,
     [
         (("--cutoff", 9), r"prefill_layers=9 is not between 1 and 4"),
         (("--cutoff", 0), r"prefill_layers=0 is not between 1 and 4"),
+        (("--policy", "pap"), "--policy pap is not one of speed, pop, fastkv"),
+        (("--policy", "pop,select_ratio=1"), "select_ratio.* belong to policy 'fastkv'"),
         (("--max-kl", 0), r"--max-kl 0 is not above 0: .*0\.1 is the default"),
         (("--samples", 1), r"--samples 1 is below 2"),
         (("--tail-tokens", 0), r"tail_tokens=0 is below 1"),

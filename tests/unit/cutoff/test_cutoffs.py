@@ -13,7 +13,9 @@ from sglang_speed.checkpoints.convert import convert
 from sglang_speed.lab.cutoff.cutoffs import MEASURES, NO_CONTEXT, cutoff_sums
 from sglang_speed.lab.cutoff.fisher import importance_sums
 from sglang_speed.lab.cutoff.model import load_model
+from sglang_speed.lab.cutoff.policies import setting_sums, settings_of
 from sglang_speed.lab.cutoff.request import Request
+from sglang_speed.reference.generation import steps_along
 from tests.catalogue import MODELS
 from tests.tiny_models import make_tiny_model
 from tests.unit.cutoff.conftest import NUM_LAYERS
@@ -71,6 +73,32 @@ def require_references(
         logits = reference(torch.tensor([token_ids]), deep_tokens).logits[0]
         logprobs = logits[deep_tokens.index_of(prompt_len - 1) : -1].log_softmax(-1)
         torch.testing.assert_close(ours.tolist(), expected(full, logprobs, request), **CLOSE)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("architecture", ["llama", "gemma2", "deepseek_v3"])
+def test_each_setting_of_a_policy_is_the_reference_converted_to_it(
+    architecture: str, request_of_text: Request, tmp_path: Path
+) -> None:
+    directory = make_tiny_model(tmp_path / "plain", **MODELS[architecture])
+    written = ("speed", "speed,tail_tokens=8", "pop", "fastkv,select_ratio=0.4,select_window=2")
+    settings = settings_of((*written, "fastkv,prefill_layers=4,kv_keep=0.2,select_window=2"), [3, 5], 8, directory)
+    assert [one.bands.prefill_layers for one in settings] == [5, 3, 5, 3, 5, 3, 4]
+    model = load_model(directory, anchor_tokens=1, tail_tokens=3)
+    before = cutoff_sums(model, request_of_text, [3, 8])
+    sums = setting_sums(model, request_of_text, settings)
+    assert torch.equal(cutoff_sums(model, request_of_text, [3, 8]), before), "the model is as it was"
+    token_ids, prompt_len = request_of_text.token_ids, request_of_text.prompt_len
+    full = stock_logprobs(directory, token_ids)[prompt_len - 1 : -1]
+    for number, (setting, ours) in enumerate(zip(settings, sums, strict=True)):
+        options = dict(setting.bands.to_dict())
+        made = convert(directory, tmp_path / str(number), **options)
+        steps = steps_along(
+            AutoModelForCausalLM.from_pretrained(made.path), token_ids[:prompt_len], token_ids[prompt_len:]
+        )
+        logprobs = torch.stack([step.logits for step in steps]).log_softmax(-1)
+        torch.testing.assert_close(ours.tolist(), expected(full, logprobs, request_of_text), **CLOSE)
+    assert len({round(divergence, 4) for _, divergence, _ in sums.tolist()}) == len(sums), "settings that agree"
 
 
 @torch.no_grad()

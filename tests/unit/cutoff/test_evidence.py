@@ -19,9 +19,11 @@ from sglang_speed.lab.cutoff.evidence import (
     kinds_of,
     lacking,
 )
+from sglang_speed.lab.cutoff.policies import Setting
 from sglang_speed.lab.cutoff.report import sentences
 from sglang_speed.lab.cutoff.request import Request
 from sglang_speed.lab.cutoff.results import Measurements, results_of
+from sglang_speed.method.cost import ModelShape
 from sglang_speed.policies import SpeedPolicy
 
 POLICY = SpeedPolicy(SpeedConfig(4, 4, anchor_tokens=1, tail_tokens=3))
@@ -104,7 +106,15 @@ def test_ten_short_chats_lack_everything() -> None:
 @pytest.mark.parametrize(
     ("found", "said"),
     [
-        (ENOUGH, ["without training: 7 of 8 layers", "with training: 6 of 8 layers"]),
+        (
+            ENOUGH,
+            [
+                "without training: 7 of 8 layers",
+                "of all policies, without training: fastkv, 6 of 8 layers saves most memory at rest; pop, 4 of 8 "
+                "layers saves most time to the first token",
+                "with training: 6 of 8 layers",
+            ],
+        ),
         (
             {"answers": 10},
             ["no recommendation: chats.jsonl: 10 of 32 answers, 210 of 512 tokens in answers, none of 8"],
@@ -121,8 +131,14 @@ def test_lookups_that_a_cutoff_breaks_forbid_it_and_a_few_short_chats_allow_noth
     for sums, request in zip(by_cutoff, requests, strict=True):
         per_token = [1.0, 0.3, 0.05, 0.0] if LOOKUPS in kinds_of(request, POLICY) else [0.5, 0.01, 0.01, 0.0]
         sums[:, MEASURES.index("divergence")] = torch.tensor(per_token) * request.response_len
-    measured = Measurements(requests, [0, 6, 7, 8], torch.ones(len(requests), 2, 8), by_cutoff)
-    results = results_of(measured, SpeedConfig(8, 8, anchor_tokens=1, tail_tokens=3), max_kl=0.1)
+    series = {"pop": (7, 4), "fastkv": (6, 4)}
+    bands = [SpeedConfig.of_policy(8, cutoff, policy) for policy, cutoffs in series.items() for cutoff in cutoffs]
+    settings = [Setting(each.policy, each) for each in bands]
+    by_setting = 0.01 * torch.tensor([request.response_len for request in requests])[:, None, None].expand(-1, 4, 3)
+    by_setting = by_setting + by_cutoff[:, [1]] * torch.tensor([0, 0, 0, 1])[None, :, None]  # fastkv at 4
+    measured = Measurements(requests, [0, 6, 7, 8], settings, torch.ones(len(requests), 2, 8), by_cutoff, by_setting)
+    shape = ModelShape(64, 128, num_heads=4, num_kv_heads=4, head_dim=16, vocab_size=99)
+    results = results_of(measured, SpeedConfig(8, 8, anchor_tokens=1, tail_tokens=3), shape, max_kl=0.1)
     results["texts"] = {"source": "chats.jsonl", "samples": 64, "max_tokens": 1024}
     assert results["cutoffs"][1]["divergence"]["value"] < 0.1
     assert [one.startswith(words) for one, words in zip(sentences(results), said, strict=True)] == [True] * len(said)
