@@ -95,7 +95,7 @@ gpu-bundle: $(INSTALLED)  ## what an offline GPU machine needs, in .gpu-bundle (
 	$(BIN)/python benchmarks/gpu/bundle.py --cache build/gpu-wheels --out .gpu-bundle $(addprefix --extra ,$(EXTRA))
 
 gpu-rehearsal: $(INSTALLED)  ## the GPU benchmark's code on a CPU; its figures mean nothing
-	PYTHON=$(BIN)/python bash benchmarks/gpu/run.sh --rehearse --out build/rehearsal
+	PYTHON=$(BIN)/python bash benchmarks/gpu/run.sh --rehearse --policy pop --policy fastkv,select_window=4 --out build/rehearsal
 
 check: $(INSTALLED)  ## format, lint, types
 	$(BIN)/ruff format --check .

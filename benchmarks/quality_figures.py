@@ -1,6 +1,6 @@
-"""Write the figures of docs/quality.md from the committed results of `sglang-speed eval`, and draw their plot.
+"""Write the figures of docs/quality.md from the committed results of `sglang-speed eval`, and draw their plots.
 
-python benchmarks/quality_figures.py            # after results/quality_speed-llama.json has changed
+python benchmarks/quality_figures.py            # after results/quality_*.json have changed
 python benchmarks/quality_figures.py --check    # exit code 1 if the page differs from the results
 """
 
@@ -19,24 +19,32 @@ sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
 from documents import write_figures  # noqa: E402
 
+from sglang_speed.config import SpeedConfig  # noqa: E402
 from sglang_speed.lab.common.plots import DPI  # noqa: E402
 from sglang_speed.lab.evaluation.plots import by_cutoff  # noqa: E402
 from sglang_speed.lab.evaluation.report import COLUMNS, Column, estimate_of, in_order, is_close, perplexity_ratio  # noqa: E402
+from sglang_speed.method.cost import ModelShape, kept_layers, ttft_ceiling  # noqa: E402
+from sglang_speed.policy_config import Selection, ShortMessages  # noqa: E402
 
-RESULTS = "benchmarks/results/quality_speed-llama.json"
+RESULTS = {
+    "benchmarks/results/quality_policies.json": "quality_policies.png",
+    "benchmarks/results/quality_speed-llama.json": "quality.png",
+}
+"""Results files and the pictures that are drawn from them."""
 PAGE = ROOT / "docs" / "quality.md"
-PICTURE = ROOT / "docs" / "figures" / "quality.png"
+PICTURES = ROOT / "docs" / "figures"
+SMOLLM2 = ModelShape(576, 1536, num_heads=9, num_kv_heads=3, head_dim=64, vocab_size=49152)
 
 
 def main(check: bool = False) -> None:
     """Rewrite the text between the marks of the page."""
-    results = json.loads((ROOT / RESULTS).read_text(encoding="utf-8"))
-    write_figures(PAGE, RESULTS, figures(results), check=check)
-    if check:
-        return
-    picture = by_cutoff(results)
-    assert picture is not None, "no model with a cutoff was measured"
-    picture.savefig(PICTURE, dpi=DPI)
+    for path, picture in RESULTS.items():
+        results = json.loads((ROOT / path).read_text(encoding="utf-8"))
+        write_figures(PAGE, path, figures(results), check=check)
+        if not check:
+            page = by_cutoff(results)
+            assert page is not None, f"{path} has no model with a cutoff"
+            page.savefig(PICTURES / picture, dpi=DPI)
 
 
 def figures(results: Mapping[str, Any]) -> str:
@@ -44,11 +52,24 @@ def figures(results: Mapping[str, Any]) -> str:
     models = in_order(results)
     columns = [column for column in COLUMNS if any(estimate_of(model, column.task, column.metric) for model in models)]
     lines = [
-        f"| model | {' | '.join(column.heading for column in columns)} |",
-        "|---" * (len(columns) + 1) + "|",
-        *(f"| {model['label']} | {' | '.join(cell(model, column) for column in columns)} |" for model in models),
+        f"| model | at rest | TTFT | {' | '.join(column.heading for column in columns)} |",
+        "|---" * (len(columns) + 3) + "|",
+        *(
+            f"| {model['label']} | {' | '.join([*gains(model), *(cell(model, column) for column in columns)])} |"
+            for model in models
+        ),
     ]
     return "\n".join([*lines, "", where(results)])
+
+
+def gains(model: Mapping[str, Any]) -> tuple[str, str]:
+    """The most that its bands gain in prompt tokens at rest, and in TTFT of a cold prompt of 8192 tokens."""
+    if model["speed"] is None:
+        return "", ""
+    nested = {"selection": Selection, "messages": ShortMessages}
+    parts = {key: nested[key](**value) for key, value in model["speed"].items() if key in nested and value}
+    bands = SpeedConfig(**{**model["speed"], **parts})
+    return f"{bands.num_layers / kept_layers(SMOLLM2, bands):.2f}x", f"{ttft_ceiling(SMOLLM2, bands, 8192):.2f}x"
 
 
 def cell(model: Mapping[str, Any], column: Column) -> str:

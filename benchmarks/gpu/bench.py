@@ -5,7 +5,7 @@ python benchmarks/gpu/bench.py --out build/rehearsal --profile rehearsal  # the 
 
 Stock, SPEED at 24 of 32 layers and SPEED at 32 of 32 on the shape of Llama 3.1 8B with random weights, started one
 after another, and again while time lasts. Each figure has its ceiling beside it. `--arch qwen3` takes the shape of
-Qwen3 8B at 27 of 36 layers, `--arch qwen3_moe` that of Qwen3 30B A3B at 36 of 48.
+Qwen3 8B at 27 of 36 layers, `--arch qwen3_moe` that of Qwen3 30B A3B at 36 of 48. `--policy fastkv` adds a policy.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,7 +23,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))  # this checkout is what is measured
 
 import typer  # noqa: E402
-from contenders import Profile, describe, fitting_stock_requests, profile_of  # noqa: E402
+from contenders import Profile, contenders, deep_tokens, describe, fitting_stock_requests, profile_of  # noqa: E402
 from figures import gpu_rows  # noqa: E402
 
 from sglang_speed.config import SpeedConfig  # noqa: E402
@@ -37,8 +37,6 @@ from sglang_speed.lab.common.progress import wide_console  # noqa: E402
 from sglang_speed.lab.common.provenance import provenance  # noqa: E402
 from sglang_speed.method.cost import Rates, weight_bytes  # noqa: E402
 
-ORDER = ("stock", "speed", "equal", "speed", "stock")
-"""Stock is first and last, so that a drift of the machine shows in the spread of its samples."""
 SECONDS_PER_START = 75.0
 """Assumed duration of a contender before its first measurement."""
 
@@ -49,6 +47,10 @@ def bench(
     out: Annotated[Path, typer.Option(help="Folder for results.json, samples.jsonl and workers.log.")],
     profile: Annotated[Literal["gpu", "rehearsal"], typer.Option(help="Sizes.")] = "gpu",
     arch: Annotated[Arch, typer.Option(help="Architecture of the model.")] = "llama",
+    policy: Annotated[
+        list[str] | None,
+        typer.Option(help="A further policy, and settings behind it: fastkv,prefill_layers=16; may be repeated."),
+    ] = None,
     seconds: Annotated[
         float, typer.Option(help="Time limit; contenders that would exceed it are not started.")
     ] = 330.0,
@@ -57,7 +59,7 @@ def bench(
     """Measure, print a table, write results; exit code 1 if a contender failed or was not measured."""
     deadline = time.monotonic() + seconds
     out.mkdir(parents=True, exist_ok=True)
-    sizes = profile_of(profile, arch)
+    sizes = profile_of(profile, arch, policy or ())
     machine = measure_machine(profile, out)
     rates = Rates(machine["flops"], machine["bandwidth"])
     print(described_rates(machine), flush=True)
@@ -67,13 +69,13 @@ def bench(
         (out / name).write_text("", encoding="utf-8")
     failed: list[str] = []
     table: list[Row] = []
-    for name, code in run_all((profile, arch), stock_requests, out, deadline):
+    for name, code in run_all((profile, arch, *(policy or ())), sizes, stock_requests, out, deadline):
         failed += [name] * (code != 0)
         table = write_results(out, head, sizes, stock_requests, rates, failed)
     console.print(figures_table(by_scenario(table), REHEARSAL if sizes.is_rehearsal else ""))
     console.print(f"written to {out / 'results.json'}" + (f"; failed: {', '.join(failed)}" if failed else ""))
     measured = {sample["contender"] for sample in read_samples(out)}
-    raise typer.Exit(1 if failed or measured != set(ORDER) else 0)
+    raise typer.Exit(1 if failed or measured != set(sizes.order) else 0)
 
 
 def measure_machine(profile: str, out: Path) -> dict[str, float]:
@@ -89,20 +91,22 @@ def requests_at_full_depth(profile: Profile, memory: float) -> int:
     return fitting_stock_requests(profile, int(memory), weight_bytes(profile.shape, stock) + embedding)
 
 
-def run_all(sizes: tuple[str, str], stock_requests: int, out: Path, deadline: float) -> Iterator[tuple[str, int]]:
+def run_all(
+    named: Sequence[str], profile: Profile, stock_requests: int, out: Path, deadline: float
+) -> Iterator[tuple[str, int]]:
     """Run the contenders one after another; yields name and exit code. The next one imports while one measures.
 
-    sizes: names of the profile and of the architecture.
+    named: the profile, the architecture, and further policies, as the user wrote them.
     """
     took: dict[str, float] = {}
-    waiting = start_worker(sizes, 0, stock_requests, out)
+    waiting = start_worker(named, profile, 0, stock_requests, out)
     try:
-        for index, name in enumerate(ORDER):
+        for index, name in enumerate(profile.order):
             worker, began = waiting, time.monotonic()
             if began + took.get(name, SECONDS_PER_START) > deadline:
                 return
-            if index + 1 < len(ORDER):
-                waiting = start_worker(sizes, index + 1, stock_requests, out)
+            if index + 1 < len(profile.order):
+                waiting = start_worker(named, profile, index + 1, stock_requests, out)
             release(worker, deadline - began)
             took[name] = time.monotonic() - began
             yield name, worker.returncode
@@ -110,10 +114,14 @@ def run_all(sizes: tuple[str, str], stock_requests: int, out: Path, deadline: fl
         stop(waiting)
 
 
-def start_worker(sizes: tuple[str, str], index: int, stock_requests: int, out: Path) -> subprocess.Popen[str]:
+def start_worker(
+    named: Sequence[str], profile: Profile, index: int, stock_requests: int, out: Path
+) -> subprocess.Popen[str]:
     """Start a worker, which imports and then waits for `release` before it uses the device."""
-    arguments = [*sizes, ORDER[index], str(index), str(stock_requests), str(out / "samples.jsonl")]
-    environment = {**os.environ, DEEP_TOKENS_VARIABLE: str(profile_of(*sizes).deep_tokens)}
+    name = profile.order[index]
+    arguments = [name, str(index), str(stock_requests), str(out / "samples.jsonl"), *named]
+    size = deep_tokens(contenders(profile)[name].config, profile, stock_requests)
+    environment = {**os.environ, DEEP_TOKENS_VARIABLE: str(size)}
     with (out / "workers.log").open("a", encoding="utf-8") as log:
         return subprocess.Popen(
             [sys.executable, str(HERE / "worker.py"), *arguments],

@@ -7,8 +7,8 @@ of 128K tokens. The starts alternate, so that a drift of the machine affects all
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from sglang_speed.config import SpeedConfig
 from sglang_speed.kv_pool.capacity import split_kv_bytes
 from sglang_speed.lab.bench import profiles
 from sglang_speed.lab.bench.models import Contender, random_config
-from sglang_speed.method.cost import ModelShape
+from sglang_speed.lab.bench.rivals import Rival, rivals_of
+from sglang_speed.method.cost import ModelShape, kept_layers, state_layers
 
 SLACK_TOKENS = 128
 """Room beside each prompt for generated tokens."""
@@ -27,7 +28,10 @@ BUDGET_SLACK_TOKENS = 1024
 
 @dataclass(frozen=True, kw_only=True)
 class Profile(profiles.Sizes):
-    """Sizes of a run. The KV memory is what `stock_requests` of the longest prompt take at full depth."""
+    """Sizes of a run. The KV memory is what `stock_requests` of the longest prompt take at full depth.
+
+    deep_tokens: of a deep band whose policy selects none. rivals: what is compared with stock beside SPEED.
+    """
 
     dtype: str
     new_tokens: int
@@ -37,13 +41,22 @@ class Profile(profiles.Sizes):
     served_requests: int
     served_new_tokens: int
     settings: dict[str, Any] = field(default_factory=dict)
+    rivals: tuple[Rival, ...] = ()
 
     @classmethod
     def of_results(cls, configuration: Mapping[str, Any]) -> Profile:
         """The profile of a results file."""
         sizes = configuration["profile"]
         shape, prompt_lens = ModelShape.from_dict(sizes["shape"]), tuple(sizes["prompt_lens"])
-        return cls(**{**sizes, "shape": shape, "prompt_lens": prompt_lens})
+        rivals = rivals_of([one["name"] for one in sizes["rivals"]]) if sizes.get("rivals") else ()
+        return cls(**{**sizes, "shape": shape, "prompt_lens": prompt_lens, "rivals": rivals})
+
+    @property
+    def order(self) -> tuple[str, ...]:
+        """The contenders as they are started. Stock is first and last, so that a drift of the machine shows in the
+        spread of its samples."""
+        names = tuple(rival.name for rival in self.rivals)
+        return ("stock", "speed", *names, "equal", *names, "speed", "stock")
 
     @property
     def model_len(self) -> int:
@@ -100,18 +113,18 @@ REHEARSAL = Profile(
 PROFILES = {"gpu": GPU, "rehearsal": REHEARSAL}
 
 
-def profile_of(name: str, arch: str) -> Profile:
-    """Raises KeyError for a name that is not known."""
-    return profiles.of_architecture(PROFILES[name], arch)
+def profile_of(name: str, arch: str, policies: Sequence[str] = ()) -> Profile:
+    """Raises KeyError for a name that is not known, ConfigError for a policy that is not."""
+    rivals = rivals_of(policies) if policies else ()
+    return replace(profiles.of_architecture(PROFILES[name], arch), rivals=rivals)
 
 
 def contenders(profile: Profile, directory: Path = Path()) -> dict[str, Contender]:
     """stock is a plain checkpoint, served by SGLang's own model. directory: of their checkpoints."""
     depths = {"stock": profile.num_layers, "speed": profile.prefill_layers, "equal": profile.num_layers}
-    return {
-        name: Contender(name, directory / name, SpeedConfig(profile.num_layers, depth))
-        for name, depth in depths.items()
-    }
+    bands = {name: SpeedConfig(profile.num_layers, depth) for name, depth in depths.items()}
+    bands |= {rival.name: rival.bands(profile.num_layers) for rival in profile.rivals}
+    return {name: Contender(name, directory / name, config) for name, config in bands.items()}
 
 
 def fitting_stock_requests(profile: Profile, memory_bytes: int, weights: int) -> int:
@@ -123,10 +136,23 @@ def fitting_stock_requests(profile: Profile, memory_bytes: int, weights: int) ->
     return 3 * (room // profile.kv_bytes(3))
 
 
+def deep_tokens(config: SpeedConfig, profile: Profile, stock_requests: int) -> int:
+    """Tokens in the deep band's pool: with what is selected of as many prompts as the memory holds beside it."""
+    in_memory = config.num_layers * stock_requests * profile.model_len
+    per_prompt_token = kept_layers(profile.shape, config) + config.selected_share * config.num_deep_layers
+    return profile.deep_tokens + int(config.selected_share * in_memory / per_prompt_token)
+
+
 def prompt_tokens(config: SpeedConfig, profile: Profile, stock_requests: int) -> int:
     """Tokens in the shallow band's pool, after the deep band got its bytes."""
-    budget = profile.kv_bytes(stock_requests)
-    return split_kv_bytes(config, budget, profile.shape.kv_bytes_per_layer, 1, profile.deep_tokens).prompt_tokens
+    return split_kv_bytes(
+        config,
+        profile.kv_bytes(stock_requests),
+        profile.shape.kv_bytes_per_layer,
+        1,
+        deep_tokens(config, profile, stock_requests),
+        state_layers=state_layers(profile.shape, config),
+    ).prompt_tokens
 
 
 def write_checkpoint(contender: Contender, profile: Profile) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from contenders import Profile, contenders, fitting, prompt_tokens
 
 from sglang_speed.config import SpeedConfig
 from sglang_speed.lab.bench.results import Figure, Row, Sample, rows
-from sglang_speed.method.cost import Rates, extend_of, step_floor, ttft_floor
+from sglang_speed.method.cost import Rates, extend_of, kv_bytes_per_prompt_token, step_floor, ttft_floor
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ KINDS = {
 
 
 def gpu_rows(samples: Iterable[Mapping[str, Any]], profile: Profile, stock_requests: int, rates: Rates) -> list[Row]:
-    """SPEED against stock, and `Lc = L` against stock, for each figure that both have."""
+    """SPEED and further policies against stock, and `Lc = L` against stock, for each figure that both have."""
     samples = list(samples)
     machines = {name: _Machine(one.config, profile, stock_requests, rates) for name, one in contenders(profile).items()}
     figures = {sample["figure"]: list(_figures(sample["figure"], machines)) for sample in samples}
@@ -50,12 +50,14 @@ def gpu_rows(samples: Iterable[Mapping[str, Any]], profile: Profile, stock_reque
 
 def _figures(name: str, machines: Mapping[str, _Machine]) -> Iterator[Figure]:
     kind = KINDS[name.partition(", ")[0]]
-    stock, speed = (machines[side].best(name) for side in ("stock", "speed"))
+    stock = machines["stock"].best(name)
     figure = Figure(kind.scenario, name, kind.unit, better=kind.better)
-    ceiling = None if stock is None or speed is None else figure.ratio(stock, speed)
-    is_judged = ceiling is not None and kind.target_share is not None and not machines["speed"].profile.is_rehearsal
-    target = kind.target_share * ceiling if is_judged else None
-    yield Figure(kind.scenario, name, kind.unit, ceiling, target, kind.better)
+    for rival in (name for name in machines if name not in ("stock", "equal")):
+        best = machines[rival].best(name)
+        ceiling = None if stock is None or best is None else figure.ratio(stock, best)
+        is_judged = ceiling is not None and kind.target_share is not None and rival == "speed"
+        is_judged = is_judged and not machines[rival].profile.is_rehearsal
+        yield replace(figure, ceiling=ceiling, target=kind.target_share * ceiling if is_judged else None, rival=rival)
     yield Figure("overhead", name, kind.unit, 1.0, better=kind.better, rival="equal")
 
 
@@ -95,8 +97,7 @@ class _Machine:
     @property
     def _ideal_tokens(self) -> float:
         """Prompt tokens in all of the KV memory, without a deep band."""
-        per_token = self.config.prefill_layers * self.profile.shape.kv_bytes_per_layer
-        return self.profile.kv_bytes(self.stock_requests) / per_token
+        return self.profile.kv_bytes(self.stock_requests) / kv_bytes_per_prompt_token(self.profile.shape, self.config)
 
     def _ttft(self, prompt_len: int, cached_len: int) -> float:
         extend = extend_of(self.config, prompt_len, cached_len)

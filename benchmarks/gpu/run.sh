@@ -2,15 +2,15 @@
 # The one command for an offline GPU machine: install the bundle, then smoke test, tests and benchmark.
 #
 #   bash benchmarks/gpu/run.sh [--bundle DIR] [--out DIR] [--commit SHA] [--arch llama|qwen3|qwen3_moe] [--seconds N]
-#                              [--stages "kernels smoke tests bench keep"]
-#   bash benchmarks/gpu/run.sh --rehearse [--arch ...] [--out DIR]    # the same code on a CPU, without the bundle
+#                              [--stages "kernels smoke tests bench keep"] [--policy pop] [--policy fastkv,...]
+#   bash benchmarks/gpu/run.sh --rehearse [--arch ...] [--policy ...] [--out DIR]   # the same code on a CPU, no bundle
 #
 # Every stage has its own time limit; a stage that fails does not keep the next from running. The exit code is the number
 # of stages that failed. DIR gets a handful of files: run.log, tests.log, workers.log, samples.jsonl, results.json.
 set -uo pipefail
 cd "$(dirname "$0")/../.."
 
-bundle=.gpu-bundle out=build/gpu commit= arch=llama seconds=480 stages="kernels smoke tests bench keep" rehearse=
+bundle=.gpu-bundle out=build/gpu commit= arch=llama seconds=480 stages="kernels smoke tests bench keep" rehearse= policies=()
 while [ $# -gt 0 ]; do
     case $1 in
         --bundle) bundle=$2; shift ;;
@@ -18,6 +18,7 @@ while [ $# -gt 0 ]; do
         --commit) commit=$2; shift ;;
         --arch) arch=$2; shift ;;
         --seconds) seconds=$2; shift ;;
+        --policy) policies+=(--policy "$2"); shift ;;
         --stages) stages=$2; shift ;;
         --rehearse) rehearse=yes ;;
         *) echo "unknown argument: $1" >&2; exit 64 ;;
@@ -45,7 +46,8 @@ stage() {  # stage NAME LIMIT COMMAND...
 left() { local rest=$((seconds - (SECONDS - started))); echo $((rest > 30 ? rest : 30)); }
 
 if [ "$rehearse" ]; then
-    stage bench 600 "$python" benchmarks/gpu/bench.py --out "$out" --arch "$arch" --profile rehearsal --seconds 590
+    stage bench 600 "$python" benchmarks/gpu/bench.py --out "$out" --arch "$arch" --profile rehearsal --seconds 590 \
+        "${policies[@]}"
     exit "$failed"
 fi
 
@@ -62,7 +64,7 @@ for name in $stages; do
         smoke) stage smoke 100 "$python" benchmarks/gpu/smoke.py --arch "$arch" ;;
         tests) stage tests 190 bash benchmarks/gpu/tests.sh "$out" "$arch" ;;
         bench) stage bench "$(($(left) + 20))" "$python" benchmarks/gpu/bench.py --out "$out" --arch "$arch" --seconds "$(left)" \
-            ${commit:+--commit "$commit"} ;;
+            ${commit:+--commit "$commit"} "${policies[@]}" ;;
     esac
 done
 grep "^== .*exit code" "$out/run.log"

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Annotated
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # for tests.scheduler_harness
@@ -18,7 +19,15 @@ sys.path.insert(0, str(ROOT))  # for tests.scheduler_harness
 import typer  # noqa: E402
 
 
-def work(profile_name: str, arch: str, contender_name: str, start: int, stock_requests: int, samples: Path) -> None:
+def work(
+    contender_name: str,
+    start: int,
+    stock_requests: int,
+    samples: Path,
+    profile_name: str,
+    arch: str,
+    policies: Annotated[list[str] | None, typer.Argument()] = None,
+) -> None:
     """start: number of this start within the run, for the samples."""
     from contenders import contenders, profile_of, server_settings, write_checkpoint
     from measurements import Measurements
@@ -28,7 +37,7 @@ def work(profile_name: str, arch: str, contender_name: str, start: int, stock_re
 
     sys.stdin.readline()
     began = time.perf_counter()
-    profile = profile_of(profile_name, arch)
+    profile = profile_of(profile_name, arch, policies or ())
     with tempfile.TemporaryDirectory() as directory, samples.open("a", encoding="utf-8") as file:
 
         def write(name: str, value: float) -> None:

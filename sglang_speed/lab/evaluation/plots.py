@@ -6,6 +6,7 @@ Reads the JSON only, so that a committed result can be drawn again.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ COLUMNS_OF_PANELS = 3
 DODGE = 0.08
 """Horizontal distance, in layers, between two series at one cutoff."""
 LINE: dict[str, Any] = {"marker": "o", "markersize": 4, "capsize": 2, "linewidth": 1.2}
+CUTOFF = re.compile(r", (\d+)(?: and \d+)* of \d+")
+"""In the label of a model, e.g. of `pop, 22 of 30, tail 1`."""
 Model = Mapping[str, Any]
 
 
@@ -45,6 +48,7 @@ def by_cutoff(results: Mapping[str, Any]) -> Page | None:
     page, panels = panels_of(len(shown), room_below=0.5)
     for axes, column in zip(panels, shown, strict=False):
         _metric(axes, results, column)
+    page.set_size_inches(WIDTH * COLUMNS_OF_PANELS, page.get_figheight() + 0.18 * len(series(results, shown[0])) / 3)
     handles = {
         label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
@@ -83,29 +87,38 @@ def _metric(axes: Axes, results: Mapping[str, Any], column: Column) -> None:
         axes.errorbar(places, values, yerr=errors, color=f"C{index}", label=name, **LINE)
     for model in results["models"]:
         estimate = estimate_of(model, column.task, column.metric)
-        if model["speed"] is None and estimate is not None:
+        if layers_of(model) is None and estimate is not None:
             value = estimate.get("ratio", estimate["value"])
             axes.axhline(value, color="black", linestyle="--", linewidth=0.8, label=model["label"])
     is_perplexity = column.metric == "perplexity"
     axes.set_title("perplexity / full depth's" if is_perplexity else column.heading, fontsize=9)
     axes.set_xlabel("prefill layers", fontsize=8)
-    cutoffs = sorted({model["speed"]["prefill_layers"] for model in results["models"] if model["speed"]})
+    cutoffs = sorted({layers for model in results["models"] if (layers := layers_of(model)) is not None})
     axes.set(xticks=cutoffs, xlim=(cutoffs[0] - 1, cutoffs[-1] + 1))
     if not is_perplexity:
         axes.yaxis.set_major_formatter(PercentFormatter(1))
 
 
 def series(results: Mapping[str, Any], column: Column) -> dict[str, list[tuple[int, float, float]]]:
-    """By name and tail: measured (prefill layers, value, standard error of the difference to full depth).
+    """By label without its cutoff: measured (prefill layers, value, standard error of the difference to full depth).
     All columns have the same keys in the same order, which gives the colours."""
     found: dict[str, list[tuple[int, float, float]]] = {}
-    for model in sorted(in_order(results), key=lambda model: str(model["name"])):
-        if model["speed"] is not None:
-            points = found.setdefault(f"{model['name']}, tail {model['speed']['tail_tokens']}", [])
+    for model in sorted(in_order(results), key=lambda model: str(model["label"])):
+        layers = layers_of(model)
+        if layers is not None:
+            points = found.setdefault(CUTOFF.sub("", model["label"]), [])
             estimate = estimate_of(model, column.task, column.metric)
             if estimate is not None:
-                points.append((model["speed"]["prefill_layers"], *value_and_error(estimate)))
+                points.append((layers, *value_and_error(estimate)))
     return found
+
+
+def layers_of(model: Model) -> int | None:
+    """Prefill layers, or those of a pruned model whose name says so; None for a model at full depth."""
+    if model["speed"] is not None:
+        return int(model["speed"]["prefill_layers"])
+    named = CUTOFF.search(model["label"])
+    return None if named is None else int(named[1])
 
 
 def value_and_error(estimate: Mapping[str, Any]) -> tuple[float, float]:

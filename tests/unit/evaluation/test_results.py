@@ -179,13 +179,18 @@ def test_a_series_has_one_colour_in_every_panel(results: Results) -> None:
     results.add(
         replace(SPEED, name="a first one", speed=SpeedConfig(8, 5)), Asked("responses"), RESPONSES, AT_FULL_DEPTH, 1
     )
+    pop = SpeedConfig.of_policy(8, 6, "pop")
+    results.add(replace(SPEED, name="untrained", speed=pop), Asked("needle"), MISSED, {}, 1)
+    results.add(replace(FULL, name="pruned, 5 of 8", weights="fewer"), Asked("needle"), MISSED, {}, 1)
     page = by_cutoff(results.data)
     assert page is not None
     colours: dict[str, set[str]] = {}
     for axes in page.axes:
         for bars in axes.containers:
             colours.setdefault(str(bars.get_label()), set()).add(str(bars[0].get_color()))
-    assert sorted(colours) == ["a first one, tail 16", "trained, tail 16", "untrained, tail 16"]
+    assert sorted(colours) == [
+        *("a first one, tail 16", "pruned", "trained, tail 16", "untrained, pop, tail 1", "untrained, tail 16"),
+    ]
     assert all(len(used) == 1 for used in colours.values()), colours
     assert len(set.union(*colours.values())) == len(colours)
     (legend,) = page.legends
