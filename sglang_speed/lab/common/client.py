@@ -12,7 +12,7 @@ import requests
 from sglang_speed.errors import ConfigError
 from sglang_speed.lab.common.local_server import ServerFailed
 
-CONCURRENCY = 64
+CONCURRENCY = 16
 TIMEOUT_SECONDS = 90
 GENERATION_SECONDS = 3600
 
@@ -76,9 +76,13 @@ class Client:
         return Score(tuple(entry[0] for entry in own[-last:]), tuple(entries[0][1] for entries in best[-last:]))
 
     def each(self, ask: Callable[[Item], Answer], items: Iterable[Item]) -> Iterator[Answer]:
-        """`ask(item)` for every item, concurrently; results in the order of the items."""
-        with ThreadPoolExecutor(self.concurrency) as pool:
+        """`ask(item)` for every item, concurrently; results in the order of the items. When it is given up, it does not
+        wait for what runs."""
+        pool = ThreadPoolExecutor(self.concurrency)
+        try:
             yield from pool.map(ask, items)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def get(self, path: str) -> requests.Response:
         """Raises ServerFailed if nothing answers, RequestFailed for an error status."""

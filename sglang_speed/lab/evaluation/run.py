@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 from sglang_speed.lab.common.chat import ChatFormat
@@ -44,6 +45,10 @@ Watch = Callable[[str, int], Callable[[], None]]
 """Called with a description and the number of items; returns a function to call after each item."""
 
 
+class GivenUp(Exception):
+    """Another model failed, or the user ended the run."""
+
+
 @dataclass
 class Evaluation:
     """logs: a folder for server logs and answers. watch: shows progress."""
@@ -58,6 +63,7 @@ class Evaluation:
     flags: Sequence[str]
     watch: Watch
     _servers: list[LocalServer] = field(default_factory=list)
+    _is_given_up: Event = field(default_factory=Event)
 
     def run(self, num_servers: int = 1) -> None:
         """Measure whatever is missing from the results. Raises ServerFailed, ConfigError."""
@@ -72,14 +78,22 @@ class Evaluation:
                 self._ask(client, self.full_depth, self._measurements(kept))
         measurements = self._measurements(kept)
         with ThreadPoolExecutor(num_servers) as pool:
+            evaluated = [pool.submit(self._evaluate, each, measurements) for each in self.subjects]
             try:
-                for one in as_completed([pool.submit(self._evaluate, each, measurements) for each in self.subjects]):
+                for one in as_completed(evaluated):
                     one.result()
             except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                for server in self._servers:  # their threads end with them
-                    server.ask_to_stop()
+                self._give_up(evaluated)
                 raise
+
+    def _give_up(self, evaluated: Sequence[Future[None]]) -> None:
+        """End what is evaluated in other threads, and their servers."""
+        self._is_given_up.set()
+        for one in evaluated:
+            one.cancel()
+        while wait(evaluated, timeout=1).not_done:
+            for server in tuple(self._servers):
+                server.ask_to_stop()
 
     def _measurements(self, references: Sequence[Reference]) -> list[Measurement]:
         responses = [Responses(references)] if references else []
@@ -124,6 +138,8 @@ class Evaluation:
         advance = self.watch(what, num_items)
         made = []
         for one in found:
+            if self._is_given_up.is_set():
+                raise GivenUp
             made.append(one)
             advance()
         return made
