@@ -93,7 +93,7 @@ def _metric(axes: Axes, results: Mapping[str, Any], column: Column) -> None:
     is_perplexity = column.metric == "perplexity"
     axes.set_title("perplexity / full depth's" if is_perplexity else column.heading, fontsize=9)
     axes.set_xlabel("prefill layers", fontsize=8)
-    cutoffs = sorted({layers for model in results["models"] if (layers := layers_of(model)) is not None})
+    cutoffs = sorted({each for model in results["models"] if (each := layers_of(model)) is not None})
     axes.set(xticks=cutoffs, xlim=(cutoffs[0] - 1, cutoffs[-1] + 1))
     if not is_perplexity:
         axes.yaxis.set_major_formatter(PercentFormatter(1))
