@@ -56,7 +56,11 @@ class Answers:
         return max(len(self._prompt([*item.opening, user(item.turns[0])])) for item in self.items)
 
     def ask(self, client: Client, tail_tokens: int) -> Iterator[ItemResult]:
-        return client.each(lambda item: self._ask(client, item), self.items)
+        """What shares a part is asked one after the other: then the server has computed that part."""
+        size = self.drawn_together
+        together = [self.items[first : first + size] for first in range(0, len(self.items), size)]
+        for answered in client.each(lambda items: [self._ask(client, item) for item in items], together):
+            yield from answered
 
     def _ask(self, client: Client, item: Item) -> ItemResult:
         """Ask turn by turn; each prompt contains the model's earlier answers."""
