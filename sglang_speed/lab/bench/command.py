@@ -13,6 +13,7 @@ from sglang_speed.checkpoints.convert import read_source_config
 from sglang_speed.checkpoints.hub import local_checkpoint
 from sglang_speed.config import decoder_config
 from sglang_speed.errors import ConfigError
+from sglang_speed.lab.bench.adapter import with_adapter
 from sglang_speed.lab.bench.facts import REHEARSAL, described_bands, described_rates
 from sglang_speed.lab.bench.models import Model, model_of, random_model, with_bare
 from sglang_speed.lab.bench.options import BenchOptions
@@ -52,6 +53,8 @@ def bench(options: BenchOptions) -> None:
     exit_on_sigterm()
     with tempfile.TemporaryDirectory(prefix="sglang-speed-bench-") as directory:
         compared = prepare(models, options.full_depth, sizes, scenarios, Path(directory) / "models")
+        if options.lora_rank is not None:
+            compared = with_adapter(compared, options.lora_rank, Path(directory) / "adapter")
         compared = with_bare(compared) if options.bare else compared
         rates = measure_rates(sizes.device, sizes.copy_bytes, sizes.matrix_size, getattr(torch, sizes.dtype))
         print_ceilings(compared, rates)
@@ -59,7 +62,7 @@ def bench(options: BenchOptions) -> None:
             console.print(f"[bold yellow]{REHEARSAL}[/]")
         named = {"model": ", ".join(compared.rivals)} if models else {"model": "random", "arch": sizes.arch}
         names = {**named, "profile": name}
-        comparison = Comparison(compared, sizes, rates, names, flags)
+        comparison = Comparison(compared, sizes, rates, names, flags, options.lora_rank)
         measure(comparison, scenarios, outputs.make_logs(), outputs)
     finish(comparison, outputs)
 

@@ -63,9 +63,10 @@ class Answer:
 
 
 class LoadClient(Client):
-    """Sends timed requests to a server. tokenizer: turns its text back into tokens, as a chat client does."""
+    """Sends timed requests to a server. tokenizer: turns its text back into tokens, as a chat client does. adapter:
+    LoRA that they name."""
 
-    def __init__(self, server: Server, tokenizer: Any) -> None:
+    def __init__(self, server: Server, tokenizer: Any, adapter: str | None = None) -> None:
         super().__init__(server.url)
         with warnings.catch_warnings(action="ignore"):  # features that this machine lacks
             from sglang.benchmark import serving
@@ -73,6 +74,7 @@ class LoadClient(Client):
         serving.set_global_args(Namespace(**_COMMAND_LINE))
         self._serving = serving
         self._tokenizer = tokenizer
+        self._adapter = adapter
         self.server = server
 
     async def ask(self, prompt: Sequence[int], max_new_tokens: int) -> Answer:
@@ -83,7 +85,7 @@ class LoadClient(Client):
             prompt_len=len(prompt),
             output_len=max_new_tokens,
             model="default",
-            lora_name=None,
+            lora_name=self._adapter,
             image_data=None,
             extra_request_body={"sampling_params": {**_GREEDY, "max_new_tokens": max_new_tokens}},
         )
@@ -105,6 +107,7 @@ class LoadClient(Client):
         """Send all prompts as one request: they enter the queue in this order, however busy the machine is."""
         sampling = {**_GREEDY, "max_new_tokens": max_new_tokens}
         payload = {"input_ids": [list(prompt) for prompt in prompts], "sampling_params": sampling}
+        payload |= {} if self._adapter is None else {"lora_path": self._adapter}
         self.post("/generate", payload, GENERATION_SECONDS)
 
     def flush(self) -> None:

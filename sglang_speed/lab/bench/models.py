@@ -45,11 +45,12 @@ class Contender:
 
 @dataclass(frozen=True)
 class Model:
-    """Checkpoints of one shape, by side: stock, its rivals, and `Lc = L`."""
+    """Checkpoints of one shape, by side: stock, its rivals, and `Lc = L`. adapter: LoRA that all requests use."""
 
     shape: ModelShape
     contenders: Mapping[str, Contender]
     has_weights: bool = True
+    adapter: Path | None = None
 
     @property
     def num_layers(self) -> int:

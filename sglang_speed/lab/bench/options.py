@@ -42,8 +42,14 @@ class BenchOptions:
         list[str] | None, typer.Option(help=f"{', '.join(SCENARIO_NAMES)}; may be given several times; default: all.")
     ] = None
     length: Annotated[list[int] | None, typer.Option(help="Prompt tokens; may be given several times.")] = None
+    lora_rank: Annotated[
+        int | None, typer.Option(help="Every request uses a LoRA adapter of this rank, with random weights.")
+    ] = None
     bare: Annotated[
-        bool, typer.Option("--bare", help="Serve each rival once more, without the flags after `--`: what they gain.")
+        bool,
+        typer.Option(
+            "--bare", help="Serve each rival once more, without the adapter and the flags after `--`: what they change."
+        ),
     ] = False
     json: Annotated[Path | None, typer.Option(help="JSON file to write, with all figures and samples.")] = None
     plot: Annotated[Path | None, typer.Option(help="Folder to write the pictures to.")] = None
@@ -57,8 +63,10 @@ class BenchOptions:
             raise ConfigError("--full-depth needs --model: it is the stock checkpoint of the model named there")
         if self.arch is not None and self.arch not in ARCH_NAMES:
             raise ConfigError(f"--arch {self.arch} is not one of {', '.join(ARCH_NAMES)}: choose one of these")
-        if self.bare and not self.flags:
-            raise ConfigError("--bare leaves out the flags after `--`, and there are none: give some, or omit it")
+        if self.bare and not self.flags and self.lora_rank is None:
+            raise ConfigError(
+                "--bare leaves out --lora-rank and the flags after `--`, and there are none: give some, or omit it"
+            )
         for name in ("arch", "policy"):
             if getattr(self, name) and self.model:
                 raise ConfigError(f"--{name} is for the random model, and --model has its own: omit one of them")

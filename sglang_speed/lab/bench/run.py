@@ -13,8 +13,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from sglang_speed.lab.bench.adapter import ADAPTER, with_adapter
 from sglang_speed.lab.bench.load import LoadClient, Prompts, load_tokenizer
-from sglang_speed.lab.bench.models import Model, tiny_model
+from sglang_speed.lab.bench.models import Contender, Model, tiny_model
 from sglang_speed.lab.bench.profiles import Pool, Profile
 from sglang_speed.lab.bench.results import Point, Reading, Row, Sample, by_scenario, rows
 from sglang_speed.lab.bench.rivals import STOCK
@@ -60,6 +61,7 @@ class Comparison:
     rates: Rates
     names: Mapping[str, str]
     flags: Sequence[str] = ()
+    lora_rank: int | None = None
     samples: list[Sample] = field(default_factory=list)
     points: list[Point] = field(default_factory=list)
     servers: dict[str, dict[str, list[str]]] = field(default_factory=dict)
@@ -76,7 +78,7 @@ class Comparison:
         chosen = sorted((SCENARIOS[name] for name in names), key=lambda one: list(SCENARIOS).index(one.name))
         for (is_tiny, pool), group in groupby(chosen, key=lambda one: (one.is_tiny, one.pool(self.profile))):
             with tempfile.TemporaryDirectory(prefix="sglang-speed-bench-") as directory:
-                model = tiny_model(Path(directory) / "tiny", self.profile) if is_tiny else self.model
+                model = self._tiny(Path(directory)) if is_tiny else self.model
                 yield from self._run_group(list(group), model, pool, logs)
 
     def _run_group(self, group: Sequence[Scenario], model: Model, pool: Pool, logs: Path) -> Iterator[Event]:
@@ -87,7 +89,10 @@ class Comparison:
         yield Starting(sides)
         with running(model, sides, pool, self.profile, logs / name, self.flags) as servers:
             tokenizer = load_tokenizer(model.contenders[STOCK].path)
-            clients = {side: LoadClient(server, tokenizer) for side, server in servers.items()}
+            clients = {
+                side: LoadClient(server, tokenizer, adapter_of(model, server.contender))
+                for side, server in servers.items()
+            }
             setting = Setting(
                 model, self.profile, self.rates, clients, Prompts(tokenizer, model.shape.vocab_size, model.message)
             )
@@ -96,6 +101,10 @@ class Comparison:
                     self._keep(measured)
                     yield measured
                 yield Finished(scenario.name)
+
+    def _tiny(self, directory: Path) -> Model:
+        model = tiny_model(directory / "tiny", self.profile)
+        return model if self.lora_rank is None else with_adapter(model, self.lora_rank, directory / "adapter")
 
     def _command_line(self, model: Model, side: str, pool: Pool) -> list[str]:
         """A server's environment variables and flags, as typed in a shell."""
@@ -131,8 +140,14 @@ class Comparison:
                 name: {"num_layers": bands.num_layers, **bands.to_dict()} for name, bands in self.model.rivals.items()
             },
             "flags": list(self.flags),
+            "lora_rank": self.lora_rank,
             "servers": self.servers,
         }
+
+
+def adapter_of(model: Model, contender: Contender) -> str | None:
+    """What requests to a side name."""
+    return None if model.adapter is None or contender.is_bare else ADAPTER
 
 
 def run_scenario(scenario: Scenario, setting: Setting) -> Iterator[Measurement]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from sglang_speed.config import SpeedConfig
 from sglang_speed.errors import ConfigError
 from sglang_speed.kv_pool.capacity import DEEP_TOKENS_VARIABLE, split_kv_bytes
+from sglang_speed.lab.bench.adapter import ADAPTER
 from sglang_speed.lab.bench.models import Contender, Model
 from sglang_speed.lab.bench.profiles import Pool, Profile
 from sglang_speed.lab.bench.rivals import STOCK
@@ -95,9 +96,10 @@ def prompt_tokens(shape: ModelShape, contender: Contender, pool: Pool) -> int:
 def server_flags(
     model: Model, contender: Contender, pool: Pool, profile: Profile, given: Sequence[str] = ()
 ) -> list[str]:
-    """The flags of a side. Only the number of tokens differs, so that the bytes are the same; a bare side has none of
-    those that the user has given."""
-    user_flags = () if contender.is_bare else given
+    """The flags of a side. Only the number of tokens differs, so that the bytes are the same; a bare side has neither an
+    adapter nor what the user has given."""
+    adapters = () if model.adapter is None else ("--enable-lora", "--lora-paths", f"{ADAPTER}={model.adapter}")
+    asked = () if contender.is_bare else (*adapters, *given)
     flags = {
         "--max-total-tokens": prompt_tokens(model.shape, contender, pool),
         "--max-running-requests": pool.running,
@@ -106,7 +108,7 @@ def server_flags(
         "--random-seed": 0,
         "--load-snapshot-publish-interval": 1,  # at every step: running requests are counted by these reports
     }
-    return [*(str(part) for flag in flags.items() for part in flag), "--enable-metrics", *profile.flags, *user_flags]
+    return [*(str(part) for flag in flags.items() for part in flag), "--enable-metrics", *profile.flags, *asked]
 
 
 def server_environment(contender: Contender, pool: Pool, profile: Profile) -> dict[str, str]:

@@ -8,16 +8,19 @@ from pathlib import Path
 from typing import cast
 
 import pytest
+from safetensors.torch import load_file
 
 from sglang_speed.checkpoints.convert import convert, read_source_config
 from sglang_speed.checkpoints.describe import model_shape
 from sglang_speed.config import SpeedConfig
 from sglang_speed.errors import ConfigError
 from sglang_speed.lab.bench import ARCH_NAMES
+from sglang_speed.lab.bench.adapter import with_adapter
 from sglang_speed.lab.bench.command import check_names, prepare, with_lengths
 from sglang_speed.lab.bench.models import model_of, random_model, tiny_model, with_bare
 from sglang_speed.lab.bench.profiles import CPU, PROFILES, REHEARSAL, of_architecture
 from sglang_speed.lab.bench.rivals import MESSAGE_ID, rivals_of
+from sglang_speed.lab.bench.run import adapter_of
 from sglang_speed.lab.bench.scenarios import SCENARIOS
 from sglang_speed.lab.bench.servers import prompt_tokens, refuse_own_flags, server_flags
 from sglang_speed.lab.common.outputs import Outputs
@@ -163,6 +166,34 @@ def test_a_bare_side_has_none_of_the_users_flags(tmp_path: Path) -> None:
     }
     assert [name for name, flags in given.items() if flags[-2:] == drafts] == ["stock", "speed", "equal"]
     assert given["speed bare"] == given["speed"][:-2]
+    with_lora = with_bare(with_adapter(random_model(REHEARSAL, tmp_path / "lora"), 4, tmp_path / "adapter"))
+    stock, bare = (
+        server_flags(with_lora, with_lora.contenders[side], REHEARSAL.cache_pool, REHEARSAL)
+        for side in ("stock", "speed bare")
+    )
+    assert stock[-3:] == ["--enable-lora", "--lora-paths", f"bench={tmp_path / 'adapter'}"]
+    assert "--enable-lora" not in bare
+    assert [adapter_of(with_lora, with_lora.contenders[side]) for side in ("speed", "speed bare")] == ["bench", None]
+
+
+def test_an_adapter_fits_every_matrix_of_the_model(tmp_path: Path) -> None:
+    model = with_adapter(random_model(REHEARSAL, tmp_path / "model"), 4, tmp_path / "adapter")
+    factors = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    weights = load_file(model.contenders["stock"].path / "model.safetensors")
+    adapted = {name: weight for name, weight in weights.items() if name.endswith("proj.weight")}
+    assert len(factors) == 2 * len(adapted) == 2 * 7 * REHEARSAL.num_layers
+    for name, weight in adapted.items():
+        place = f"base_model.model.{name.removesuffix('.weight')}"
+        down, up = (factors[f"{place}.lora_{factor}.weight"] for factor in "AB")
+        assert (up @ down).shape == weight.shape
+        assert len(down) == 4
+
+
+@pytest.mark.parametrize(("arch", "rank", "words"), [("llama", 0, "below 1"), ("qwen3_moe", 4, "has experts")])
+def test_an_adapter_that_cannot_be_is_refused(arch: str, rank: int, words: str, tmp_path: Path) -> None:
+    model = random_model(replace(of_architecture(REHEARSAL, arch), load_format="dummy"), tmp_path / "model")
+    with pytest.raises(ConfigError, match=f"--lora-rank .*{words}"):
+        with_adapter(model, rank, tmp_path / "adapter")
 
 
 @pytest.mark.parametrize("flags", [["--page-size", "16"], ["--max-total-tokens=5"], ["--kv-cache-dtype", "fp8_e5m2"]])
