@@ -96,8 +96,8 @@ def prompt_tokens(shape: ModelShape, contender: Contender, pool: Pool) -> int:
 def server_flags(
     model: Model, contender: Contender, pool: Pool, profile: Profile, given: Sequence[str] = ()
 ) -> list[str]:
-    """The flags of a side. Only the number of tokens differs, so that the bytes are the same; a bare side has neither an
-    adapter nor what the user has given."""
+    """The flags of a side. Only the number of tokens differs, so that the bytes are the same; a bare side has no
+    adapter, and none of those that the user has given."""
     adapters = () if model.adapter is None else ("--enable-lora", "--lora-paths", f"{ADAPTER}={model.adapter}")
     asked = () if contender.is_bare else (*adapters, *given)
     flags = {
