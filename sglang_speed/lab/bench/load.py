@@ -98,9 +98,7 @@ class LoadClient(Client):
                 f"{output.error or 'it ended early'}; its log is {self.server.process.log_path}"
             )
         ids = self._tokenizer.encode(output.generated_text, add_special_tokens=False)
-        at_once = max_new_tokens - 1 - len(output.itl)  # no times are given of tokens that came with the first
-        later = [0.0] * at_once + output.itl
-        times = tuple(accumulate(later, initial=output.start_time + output.ttft))
+        times = arrivals(output.start_time + output.ttft, output.itl, max_new_tokens)
         return Answer(output.start_time, times, len(prompt), output.cached_tokens, tuple(ids))
 
     def ask_together(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
@@ -137,6 +135,11 @@ class LoadClient(Client):
         state = self.info()["internal_states"][0].get("speed", {})
         in_layers = shallow * kept_layers(shape, config) + layers_beside(config, state, "tokens_used")
         return int(in_layers * shape.kv_bytes_per_layer)
+
+
+def arrivals(first: float, gaps: Sequence[float], num_tokens: int) -> tuple[float, ...]:
+    """When each token came. gaps: between tokens, those left out that came with the first."""
+    return tuple(accumulate([0.0] * (num_tokens - 1 - len(gaps)) + list(gaps), initial=first))
 
 
 def read_metrics(text: str) -> dict[str, float]:

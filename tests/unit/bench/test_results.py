@@ -11,6 +11,7 @@ import pytest
 
 from sglang_speed.config import SpeedConfig
 from sglang_speed.lab.bench.facts import SCENARIO_SIZES
+from sglang_speed.lab.bench.load import arrivals
 from sglang_speed.lab.bench.models import TINY, Contender, Model
 from sglang_speed.lab.bench.plots import PLOTS, draw
 from sglang_speed.lab.bench.profiles import CPU, REHEARSAL, Profile
@@ -215,3 +216,12 @@ def test_times_are_drawn_beside_what_drafts_gain(tmp_path: Path) -> None:
     results = json.loads((RESULTS / "bench_cpu_ngram.json").read_text(encoding="utf-8"))
     assert "tokens in a step" in {figure["figure"] for figure in results["scenarios"]["decode"]["figures"]}
     assert "tpot" in {path.stem for path in draw(results, tmp_path)}
+
+
+@pytest.mark.parametrize(
+    ("gaps", "times"),
+    [((0.25, 0.5), (1.0, 1.25, 1.75)), ((0.5,), (1.0, 1.0, 1.5)), ((), (1.0, 1.0, 1.0))],
+    ids=["one by one", "two at first", "all at once"],
+)
+def test_tokens_that_come_in_one_chunk_have_its_time(gaps: tuple[float, ...], times: tuple[float, ...]) -> None:
+    assert arrivals(1.0, gaps, 3) == times
