@@ -18,6 +18,7 @@ STOCK, EQUAL = "stock", "equal"
 """The sides that are no rivals: stock SGLang, and this package with prompts in all layers."""
 MESSAGE_ID = 2
 """The token of the random model that begins a message."""
+_USUAL_EIGHTHS = (4, 5, 6, 7)
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,11 @@ class Rival:
         if settings.get("deep_message_tokens"):
             settings.setdefault("message_delimiters", [[MESSAGE_ID]])
         return SpeedConfig.of_policy(num_layers, prefill_layers, self.policy, **settings)
+
+
+def usual_cutoffs(num_layers: int) -> list[int]:
+    """Those that are compared where none is named, ascending: 1/2, 5/8, 3/4 and 7/8 of the layers."""
+    return sorted({max(1, num_layers * eighths // 8) for eighths in _USUAL_EIGHTHS})
 
 
 def at_usual_cutoff(rival: Rival) -> Rival:

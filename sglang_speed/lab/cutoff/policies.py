@@ -15,15 +15,13 @@ from torch import Tensor
 
 from sglang_speed.checkpoints.delimiters import delimiters_of
 from sglang_speed.config import SpeedConfig
-from sglang_speed.lab.bench.rivals import Rival, rivals_of
+from sglang_speed.lab.bench.rivals import Rival, rivals_of, usual_cutoffs
 from sglang_speed.lab.cutoff.cutoffs import compared
 from sglang_speed.lab.cutoff.request import Request
 from sglang_speed.policy_config import DEFAULT_POLICY
 from sglang_speed.reference.modeling import ReferenceModel
 
 USUAL = (f"{DEFAULT_POLICY},tail_tokens=128", "pop", "fastkv,select_ratio=0.2", "fastkv,select_ratio=0.4")
-USUAL_EIGHTHS = (4, 5, 6, 7)
-"""Cutoffs where none is named, in eighths of the layers."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +40,7 @@ def settings_of(
     written: as after `--policy`; None for USUAL. cutoffs: those that the user named, which may be none. Raises
     ConfigError for what no checkpoint could have.
     """
-    usual = {max(1, num_layers * eighths // 8) for eighths in USUAL_EIGHTHS}
-    falling = sorted({*(cutoffs or usual)} - {num_layers}, reverse=True)
+    falling = sorted({*(cutoffs or usual_cutoffs(num_layers))} - {num_layers}, reverse=True)
     rivals = rivals_of(USUAL if written is None else written)
     return [one for rival in rivals if rival != Rival() for one in _series(rival, falling, num_layers, checkpoint)]
 

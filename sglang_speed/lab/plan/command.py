@@ -13,7 +13,7 @@ from sglang_speed.checkpoints.hub import local_checkpoint
 from sglang_speed.checkpoints.weights import read_weights
 from sglang_speed.config import SpeedConfig, decoder_config, is_speed_model
 from sglang_speed.errors import ConfigError
-from sglang_speed.lab.bench.rivals import rivals_of
+from sglang_speed.lab.bench.rivals import rivals_of, usual_cutoffs
 from sglang_speed.lab.common.outputs import require_folder
 from sglang_speed.lab.plan.estimates import Setup, estimates_of, kv_budget_of
 from sglang_speed.lab.plan.options import PlanOptions, bytes_in, tokens_in
@@ -21,9 +21,6 @@ from sglang_speed.lab.plan.report import draw_plan, notes, plan_dict, plan_table
 from sglang_speed.method.cost import ModelShape, weight_bytes
 from sglang_speed.policy_config import POLICY_TRAITS
 from sglang_speed.quantization import quantization_at
-
-USUAL_EIGHTHS = (4, 5, 6, 7)
-"""Cutoffs that are compared where none is named, in eighths of the layers."""
 
 
 def plan(options: PlanOptions) -> None:
@@ -80,7 +77,7 @@ def choices_of(options: PlanOptions, config: Mapping[str, Any], num_layers: int)
     if is_speed_model(config) and not options.policy and not options.prefill_layers:
         yield "as converted", SpeedConfig.from_model_config(config)
         return
-    cutoffs = options.prefill_layers or sorted({max(1, num_layers * eighths // 8) for eighths in USUAL_EIGHTHS})
+    cutoffs = options.prefill_layers or usual_cutoffs(num_layers)
     for rival in rivals_of(options.policy or POLICY_TRAITS):
         settings = dict(rival.settings)
         if "deep_message_tokens" in settings:
