@@ -4,7 +4,7 @@ The baseline beside policies of depth, which spare layers for prompts only. A la
 mean cosine between the hidden states before and after it (ShortGPT, arXiv 2403.03853). Here over the chats of
 `sglang-speed eval`, drawn with another seed than it asks.
 
-python benchmarks/pruned.py BASE OUT --layers 22 && sglang-speed eval pruned=OUT --full-depth BASE
+python benchmarks/pruned.py BASE OUT --layers 22 && sglang-speed eval "pruned, 22 of 30=OUT" --full-depth BASE
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ NUM_CHATS = 48
 def main(
     base: Annotated[Path, typer.Argument(help="Checkpoint of a plain model.")],
     out: Annotated[Path, typer.Argument(help="Directory to make.")],
-    layers: Annotated[int, typer.Option(help="Layers to keep.")],
+    layers: Annotated[int, typer.Option(help="Layers to keep.", min=1)],
 ) -> None:
     """Measure, prune and write."""
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
@@ -77,6 +77,8 @@ def prune(model: PreTrainedModel, kept: Sequence[int]) -> None:
     decoder = model.get_decoder()
     decoder.layers = nn.ModuleList(decoder.layers[index] for index in kept)
     model.config.num_hidden_layers = len(kept)
+    if getattr(model.config, "layer_types", None):
+        model.config.layer_types = [model.config.layer_types[index] for index in kept]
 
 
 if __name__ == "__main__":

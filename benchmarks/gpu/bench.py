@@ -27,6 +27,7 @@ from contenders import Profile, contenders, deep_tokens, describe, fitting_stock
 from figures import gpu_rows  # noqa: E402
 
 from sglang_speed.config import SpeedConfig  # noqa: E402
+from sglang_speed.errors import ConfigError  # noqa: E402
 from sglang_speed.kv_pool.capacity import DEEP_TOKENS_VARIABLE  # noqa: E402
 from sglang_speed.lab.bench import Arch  # noqa: E402
 from sglang_speed.lab.bench.facts import REHEARSAL, described_rates  # noqa: E402
@@ -59,7 +60,11 @@ def bench(
     """Measure, print a table, write results; exit code 1 if a contender failed or was not measured."""
     deadline = time.monotonic() + seconds
     out.mkdir(parents=True, exist_ok=True)
-    sizes = profile_of(profile, arch, policy or ())
+    try:
+        sizes = profile_of(profile, arch, policy or ())
+        contenders(sizes)
+    except ConfigError as error:
+        raise typer.BadParameter(str(error)) from error
     machine = measure_machine(profile, out)
     rates = Rates(machine["flops"], machine["bandwidth"])
     print(described_rates(machine), flush=True)

@@ -14,7 +14,8 @@ from typing import Any
 
 from sglang_speed.checkpoints.convert import plain_model_config, speed_model_config
 from sglang_speed.config import SpeedConfig
-from sglang_speed.kv_pool.capacity import split_kv_bytes
+from sglang_speed.errors import ConfigError
+from sglang_speed.kv_pool.capacity import num_layers_beside, split_kv_bytes
 from sglang_speed.lab.bench import profiles
 from sglang_speed.lab.bench.models import Contender, random_config
 from sglang_speed.lab.bench.rivals import Rival, rivals_of
@@ -116,6 +117,8 @@ PROFILES = {"gpu": GPU, "rehearsal": REHEARSAL}
 def profile_of(name: str, arch: str, policies: Sequence[str] = ()) -> Profile:
     """Raises KeyError for a name that is not known, ConfigError for a policy that is not."""
     rivals = rivals_of(policies) if policies else ()
+    if "speed" in policies:
+        raise ConfigError("--policy speed is compared in any case: leave it out, or add a setting behind it")
     return replace(profiles.of_architecture(PROFILES[name], arch), rivals=rivals)
 
 
@@ -139,8 +142,12 @@ def fitting_stock_requests(profile: Profile, memory_bytes: int, weights: int) ->
 def deep_tokens(config: SpeedConfig, profile: Profile, stock_requests: int) -> int:
     """Tokens in the deep band's pool: with what is selected of as many prompts as the memory holds beside it."""
     in_memory = config.num_layers * stock_requests * profile.model_len
-    per_prompt_token = kept_layers(profile.shape, config) + config.selected_share * config.num_deep_layers
-    return profile.deep_tokens + int(config.selected_share * in_memory / per_prompt_token)
+    return profile.deep_tokens + int(config.selected_share * in_memory / running_layers(config, profile))
+
+
+def running_layers(config: SpeedConfig, profile: Profile) -> float:
+    """As many layers of KV as a prompt token takes while its request runs."""
+    return kept_layers(profile.shape, config) + config.selected_share * num_layers_beside(config)
 
 
 def prompt_tokens(config: SpeedConfig, profile: Profile, stock_requests: int) -> int:

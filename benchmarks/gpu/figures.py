@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from contenders import Profile, contenders, fitting, prompt_tokens
+from contenders import Profile, contenders, fitting, prompt_tokens, running_layers
 
 from sglang_speed.config import SpeedConfig
 from sglang_speed.lab.bench.results import Figure, Row, Sample, rows
-from sglang_speed.method.cost import Rates, extend_of, kv_bytes_per_prompt_token, step_floor, ttft_floor
+from sglang_speed.method.cost import Rates, extend_of, kept_layers, kv_bytes_per_prompt_token, step_floor, ttft_floor
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class _Machine:
             case "prompt tokens":
                 return self._ideal_tokens
             case "requests at once":
-                return float(fitting(int(self._ideal_tokens), length))
+                return float(fitting(int(self._ideal_tokens * self._share_that_stays), length))
         return None
 
     @property
@@ -98,6 +98,11 @@ class _Machine:
     def _ideal_tokens(self) -> float:
         """Prompt tokens in all of the KV memory, without a deep band."""
         return self.profile.kv_bytes(self.stock_requests) / kv_bytes_per_prompt_token(self.profile.shape, self.config)
+
+    @property
+    def _share_that_stays(self) -> float:
+        """Of what a prompt token takes while its request runs."""
+        return kept_layers(self.profile.shape, self.config) / running_layers(self.config, self.profile)
 
     def _ttft(self, prompt_len: int, cached_len: int) -> float:
         extend = extend_of(self.config, prompt_len, cached_len)

@@ -70,14 +70,14 @@ def table_width(config: SpeedConfig, deep_tokens: int, context_len: int) -> int:
 def deep_bytes(config: SpeedConfig, deep_tokens: int, bytes_per_layer: int, tables: DeepTables) -> int:
     """Bytes of all deep bands with `deep_tokens` each: their pools and the tables beside them."""
     columns = _num_tables(config) * table_width(config, deep_tokens, tables.max_width)
-    return deep_tokens * _num_layers_beside(config) * bytes_per_layer + columns * tables.column_bytes
+    return deep_tokens * num_layers_beside(config) * bytes_per_layer + columns * tables.column_bytes
 
 
 def _num_tables(config: SpeedConfig) -> int:
     return len(config.cutoffs) + config.is_thinned
 
 
-def _num_layers_beside(config: SpeedConfig) -> int:
+def num_layers_beside(config: SpeedConfig) -> int:
     """Layers of all pools but the main one: what is thinned has all layers once more."""
     return config.num_deep_layers + (config.num_layers if config.is_thinned else 0)
 
@@ -108,7 +108,7 @@ def deep_tokens_beside(
         return override
     percent = deep_percent(config)
     share = prompt_tokens * (config.stored_layers + state_layers) * bytes_per_layer * percent // (100 - percent)
-    cell = _num_layers_beside(config) * bytes_per_layer
+    cell = num_layers_beside(config) * bytes_per_layer
     if config.fills_deep_layers:
         return share // cell
     column = _num_tables(config) * tables.column_bytes

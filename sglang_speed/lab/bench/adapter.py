@@ -24,8 +24,8 @@ def with_adapter(model: Model, rank: int, directory: Path) -> Model:
         raise ConfigError(f"--lora-rank {rank} is below 1: it is the rank of the adapter that requests use, e.g. 16")
     if model.shape.experts or model.shape.latent:
         raise ConfigError(
-            "--lora-rank writes an adapter for plain attention and MLP, and this model has experts or latents: start "
-            "the servers with an adapter of yours, after `--`"
+            f"--lora-rank {rank} writes an adapter for plain attention and MLP, and this model has experts or latents: "
+            "only others can be compared with an adapter; leave it out"
         )
     directory.mkdir(parents=True)
     _write(directory, model.shape, model.num_layers, rank)

@@ -12,6 +12,8 @@ from sglang_speed.errors import ConfigError
 from sglang_speed.lab.bench import ARCH_NAMES, PROFILE_NAMES, SCENARIO_NAMES
 from sglang_speed.policy_config import POLICY_TRAITS
 
+LORA_FLAGS = ("--enable-lora", "--lora-paths")
+
 
 @dataclass(frozen=True)
 class BenchOptions:
@@ -66,6 +68,11 @@ class BenchOptions:
         if self.bare and not self.flags and self.lora_rank is None:
             raise ConfigError(
                 "--bare leaves out --lora-rank and the flags after `--`, and there are none: give some, or omit it"
+            )
+        if self.lora_rank is not None and any(flag.split("=")[0] in LORA_FLAGS for flag in self.flags or ()):
+            raise ConfigError(
+                f"{', '.join(LORA_FLAGS)} cannot stand beside --lora-rank, which gives the servers an adapter that "
+                "every request names: omit one of them"
             )
         for name in ("arch", "policy"):
             if getattr(self, name) and self.model:

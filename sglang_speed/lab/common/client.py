@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -75,7 +75,7 @@ class Client:
         last = len(response)
         return Score(tuple(entry[0] for entry in own[-last:]), tuple(entries[0][1] for entries in best[-last:]))
 
-    def each(self, ask: Callable[[Item], Answer], items: Iterable[Item]) -> Iterator[Answer]:
+    def each(self, ask: Callable[[Item], Answer], items: Iterable[Item]) -> Generator[Answer, None, None]:
         """`ask(item)` for every item, concurrently; results in the order of the items. When it is given up, it does not
         wait for what runs."""
         pool = ThreadPoolExecutor(self.concurrency)

@@ -44,10 +44,12 @@ class CutoffOptions:
         ),
     ] = None
     anchor_tokens: Annotated[
-        int | None, typer.Option(help="First prompt tokens that pass all layers; default: as in the checkpoint, or 1.")
+        int | None,
+        typer.Option(help="First prompt tokens that pass all layers, for SPEED; default: the checkpoint's, or 1."),
     ] = None
     tail_tokens: Annotated[
-        int | None, typer.Option(help="Last prompt tokens that pass all layers; default: as in the checkpoint, or 16.")
+        int | None,
+        typer.Option(help="Last prompt tokens that pass all layers, for SPEED; default: the checkpoint's, or 16."),
     ] = None
     max_kl: Annotated[
         float, typer.Option(help="KL from full depth to accept without training, in nats per answer token.")

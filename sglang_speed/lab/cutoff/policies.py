@@ -41,17 +41,20 @@ def settings_of(
     ConfigError for what no checkpoint could have.
     """
     falling = sorted({*(cutoffs or usual_cutoffs(num_layers))} - {num_layers}, reverse=True)
-    rivals = rivals_of(USUAL if written is None else written)
-    return [one for rival in rivals if rival != Rival() for one in _series(rival, falling, num_layers, checkpoint)]
+    rivals = [rival for rival in rivals_of(USUAL if written is None else written) if rival != Rival()]
+    found = [one for rival in rivals for one in _settings(rival, falling, num_layers, checkpoint)]
+    order = list(dict.fromkeys(one.series for one in found))
+    return sorted(found, key=lambda one: (order.index(one.series), -one.bands.prefill_layers))
 
 
-def _series(rival: Rival, cutoffs: Iterable[int], num_layers: int, checkpoint: Path) -> Iterable[Setting]:
+def _settings(rival: Rival, cutoffs: Iterable[int], num_layers: int, checkpoint: Path) -> Iterable[Setting]:
     settings = dict(rival.settings)
     if settings.get("deep_message_tokens"):
         settings.setdefault("message_delimiters", delimiters_of(checkpoint))
     own = settings.pop("prefill_layers", None)
+    series = ",".join(part for part in rival.name.split(",") if not part.startswith("prefill_layers="))
     for cutoff in cutoffs if own is None else [own]:
-        yield Setting(rival.name, SpeedConfig.of_policy(num_layers, cutoff, rival.policy, **settings))
+        yield Setting(series, SpeedConfig.of_policy(num_layers, cutoff, rival.policy, **settings))
 
 
 @torch.no_grad()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from operator import itemgetter
 from typing import Any
 
 from rich.table import Table
@@ -23,7 +22,7 @@ CAPTION = (
 SETTINGS_HEADINGS = ("at rest", "TTFT", "KL", "of the worst kind", "same token")
 SETTINGS_CAPTION = (
     f"at rest: prompt tokens in the same KV memory, at most; TTFT: highest gain of a cold prompt of {LONG_PROMPT} "
-    "tokens; KL: from full depth, ± its standard error"
+    "tokens; KL: from full depth, ± its standard error, of the answers whose prompts are not deep from end to end"
 )
 GAIN_WORDS = {"at_rest": "memory at rest", "ttft": "time to the first token"}
 KINDS_CAPTION = "KL by kind of request, ± its standard error; a request can be of several kinds"
@@ -51,16 +50,18 @@ def settings_table(results: Mapping[str, Any]) -> Table:
         table.add_column(heading, justify="right" if heading else "left")
     recommended = {results["recommendation"][gain] for gain in GAINS}
     for one in results["settings"]:
-        worst = max(one["divergence_by_kind"].values(), key=itemgetter("value"), default=None)
+        worst = max(
+            one["divergence_by_kind"].values(), key=lambda kind: kind["value"] + 2 * kind["error"], default=None
+        )
         mark = "without training" if one["label"] in recommended else ""
         table.add_row(
             one["series"],
             str(one["speed"]["prefill_layers"]),
             times(one["at_rest"]),
             times(one["ttft"]),
-            _with_error(one["divergence"]),
+            "" if one["divergence"] is None else _with_error(one["divergence"]),
             "" if worst is None else _with_error(worst),
-            percent(one["agreement"]["value"]),
+            "" if one["agreement"] is None else percent(one["agreement"]["value"]),
             mark,
             style="bold" if mark else "",
         )
@@ -107,7 +108,7 @@ def _of_all_policies(results: Mapping[str, Any]) -> str:
     if not found:
         return "of all policies, without training: none"
     return "of all policies, without training: " + "; ".join(
-        f"{label} gains most {words}" for words, label in found.items()
+        f"{label} saves most {words}" for words, label in found.items()
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import groupby
+from itertools import groupby, takewhile
 from operator import itemgetter
 from statistics import median
 from typing import Any
@@ -58,16 +58,23 @@ class Measurements:
         by_cutoff = self.by_cutoff[..., MEASURES.index(name)].T
         return {cutoff: self._per_token(sums) for cutoff, sums in zip(self.cutoffs, by_cutoff, strict=True)}
 
-    def measure_of_settings(self, name: str) -> list[Estimate]:
-        """One of MEASURES for every setting."""
-        return [self._per_token(sums) for sums in self.by_setting[..., MEASURES.index(name)].T]
+    def measure_of_setting(self, index: int, name: str) -> Estimate:
+        """One of MEASURES for a setting."""
+        return self._per_token(self.by_setting[:, index, MEASURES.index(name)])
+
+    def of_setting(self, index: int) -> Measurements:
+        """The same for the requests of which a setting leaves something out: the others it serves at full depth."""
+        policy = SpeedPolicy(self.settings[index].bands)
+        return self._of([number for number, one in enumerate(self.requests) if policy.deep_tokens(one.prompt_len).gap])
 
     def of_kind(self, kind: str, speed: SpeedConfig) -> Measurements | None:
         """The same for the requests of one kind (`evidence.py`); None if there are none."""
         policy = SpeedPolicy(speed)
         chosen = [index for index, one in enumerate(self.requests) if kind in kinds_of(one, policy)]
-        if not chosen:
-            return None
+        return self._of(chosen) if chosen else None
+
+    def _of(self, chosen: Sequence[int]) -> Measurements:
+        """The same for some of the requests."""
         return replace(
             self,
             requests=[self.requests[index] for index in chosen],
@@ -95,7 +102,7 @@ def results_of(measured: Measurements, speed: SpeedConfig, shape: ModelShape, ma
     parts = {kind: part for kind in REQUEST_KINDS if (part := measured.of_kind(kind, speed)) is not None}
     by_kind = {kind: part.measure_of("divergence") for kind, part in parts.items()}
     evidence = evidence_of(measured.requests, SpeedPolicy(speed))
-    settings = _by_setting(measured, parts, shape)
+    settings = _by_setting(measured, shape)
     advice, chosen = Advice(None, None), dict.fromkeys(GAINS)
     if not lacking(evidence):
         advice = advise([measured.measure_of("divergence"), *by_kind.values()], speed.num_layers, max_kl)
@@ -113,20 +120,30 @@ def results_of(measured: Measurements, speed: SpeedConfig, shape: ModelShape, ma
     }
 
 
-def _by_setting(measured: Measurements, parts: Mapping[str, Measurements], shape: ModelShape) -> list[dict[str, Any]]:
-    estimates = {name: measured.measure_of_settings(name) for name in MEASURES}
-    by_kind = {kind: part.measure_of_settings("divergence") for kind, part in parts.items()}
+def _by_setting(measured: Measurements, shape: ModelShape) -> list[dict[str, Any]]:
+    """Of the requests that a setting does not serve at full depth, each kind as its own anchors and tail make it."""
     return [
-        {
-            "series": setting.series,
-            "label": label_of(setting.series, setting.bands),
-            "speed": setting.bands.to_dict(),
-            **gains_of(shape, setting.bands),
-            **{name: figures_of(estimates[name][index]) for name in MEASURES},
-            "divergence_by_kind": {kind: figures_of(each[index]) for kind, each in by_kind.items()},
-        }
+        _figures_of_setting(measured.of_setting(index), index, setting, shape)
         for index, setting in enumerate(measured.settings)
     ]
+
+
+def _figures_of_setting(measured: Measurements, index: int, setting: Setting, shape: ModelShape) -> dict[str, Any]:
+    enough = evidence_of(measured.requests, SpeedPolicy(setting.bands))
+    parts = {kind: part for kind in REQUEST_KINDS if (part := measured.of_kind(kind, setting.bands)) is not None}
+    has_any = bool(measured.requests)
+    return {
+        "series": setting.series,
+        "label": label_of(setting.series, setting.bands),
+        "speed": setting.bands.to_dict(),
+        **gains_of(shape, setting.bands),
+        "requests": len(measured.requests),
+        "lacking": lacking(enough),
+        **{name: figures_of(measured.measure_of_setting(index, name)) if has_any else None for name in MEASURES},
+        "divergence_by_kind": {
+            kind: figures_of(part.measure_of_setting(index, "divergence")) for kind, part in parts.items()
+        },
+    }
 
 
 def _usable_cutoff(measured: Measurements, speed: SpeedConfig, shape: ModelShape, advice: Advice) -> Iterator[Usable]:
@@ -138,9 +155,9 @@ def _usable_cutoff(measured: Measurements, speed: SpeedConfig, shape: ModelShape
 
 
 def _usable_settings(settings: Sequence[Mapping[str, Any]], max_kl: float) -> Iterator[Usable]:
-    """The lowest usable cutoff of each series."""
+    """The lowest usable cutoff of each series that was asked enough."""
     for _, series in groupby(settings, key=itemgetter("series")):
-        falling = list(series)
+        falling = list(takewhile(lambda one: not one["lacking"], series))
         figures = [[one["divergence"], *one["divergence_by_kind"].values()] for one in falling]
         estimates = [[Estimate(one["value"], one["error"]) for one in of_setting] for of_setting in figures]
         lowest = lowest_within(estimates, max_kl)

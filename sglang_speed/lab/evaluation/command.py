@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import combinations
 from pathlib import Path
 
 from rich.progress import Progress
@@ -24,6 +25,7 @@ from sglang_speed.lab.evaluation.results import Results
 from sglang_speed.lab.evaluation.run import Evaluation, Suite
 from sglang_speed.lab.evaluation.subjects import Subject, full_depth_of, is_url, running, subjects_of
 from sglang_speed.lab.evaluation.tasks import LENGTHS, TASKS
+from sglang_speed.lab.evaluation.tasks.needle import Needle
 
 TASK_NAMES = (RESPONSES, *TASKS)
 
@@ -67,13 +69,16 @@ def suite_of(options: EvaluationOptions) -> Suite:
     for name in options.task or ():
         if name not in TASK_NAMES:
             raise ConfigError(f"--task {name} is not one of {', '.join(TASK_NAMES)}: choose some of these")
-    if options.samples < 2:
-        raise ConfigError(
-            f"--samples {options.samples} is below 2: an error needs several items; {NUM_SAMPLES} is the default"
-        )
     if options.servers < 1:
         raise ConfigError(f"--servers {options.servers} is below 1: give the number of servers to run at a time")
     tasks = tuple(dict.fromkeys(options.task or DEFAULT_TASKS))
+    for name in tasks:
+        together = TASKS[name].drawn_together if name in TASKS else 1
+        if options.samples <= together:
+            raise ConfigError(
+                f"--samples {options.samples} is too few for {name}: an error needs more than the {together} that "
+                f"belong together; {NUM_SAMPLES} is the default"
+            )
     return Suite(tasks, options.samples, options.seed, tuple(sorted(set(options.length or LENGTHS))))
 
 
@@ -99,7 +104,20 @@ def compared(options: EvaluationOptions) -> tuple[Subject, list[Subject]]:
         ]
     first = subjects[0].source
     full_depth = full_depth_of(first if options.full_depth is None else options.full_depth)
-    return full_depth, [subject for subject in subjects if subject.digest != full_depth.digest]
+    return full_depth, unique([subject for subject in subjects if subject.digest != full_depth.digest])
+
+
+def unique(subjects: Sequence[Subject]) -> list[Subject]:
+    """Each model once. Raises ConfigError for two models with one label, which tables and logs go by."""
+    once = {subject.digest: subject for subject in reversed(subjects)}
+    found = list(reversed(once.values()))
+    for one, other in combinations(found, 2):
+        if one.label == other.label:
+            raise ConfigError(
+                f"{one.source} and {other.source} are both called {one.label!r}, and tables and logs go by that: write "
+                "NAME=DIR with another name for one of them"
+            )
+    return found
 
 
 def chat_format_of(subjects: Sequence[Subject]) -> ChatFormat:
@@ -124,13 +142,14 @@ def chat_format_of(subjects: Sequence[Subject]) -> ChatFormat:
 def require_context(suite: Suite, chat_format: ChatFormat, subjects: Sequence[Subject]) -> None:
     """Raise ConfigError if a prompt exceeds a checkpoint's context; a running server refuses it itself."""
     for answers in suite.answers(chat_format):
+        needed = answers.longest_prompt + answers.task.max_new_tokens
+        fix = "choose a shorter --length, in words, or omit" if answers.name == Needle.name else "omit"
         for path in {subject.source for subject in subjects if subject.url is None}:
             limit = read_source_config(Path(path)).get("max_position_embeddings", 2048)
-            needed = answers.longest_prompt + answers.task.max_new_tokens
             if needed > limit:
                 raise ConfigError(
-                    f"{answers.name} asks for {needed} tokens and {path} has a context of {limit}: choose a shorter "
-                    "--length, in words, or omit the task with --task"
+                    f"{answers.name} asks for {needed} tokens and {path} has a context of {limit}: {fix} the task with "
+                    "--task"
                 )
 
 

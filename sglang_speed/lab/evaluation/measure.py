@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass, field
+from threading import Event
 from typing import Any, Protocol
 
 from sglang_speed.lab.common.chat import Chat, ChatFormat, Message
@@ -34,7 +35,7 @@ class Measurement(Protocol):
 
     def __len__(self) -> int: ...
 
-    def ask(self, client: Client, tail_tokens: int) -> Iterator[ItemResult]:
+    def ask(self, client: Client, tail_tokens: int) -> Generator[ItemResult, None, None]:
         """Results in the order of the items. tail_tokens: of the served model."""
 
 
@@ -55,12 +56,20 @@ class Answers:
         """Tokens of the longest first turn."""
         return max(len(self._prompt([*item.opening, user(item.turns[0])])) for item in self.items)
 
-    def ask(self, client: Client, tail_tokens: int) -> Iterator[ItemResult]:
+    def ask(self, client: Client, tail_tokens: int) -> Generator[ItemResult, None, None]:
         """What shares a part is asked one after the other: then the server has computed that part."""
         size = self.drawn_together
         together = [self.items[first : first + size] for first in range(0, len(self.items), size)]
-        for answered in client.each(lambda items: [self._ask(client, item) for item in items], together):
-            yield from answered
+        is_given_up = Event()
+
+        def answer(items: Sequence[Item]) -> list[ItemResult]:
+            return [self._ask(client, item) for item in items if not is_given_up.is_set()]
+
+        try:
+            for answered in client.each(answer, together):
+                yield from answered
+        finally:
+            is_given_up.set()
 
     def _ask(self, client: Client, item: Item) -> ItemResult:
         """Ask turn by turn; each prompt contains the model's earlier answers."""
@@ -89,7 +98,7 @@ class Responses:
     def __len__(self) -> int:
         return len(self.references)
 
-    def ask(self, client: Client, tail_tokens: int) -> Iterator[ItemResult]:
+    def ask(self, client: Client, tail_tokens: int) -> Generator[ItemResult, None, None]:
         return client.each(lambda reference: self._score(client, reference, tail_tokens), self.references)
 
     def _score(self, client: Client, reference: Reference, tail_tokens: int) -> ItemResult:

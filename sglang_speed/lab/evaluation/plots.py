@@ -43,7 +43,7 @@ def draw(results: Mapping[str, Any], folder: Path) -> list[Path]:
 def by_cutoff(results: Mapping[str, Any]) -> Page | None:
     """A panel for each metric: a line for each series and tail over prefill layers, full depth as a horizontal line."""
     shown = [column for column in COLUMNS if any(column.task in model["tasks"] for model in results["models"])]
-    if not shown or not any(model["speed"] for model in results["models"]):
+    if not shown or all(layers_of(model) is None for model in results["models"]):
         return None
     page, panels = panels_of(len(shown), room_below=0.5)
     for axes, column in zip(panels, shown, strict=False):

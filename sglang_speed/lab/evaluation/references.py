@@ -7,7 +7,7 @@ kept in a file, since only a deterministic server would sample them again.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,7 @@ def prompts(chat_format: ChatFormat, seed: int, num_prompts: int) -> list[Prompt
     return [Prompt(kind, tuple(ids), seed * 100003 + index) for index, (kind, ids) in enumerate(made)]
 
 
-def draw_references(client: Client, asked: Sequence[Prompt]) -> Iterator[Reference]:
+def draw_references(client: Client, asked: Sequence[Prompt]) -> Generator[Reference, None, None]:
     """Sample responses of a full-depth server. Raises ConfigError for an empty one."""
 
     def draw(prompt: Prompt) -> Reference:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
+from collections.abc import Callable, Generator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
@@ -77,23 +78,24 @@ class Evaluation:
                 kept = self._draw(client)
                 self._ask(client, self.full_depth, self._measurements(kept))
         measurements = self._measurements(kept)
-        with ThreadPoolExecutor(num_servers) as pool:
-            evaluated = [pool.submit(self._evaluate, each, measurements) for each in self.subjects]
-            try:
-                for one in as_completed(evaluated):
-                    one.result()
-            except BaseException:
-                self._give_up(evaluated)
-                raise
+        if num_servers > 1:
+            self._evaluate_together(measurements, num_servers)
+            return
+        for subject in self.subjects:
+            self._evaluate(subject, measurements)
 
-    def _give_up(self, evaluated: Sequence[Future[None]]) -> None:
-        """End what is evaluated in other threads, and their servers."""
-        self._is_given_up.set()
-        for one in evaluated:
-            one.cancel()
-        while wait(evaluated, timeout=1).not_done:
+    def _evaluate_together(self, measurements: Sequence[Measurement], num_servers: int) -> None:
+        """Several models at a time; when one fails or the user ends the run, all servers are stopped."""
+        pool = ThreadPoolExecutor(num_servers)
+        evaluated = [pool.submit(self._evaluate, subject, measurements) for subject in self.subjects]
+        try:
+            for one in as_completed(evaluated):
+                one.result()
+        finally:
+            self._is_given_up.set()
+            pool.shutdown(wait=False, cancel_futures=True)
             for server in tuple(self._servers):
-                server.ask_to_stop()
+                server.stop()
 
     def _measurements(self, references: Sequence[Reference]) -> list[Measurement]:
         responses = [Responses(references)] if references else []
@@ -134,14 +136,15 @@ class Evaluation:
             "prompts": digest_of([(prompt.ids, prompt.seed) for prompt in asked]),
         }
 
-    def _watched(self, what: str, num_items: int, found: Iterator[Any]) -> list[Any]:
+    def _watched(self, what: str, num_items: int, found: Generator[Any, None, None]) -> list[Any]:
         advance = self.watch(what, num_items)
         made = []
-        for one in found:
-            if self._is_given_up.is_set():
-                raise GivenUp
-            made.append(one)
-            advance()
+        with closing(found):
+            for one in found:
+                if self._is_given_up.is_set():
+                    raise GivenUp
+                made.append(one)
+                advance()
         return made
 
 

@@ -132,7 +132,11 @@ def test_lookups_that_a_cutoff_breaks_forbid_it_and_a_few_short_chats_allow_noth
         per_token = [1.0, 0.3, 0.05, 0.0] if LOOKUPS in kinds_of(request, POLICY) else [0.5, 0.01, 0.01, 0.0]
         sums[:, MEASURES.index("divergence")] = torch.tensor(per_token) * request.response_len
     series = {"pop": (7, 4), "fastkv": (6, 4)}
-    bands = [SpeedConfig.of_policy(8, cutoff, policy) for policy, cutoffs in series.items() for cutoff in cutoffs]
+    bands = [
+        SpeedConfig.of_policy(8, cutoff, policy, anchor_tokens=1, tail_tokens=3)
+        for policy, cutoffs in series.items()
+        for cutoff in cutoffs
+    ]
     settings = [Setting(each.policy, each) for each in bands]
     by_setting = 0.01 * torch.tensor([request.response_len for request in requests])[:, None, None].expand(-1, 4, 3)
     by_setting = by_setting + by_cutoff[:, [1]] * torch.tensor([0, 0, 0, 1])[None, :, None]  # fastkv at 4
@@ -142,3 +146,18 @@ def test_lookups_that_a_cutoff_breaks_forbid_it_and_a_few_short_chats_allow_noth
     results["texts"] = {"source": "chats.jsonl", "samples": 64, "max_tokens": 1024}
     assert results["cutoffs"][1]["divergence"]["value"] < 0.1
     assert [one.startswith(words) for one, words in zip(sentences(results), said, strict=True)] == [True] * len(said)
+
+
+def test_a_setting_is_judged_by_what_it_does_not_serve_at_full_depth() -> None:
+    """A tail of 128 leaves nothing of short prompts out."""
+    requests = requests_with(**ENOUGH)
+    settings = [Setting(f"tail {tail}", SpeedConfig(8, 6, tail_tokens=tail)) for tail in (3, 128, 4096)]
+    ones = torch.ones(len(requests), 3, 3) * torch.tensor([one.response_len for one in requests])[:, None, None]
+    measured = Measurements(requests, [0, 6, 8], settings, torch.ones(len(requests), 2, 8), ones, ones)
+    shape = ModelShape(64, 128, num_heads=4, num_kv_heads=4, head_dim=16, vocab_size=99)
+    results = results_of(measured, SpeedConfig(8, 8, anchor_tokens=1, tail_tokens=3), shape, max_kl=9.0)
+    short, long, whole = results["settings"]
+    assert short["requests"] == len(requests) > long["requests"] > whole["requests"] == 0
+    assert (short["lacking"], whole["divergence"]) == ([], None)
+    assert long["lacking"], "too few prompts are long enough"
+    assert long["divergence"]["value"] == 1.0

@@ -42,7 +42,11 @@ def test_without_names_everything_is_asked_but_long_texts() -> None:
     ("options", "words"),
     [
         (EvaluationOptions(task=["needles"]), "--task needles is not one of responses, needle, tools"),
-        (EvaluationOptions(samples=1), "--samples 1 is below 2"),
+        (EvaluationOptions(samples=1), "--samples 1 is too few for responses: an error needs more than the 1"),
+        (
+            EvaluationOptions(samples=5, task=["needle"]),
+            "--samples 5 is too few for needle: .* more than the 5",
+        ),
         (EvaluationOptions(servers=0), "--servers 0 is below 1"),
     ],
 )
@@ -56,6 +60,18 @@ def test_a_speed_checkpoint_is_compared_with_its_own_weights(speed: Path) -> Non
     assert full_depth.speed is None
     assert [subject.label for subject in subjects] == ["model, 6 of 8, tail 1", "model, 6 of 8, tail 16"]
     assert {subject.weights for subject in subjects} == {full_depth.weights}
+
+
+def test_two_models_with_one_label_are_refused_and_one_that_is_named_twice_is_asked_once(
+    speed: Path, llama: Path, tmp_path: Path
+) -> None:
+    from tests.tiny_models import make_tiny_model
+
+    other = convert(make_tiny_model(tmp_path / "other", seed=1), tmp_path / "model", prefill_layers=6, tail_tokens=3)
+    options = EvaluationOptions([str(speed), f"again={speed}"], full_depth=str(llama))
+    assert [subject.name for subject in compared(options)[1]] == ["model"]
+    with pytest.raises(ConfigError, match=r"are both called 'model, 6 of 8, tail 3'.*NAME=DIR"):
+        compared(EvaluationOptions([str(speed), str(other.path)], full_depth=str(llama)))
 
 
 def test_a_trained_checkpoint_is_compared_with_what_it_was_made_from(speed: Path, llama: Path, tmp_path: Path) -> None:
@@ -155,7 +171,7 @@ def test_a_checkpoint_without_a_chat_template_is_refused(tmp_path: Path) -> None
 def test_texts_longer_than_a_models_context_are_refused(llama: Path) -> None:
     subject = subject_at(llama)
     chat = chat_format_of([subject])
-    require_context(suite_of(EvaluationOptions(task=["needle"], length=[100], samples=5)), chat, [subject])
+    require_context(suite_of(EvaluationOptions(task=["needle"], length=[100], samples=6)), chat, [subject])
     with pytest.raises(ConfigError, match=r"needle asks for \d+ tokens and .* has a context of 2048: choose a shorter"):
         require_context(suite_of(EvaluationOptions(task=["needle"], length=[100, 600], samples=10)), chat, [subject])
 
