@@ -21,9 +21,10 @@ from documents import write_figures  # noqa: E402
 
 from sglang_speed.config import SpeedConfig  # noqa: E402
 from sglang_speed.lab.common.plots import DPI  # noqa: E402
+from sglang_speed.lab.cutoff.results import gains_of  # noqa: E402
 from sglang_speed.lab.evaluation.plots import by_cutoff  # noqa: E402
 from sglang_speed.lab.evaluation.report import COLUMNS, Column, estimate_of, in_order, is_close, perplexity_ratio  # noqa: E402
-from sglang_speed.method.cost import ModelShape, kept_layers, ttft_ceiling  # noqa: E402
+from sglang_speed.method.cost import ModelShape  # noqa: E402
 from sglang_speed.policy_config import Selection, ShortMessages  # noqa: E402
 
 RESULTS = {
@@ -69,7 +70,8 @@ def gains(model: Mapping[str, Any]) -> tuple[str, str]:
     nested = {"selection": Selection, "messages": ShortMessages}
     parts = {key: nested[key](**value) for key, value in model["speed"].items() if key in nested and value}
     bands = SpeedConfig(**{**model["speed"], **parts})
-    return f"{bands.num_layers / kept_layers(SMOLLM2, bands):.2f}x", f"{ttft_ceiling(SMOLLM2, bands, 8192):.2f}x"
+    most = gains_of(SMOLLM2, bands)
+    return f"{most['at_rest']:.2f}x", f"{most['ttft']:.2f}x"
 
 
 def cell(model: Mapping[str, Any], column: Column) -> str:

@@ -45,10 +45,9 @@ def by_cutoff(results: Mapping[str, Any]) -> Page | None:
     shown = [column for column in COLUMNS if any(column.task in model["tasks"] for model in results["models"])]
     if not shown or all(layers_of(model) is None for model in results["models"]):
         return None
-    page, panels = panels_of(len(shown), room_below=0.5)
+    page, panels = panels_of(len(shown), room_below=0.5 + 0.06 * len(series(results, shown[0])))
     for axes, column in zip(panels, shown, strict=False):
         _metric(axes, results, column)
-    page.set_size_inches(WIDTH * COLUMNS_OF_PANELS, page.get_figheight() + 0.18 * len(series(results, shown[0])) / 3)
     handles = {
         label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }

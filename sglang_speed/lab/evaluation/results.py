@@ -66,7 +66,6 @@ class Results:
         task = {
             "digest": measurement.digest,
             "seconds": round(seconds, 1),
-            "run": 0,
             "estimates": {},
             "groups": groups(found),
             "drawn_together": measurement.drawn_together,

@@ -91,11 +91,9 @@ def test_each_setting_of_a_policy_is_the_reference_converted_to_it(
     token_ids, prompt_len = request_of_text.token_ids, request_of_text.prompt_len
     full = stock_logprobs(directory, token_ids)[prompt_len - 1 : -1]
     for number, (setting, ours) in enumerate(zip(settings, sums, strict=True)):
-        options = dict(setting.bands.to_dict())
-        made = convert(directory, tmp_path / str(number), **options)
-        steps = steps_along(
-            AutoModelForCausalLM.from_pretrained(made.path), token_ids[:prompt_len], token_ids[prompt_len:]
-        )
+        made = convert(directory, tmp_path / str(number), **setting.bands.to_dict())
+        reference = AutoModelForCausalLM.from_pretrained(made.path)
+        steps = steps_along(reference, token_ids[:prompt_len], token_ids[prompt_len:])
         logprobs = torch.stack([step.logits for step in steps]).log_softmax(-1)
         torch.testing.assert_close(ours.tolist(), expected(full, logprobs, request_of_text), **CLOSE)
     assert len({round(divergence, 4) for _, divergence, _ in sums.tolist()}) == len(sums), "settings that agree"
