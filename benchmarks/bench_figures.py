@@ -35,8 +35,13 @@ ON_GPU = "benchmarks/results/bench_gpu.json"
 README = ROOT / "README.md"
 GPU_PAGE = ROOT / "docs" / "gpu.md"
 ON_CPU = "benchmarks/results/bench_cpu.json"
-OF_POLICIES = "benchmarks/results/bench_cpu_policies.json"
 PAGE = ROOT / "docs" / "benchmark.md"
+SIDE_BY_SIDE = {
+    "benchmarks/results/bench_cpu_policies.json": PAGE,
+    "benchmarks/results/bench_cpu_agents.json": PAGE,
+    "benchmarks/results/bench_cpu_lora.json": ROOT / "docs" / "lora.md",
+}
+"""Results with a column for each rival, and the page that shows them."""
 PICTURES = ROOT / "docs" / "figures"
 DRAWN = ("ttft", "turns")
 SHOWN_OF_GPU = {
@@ -73,18 +78,21 @@ SHOWN_OF_CPU = (
 
 def main(check: bool = False) -> None:
     """Rewrite the text between the marks of the pages."""
-    gpu, cpu, policies = (
-        json.loads((ROOT / path).read_text(encoding="utf-8")) for path in (ON_GPU, ON_CPU, OF_POLICIES)
-    )
+    gpu, cpu = read(ON_GPU), read(ON_CPU)
     write_figures(README, ON_GPU, headline(gpu), check=check)
     write_figures(GPU_PAGE, ON_GPU, gpu_figures(gpu), check=check)
     write_figures(PAGE, ON_CPU, cpu_figures(cpu), check=check)
-    write_figures(PAGE, OF_POLICIES, policy_figures(policies), check=check)
+    for path, page in SIDE_BY_SIDE.items():
+        write_figures(page, path, rival_figures(read(path), path), check=check)
     if check:
         return
     for path in draw(cpu, PICTURES):
         if path.stem not in DRAWN:
             path.unlink()
+
+
+def read(path: str) -> Any:
+    return json.loads((ROOT / path).read_text(encoding="utf-8"))
 
 
 def headline(results: Mapping[str, Any]) -> str:
@@ -195,7 +203,7 @@ def cpu_figures(results: Mapping[str, Any]) -> str:
     return "\n".join([*lines, "", where, ""])
 
 
-def policy_figures(results: Mapping[str, Any]) -> str:
+def rival_figures(results: Mapping[str, Any], path: str) -> str:
     """A line for each figure with a column for each rival, and where it was measured."""
     rivals = results["configuration"]["rivals"]
     heads = [f"{name}, {config['prefill_layers']} of {config['num_layers']}" for name, config in rivals.items()]
@@ -211,7 +219,7 @@ def policy_figures(results: Mapping[str, Any]) -> str:
     where = (
         f"In brackets: times as fast, or as many, as stock, of the most that the arithmetic allows. {machine['cpu']}, "
         f"{machine['cores']} cores, {model_name(results)}, SGLang {versions['sglang']}, torch {versions['torch']}, "
-        f"commit {results['commit'][:7]}; samples in [the results](../{OF_POLICIES})."
+        f"commit {results['commit'][:7]}; samples in [the results](../{path})."
     )
     return "\n".join([*lines, "", where, ""])
 

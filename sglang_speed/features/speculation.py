@@ -196,16 +196,6 @@ FEATURE = Feature(
             )
             for algorithm in SERVED
         ),
-        *(
-            _where(
-                algorithm,
-                "over several ranks",
-                lambda args: args.tp_size > 1,
-                "each rank drafts by itself, and they have not been compared",
-                "give --tp-size 1",
-            )
-            for algorithm in SERVED
-        ),
         Refusal("--speculative-adaptive", on("speculative_adaptive"), "room for drafts is fixed", versions=(NEWEST,)),
         Refusal("--decoupled-spec-role", is_not("decoupled_spec_role", "null"), "draft tokens have no deep rows yet"),
         Refusal("--dllm-algorithm", on("dllm_algorithm"), "a diffusion model has no decode phase"),

@@ -89,4 +89,4 @@ def choices_of(options: PlanOptions, config: Mapping[str, Any], num_layers: int)
         for cutoff in cutoffs if own is None else [own]:
             bands = SpeedConfig.of_policy(num_layers, cutoff, rival.policy, **settings)
             if not bands.is_stock:
-                yield f"{rival.name if own is None else rival.policy}, {cutoff} of {num_layers} layers", bands
+                yield f"{rival.name if own is None else rival.policy}, {cutoff} of {num_layers}", bands

@@ -22,15 +22,15 @@ def plan_table(setup: Setup, estimates: Sequence[Estimate]) -> Table:
     from rich.table import Table
 
     full = estimates[0]
-    table = Table(box=box.SIMPLE)
-    headings = ("KV of a prompt token", "prompt tokens", "deep tokens", "requests at once", "TTFT", "TPOT, 1 request")
-    table.add_column("")
-    for heading in (*headings, f"TPOT, {max(1, full.requests)} requests"):
+    table = Table(box=box.SIMPLE, pad_edge=False, collapse_padding=True)
+    headings = ("KiB of a token", "prompt tokens", "deep tokens", "requests at once", "TTFT", "TPOT, alone")
+    table.add_column("", no_wrap=True)
+    for heading in (*headings, f"TPOT, {max(1, full.requests)}"):
         table.add_column(heading, justify="right")
     for each in estimates:
         table.add_row(
             each.name,
-            f"{each.kv_bytes / 1024:.1f} KiB",
+            f"{each.kv_bytes / 1024:.1f}",
             f"{each.prompt_tokens:,}{_times(each.prompt_tokens, full.prompt_tokens)}",
             f"{each.deep_tokens:,}{CHANGED * (not each.is_default)}",
             f"{each.requests}{_times(each.requests, full.requests)}",
@@ -44,8 +44,8 @@ def notes(setup: Setup, estimates: Sequence[Estimate]) -> list[str]:
     said = [
         f"Requests of {setup.prompt_len:,} prompt tokens and {setup.answer_len:,} generated ones, at most "
         f"{setup.max_requests}; {setup.kv_budget / 2**30:.1f} GiB for KV on each of {setup.num_gpus} GPU(s).",
-        "TTFT (of a cold prompt) and TPOT: at most so many times faster than full depth, by arithmetic; `sglang-speed "
-        "bench` measures.",
+        "TTFT (of a cold prompt) and TPOT (of one request, and of as many as run at full depth): at most so many times "
+        "faster than full depth, by arithmetic; `sglang-speed bench` measures. KiB: KV of a prompt token.",
     ]
     if not all(each.is_default for each in estimates):
         said.append(

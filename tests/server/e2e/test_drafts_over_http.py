@@ -27,13 +27,18 @@ NUM_TOKENS = 48
 """A random model repeats itself after some tokens, which is what NGRAM drafts."""
 
 
-@pytest.fixture(scope="module", params=["NGRAM", "STANDALONE"])
+@pytest.fixture(
+    scope="module",
+    params=[("NGRAM", 1), ("STANDALONE", 1), ("NGRAM", 2), ("STANDALONE", 2)],
+    ids=lambda case: f"{case[0]}, {case[1]} ranks",
+)
 def asker(
     request: pytest.FixtureRequest, tiny_speed: Path, reference: Reference, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Asker]:
     """STANDALONE drafts with the same weights at full depth, which often say the same."""
-    drafting = ["--speculative-algorithm", request.param]
-    if request.param == "STANDALONE":
+    algorithm, num_ranks = request.param
+    drafting = ["--speculative-algorithm", algorithm, "--tp-size", str(num_ranks)]
+    if algorithm == "STANDALONE":
         draft_model = make_tiny_model(tmp_path_factory.mktemp("draft"))
         drafting += ["--speculative-draft-model-path", str(draft_model), "--speculative-num-steps", "3"]
         drafting += ["--speculative-eagle-topk", "1", "--speculative-num-draft-tokens", "4"]
@@ -62,6 +67,14 @@ def test_batches_are_exact_and_drafts_are_accepted(asker: Asker) -> None:
     assert asker.is_idle()
     info = requests.get(f"{asker.server.url}/server_info", timeout=60).json()
     assert info["internal_states"][0]["avg_spec_accept_length"] > 1.1
+
+
+def test_ranks_agree_on_sampled_answers(asker: Asker) -> None:
+    """Drafts are accepted by chance there; ranks that disagree would wait for each other, or write other slots."""
+    sampled = asker.ask(PROMPTS, NUM_TOKENS, {"temperature": 1.0})
+    assert [len(answer["output_ids"]) for answer in sampled] == [NUM_TOKENS] * len(PROMPTS)
+    assert asker.is_idle()
+    asker.require_exact(PROMPTS[1], NUM_TOKENS)
 
 
 def test_streams_that_end_early_leave_nothing(asker: Asker) -> None:

@@ -367,7 +367,6 @@ WITH_DRAFTS: dict[str, tuple[dict[str, Any], str]] = {
         NGRAM | {"attention_backend": "fa3"},
         "NGRAM .* another attention backend .* flashinfer",
     ),
-    "several ranks": (NGRAM | {"tp_size": 2}, "NGRAM .* over several ranks .*; give --tp-size 1"),
     "a draft model beside a hierarchical cache": (
         STANDALONE | {"enable_hierarchical_cache": True},
         "--enable-hierarchical-cache is not supported with STANDALONE .*; leave one of them out",

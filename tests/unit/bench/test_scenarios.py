@@ -12,9 +12,9 @@ import pytest
 
 from sglang_speed.config import SpeedConfig
 from sglang_speed.lab.bench.load import Answer, Load, Prompts
-from sglang_speed.lab.bench.models import Contender, Model
+from sglang_speed.lab.bench.models import Contender, Model, with_bare
 from sglang_speed.lab.bench.profiles import CPU, REHEARSAL, Profile
-from sglang_speed.lab.bench.results import Point, Reading, Row, rows
+from sglang_speed.lab.bench.results import Figure, Point, Reading, Row, rows
 from sglang_speed.lab.bench.rivals import rivals_of
 from sglang_speed.lab.bench.scenarios import SCENARIOS, Setting, agents, capacity
 from sglang_speed.lab.bench.scenarios.base import Scenario, alternating
@@ -122,13 +122,20 @@ def test_decoding_is_timed_behind_prompts_that_are_in_the_tree() -> None:
 
 
 def test_decode_ceilings_are_those_of_the_design() -> None:
-    """Bytes of weights and of KV, DESIGN.md section 1."""
+    """A step reads the weights and all KV once."""
     scenario = SCENARIOS["decode"]
     row = scenario.figure(setting_for(scenario), 4, "speed")  # type: ignore[attr-defined]
     shape = CPU.shape
     weights = 2 * (32 * shape.weights_per_layer + shape.vocab_size * shape.hidden_size)
     kv = 4 * 8192 * shape.kv_bytes_per_layer
     assert row.ceiling == pytest.approx((weights + 32 * kv) / (weights + 24 * kv))
+
+
+def test_a_bare_rival_has_no_ceiling_since_stock_does_what_it_is_spared() -> None:
+    setting = setting_for(SCENARIOS["decode"])
+    with_both = replace(setting, model=with_bare(setting.model))
+    figures = with_both.per_rival(lambda _: Figure("decode", "TPOT", "s", ceiling=1.3, target=1.2))
+    assert [(one.ceiling, one.target) for one in figures.values()] == [(1.3, 1.2), (None, None)]
 
 
 def test_capacity_counts_what_is_still_there_and_runs_at_once() -> None:

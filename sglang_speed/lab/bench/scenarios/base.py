@@ -32,8 +32,15 @@ class Setting:
         return self.model.shape.kv_bytes_per_layer
 
     def per_rival(self, figure: Callable[[str], Figure]) -> dict[str, Figure]:
-        """One quantity, measured of each rival: `figure` makes it, with its ceiling, from the rival's name."""
-        return {rival: replace(figure(rival), rival=rival) for rival in self.model.rivals}
+        """One quantity, measured of each rival: `figure` makes it, with its ceiling, from the rival's name.
+
+        A bare rival has neither ceiling nor target, since stock does what it is spared.
+        """
+        figures = {rival: replace(figure(rival), rival=rival) for rival in self.model.rivals}
+        return {
+            rival: replace(one, ceiling=None, target=None) if self.model.contenders[rival].is_bare else one
+            for rival, one in figures.items()
+        }
 
     def ttft_floor(self, side: str, prompt_len: int, cached_len: int = 0) -> float:
         """The lowest possible TTFT on this machine, in seconds."""
