@@ -172,7 +172,7 @@ def _ceilings(results: Mapping[str, Any], kind: str, rival: str) -> dict[float, 
     found = {}
     for figure in figures:
         is_shown = "behind" not in figure["figure"] if kind == "TTFT" else figure["figure"].endswith("batch 1")
-        if is_shown and figure["rival"] == rival:
+        if is_shown and figure["rival"] == rival and figure["ceiling"] is not None:
             length = next(int(word) for word in figure["figure"].split() if word.isdigit())
             found[float(length)] = figure["ceiling"]
     return found

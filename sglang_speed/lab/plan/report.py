@@ -22,18 +22,18 @@ def plan_table(setup: Setup, estimates: Sequence[Estimate]) -> Table:
     from rich.table import Table
 
     full = estimates[0]
-    table = Table(box=box.SIMPLE, pad_edge=False, collapse_padding=True)
-    headings = ("KiB of a token", "prompt tokens", "deep tokens", "requests at once", "TTFT", "TPOT, alone")
-    table.add_column("", no_wrap=True)
-    for heading in (*headings, f"TPOT, {max(1, full.requests)}"):
-        table.add_column(heading, justify="right")
+    table = Table(box=box.SIMPLE, padding=0, pad_edge=False)
+    together = f"TPOT of\n{max(1, full.requests)}"
+    headings = ("", "KiB a\ntoken", "prompt\ntokens", "deep\ntokens", "at\nonce", "\nTTFT", "TPOT\nof 1", together)
+    for heading in headings:
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     for each in estimates:
         table.add_row(
             each.name,
             f"{each.kv_bytes / 1024:.1f}",
-            f"{each.prompt_tokens:,}{_times(each.prompt_tokens, full.prompt_tokens)}",
+            f"{each.prompt_tokens / 1000:,.0f}K{_times(each.prompt_tokens, full.prompt_tokens)}",
             f"{each.deep_tokens:,}{CHANGED * (not each.is_default)}",
-            f"{each.requests}{_times(each.requests, full.requests)}",
+            f"{each.requests}",
             *(f"{ratio:.2f}x" for ratio in (each.ttft, each.tpot, each.tpot_full)),
         )
     return table
@@ -45,7 +45,7 @@ def notes(setup: Setup, estimates: Sequence[Estimate]) -> list[str]:
         f"Requests of {setup.prompt_len:,} prompt tokens and {setup.answer_len:,} generated ones, at most "
         f"{setup.max_requests}; {setup.kv_budget / 2**30:.1f} GiB for KV on each of {setup.num_gpus} GPU(s).",
         "TTFT (of a cold prompt) and TPOT (of one request, and of as many as run at full depth): at most so many times "
-        "faster than full depth, by arithmetic; `sglang-speed bench` measures. KiB: KV of a prompt token.",
+        "faster than full depth, by arithmetic; `sglang-speed bench` measures. KiB: KV of a prompt token. At once: requests.",
     ]
     if not all(each.is_default for each in estimates):
         said.append(
