@@ -45,7 +45,8 @@ def notes(setup: Setup, estimates: Sequence[Estimate]) -> list[str]:
         f"Requests of {setup.prompt_len:,} prompt tokens and {setup.answer_len:,} generated ones, at most "
         f"{setup.max_requests}; {setup.kv_budget / 2**30:.1f} GiB for KV on each of {setup.num_gpus} GPU(s).",
         "TTFT (of a cold prompt) and TPOT (of one request, and of as many as run at full depth): at most so many times "
-        "faster than full depth, by arithmetic; `sglang-speed bench` measures. KiB: KV of a prompt token. At once: requests.",
+        "faster than full depth, by arithmetic; `sglang-speed bench` measures. KiB: KV of a prompt token. At once: "
+        "requests.",
     ]
     if not all(each.is_default for each in estimates):
         said.append(

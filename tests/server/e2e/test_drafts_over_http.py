@@ -71,7 +71,7 @@ def test_batches_are_exact_and_drafts_are_accepted(asker: Asker) -> None:
 
 def test_ranks_agree_on_sampled_answers(asker: Asker) -> None:
     """Drafts are accepted by chance there; ranks that disagree would wait for each other, or write other slots."""
-    sampled = asker.ask(PROMPTS, NUM_TOKENS, {"temperature": 1.0})
+    sampled = asker.ask(PROMPTS, NUM_TOKENS, {"temperature": 1.0, "ignore_eos": True})
     assert [len(answer["output_ids"]) for answer in sampled] == [NUM_TOKENS] * len(PROMPTS)
     assert asker.is_idle()
     asker.require_exact(PROMPTS[1], NUM_TOKENS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,8 @@ import pytest
 import yaml
 from check_jsonschema import main as check_jsonschema
 from click.testing import CliRunner as ClickRunner
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models.dashboard import Dashboard
 from typer.testing import CliRunner
 
 from benchmarks.documents import END
@@ -130,6 +133,14 @@ def test_the_dashboard_is_what_its_script_writes() -> None:
     assert dashboard.FILE.read_text(encoding="utf-8") == dashboard.text(), "python -m deploy.grafana.dashboard"
 
 
+def test_the_dashboard_has_only_what_grafana_knows() -> None:
+    """Grafana's own types leave out what they do not know."""
+    written = dashboard.dashboard()
+    assert _keeps(_read_by_grafana(written), written)
+    unknown = {**written, "panels": [{**written["panels"][1], "titel": "?"}]}
+    assert not _keeps(_read_by_grafana(unknown), unknown)
+
+
 @pytest.mark.parametrize("row", ROWS)
 def test_panels_of_a_row_fill_the_page_and_say_what_they_show(row: str) -> None:
     assert sum(panel.width for panel in ROWS[row]) == 24
@@ -143,3 +154,16 @@ def test_the_sizing_examples_are_what_the_command_says() -> None:
 
 def _router() -> dict[str, Any]:
     return RESOURCES["Deployment of routed/router.yaml"]["spec"]["template"]
+
+
+def _read_by_grafana(written: dict[str, Any]) -> Any:
+    return json.loads(JSONEncoder().encode(Dashboard.from_json(written)))
+
+
+def _keeps(read: Any, written: Any) -> bool:
+    """Whether all that is written is there, beside defaults."""
+    if isinstance(written, dict):
+        return all(key in read and _keeps(read[key], value) for key, value in written.items())
+    if isinstance(written, list):
+        return len(read) == len(written) and all(map(_keeps, read, written))
+    return bool(read == written)
