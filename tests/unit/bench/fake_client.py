@@ -24,6 +24,7 @@ class FakeClient:
         self.cached: list[tuple[int, ...]] = []
         self.asked: list[tuple[int, int]] = []
         self.running = self.waiting = self.most = 0
+        self.begun: list[object] = []
         self.is_held_up = False
         self.steps = 0
         self.server = SimpleNamespace(prompt_tokens=capacity, contender=SimpleNamespace(config=config))
@@ -48,17 +49,20 @@ class FakeClient:
         asyncio.run(ask_each())
 
     async def _run_beside_others(self, num_tokens: int) -> None:
-        """Wait until there is room, then run for a few polls, and as long as steps are held up."""
+        """Wait until there is room, then run for a few polls, and as long as steps are held up. Who began first ends
+        first, whenever steps go on."""
         self.waiting += 1
         while (self.running + 1) * num_tokens > self.capacity:
             await asyncio.sleep(0)
         self.waiting -= 1
         self.running += 1
         self.most = max(self.most, self.running)
+        self.begun.append(own := object())
         for _ in range(5):
             await asyncio.sleep(0)
-        while self.is_held_up:
+        while self.is_held_up or self.begun[0] is not own:
             await asyncio.sleep(0)
+        self.begun.pop(0)
         self.running -= 1
 
     def _keep(self, tokens: tuple[int, ...]) -> None:
