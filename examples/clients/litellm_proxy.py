@@ -21,6 +21,8 @@ proxy = subprocess.Popen(
 try:
     client = OpenAI(base_url=f"http://127.0.0.1:{PORT}/v1", api_key=KEY)
     for _ in range(120):
+        if proxy.poll() is not None:
+            sys.exit(f"the proxy ended with exit status {proxy.returncode}")
         try:
             client.models.list()
             break

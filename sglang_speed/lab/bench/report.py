@@ -76,7 +76,8 @@ class Line:
 def line_of(figure: Mapping[str, Any]) -> Line:
     values = (with_spread(figure, side) for side in ("stock", figure["rival"]))
     ratios = (times(figure["ratio"], 3), times(figure["ceiling"], 3), percent(figure["share_of_ceiling"], 0))
-    cells = (figure["figure"], side_name(figure["rival"]), *values, *ratios)
+    rival = side_name(figure["rival"]).replace(",", ", ")
+    cells = (figure["figure"], rival, *values, *ratios)
     if figure["target"] is None:
         return Line(cells, "", "")
     verdict = "met" if figure["is_met"] else "missed"
@@ -91,7 +92,7 @@ def figures_table(scenarios: Mapping[str, Any], title: str) -> Table:
     """A section for each scenario of a results file."""
     table = Table(title=title, caption=SHORT_LEGEND)
     for heading in HEADINGS:
-        table.add_column(heading, justify="left" if heading in HEADINGS[:2] else "right")
+        table.add_column(heading, justify="left" if heading in HEADINGS[:2] else "right", overflow="fold")
     for name, scenario in scenarios.items():
         table.add_row(f"[bold]{name}[/]")
         for figure in scenario["figures"]:
