@@ -76,7 +76,7 @@ class Line:
 def line_of(figure: Mapping[str, Any]) -> Line:
     values = (with_spread(figure, side) for side in ("stock", figure["rival"]))
     ratios = (times(figure["ratio"], 3), times(figure["ceiling"], 3), percent(figure["share_of_ceiling"], 0))
-    rival = side_name(figure["rival"]).replace(",", ", ")
+    rival = ", ".join(part.strip() for part in side_name(figure["rival"]).split(","))
     cells = (figure["figure"], rival, *values, *ratios)
     if figure["target"] is None:
         return Line(cells, "", "")
