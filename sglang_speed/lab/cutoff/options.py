@@ -40,7 +40,7 @@ class CutoffOptions:
         typer.Option(
             help=f"Policies to measure beside SPEED: {', '.join(POLICY_TRAITS)}, and settings behind it; may be given "
             "several times; `speed` alone measures no others; default: speed,tail_tokens=128, pop, "
-            "fastkv,select_ratio=0.2, fastkv,select_ratio=0.4."
+            "fastkv,select_ratio=0.2, and the same with 0.4 and 0.8."
         ),
     ] = None
     anchor_tokens: Annotated[

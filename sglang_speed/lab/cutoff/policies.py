@@ -21,7 +21,11 @@ from sglang_speed.lab.cutoff.request import Request
 from sglang_speed.policy_config import DEFAULT_POLICY
 from sglang_speed.reference.modeling import ReferenceModel
 
-USUAL = (f"{DEFAULT_POLICY},tail_tokens=128", "pop", "fastkv,select_ratio=0.2", "fastkv,select_ratio=0.4")
+USUAL = (
+    f"{DEFAULT_POLICY},tail_tokens=128",
+    "pop",
+    *(f"fastkv,select_ratio={ratio}" for ratio in (0.2, 0.4, 0.8)),
+)
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ def test_a_speed_checkpoint_and_chats_become_a_table_a_file_and_a_picture(
     assert results["requests"]["response_tokens"] == 4 * (len("An answer.") + 1)
     assert [len(results["importance"][kind]) for kind in ("prompt", "response")] == [NUM_LAYERS, NUM_LAYERS]
     assert results["recommendation"] == {"max_kl": 0.1} | dict.fromkeys(("untrained", "trained", "at_rest", "ttft"))
-    series = ["speed,tail_tokens=128", "pop", "fastkv,select_ratio=0.2", "fastkv,select_ratio=0.4"]
+    series = ["speed,tail_tokens=128", "pop", *(f"fastkv,select_ratio={ratio}" for ratio in (0.2, 0.4, 0.8))]
     assert [one["series"] for one in results["settings"]] == [name for name in series for _ in range(2)]
     assert all(name in printed for name in ("pop", "select_ratio=0.4"))
     figures = {one["prefill_layers"]: one for one in results["cutoffs"]}
