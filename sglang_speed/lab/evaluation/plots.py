@@ -13,16 +13,20 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Page
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import PercentFormatter, StrMethodFormatter
 
 from sglang_speed.lab.common.plots import DPI, make_page
 from sglang_speed.lab.evaluation.report import COLUMNS, Column, estimate_of, in_order
 
 WIDTH, HEIGHT = 3.6, 2.9
 COLUMNS_OF_PANELS = 3
-DODGE = 0.08
-"""Horizontal distance, in layers, between two series at one cutoff."""
-LINE: dict[str, Any] = {"marker": "o", "markersize": 4, "capsize": 2, "linewidth": 1.2}
+DODGE, MOST = 0.08, 0.7
+"""Horizontal distance, in layers, between two series at one cutoff, and of all of them together."""
+MARKERS, NUM_COLORS = "osD^v", 10
+"""The next marker when matplotlib's colours begin again."""
+WIDE = 2.0
+"""Ratios of perplexity above this are drawn on a logarithmic axis."""
+LINE: dict[str, Any] = {"markersize": 4, "capsize": 2, "linewidth": 1.2}
 CUTOFF = re.compile(r", (\d+)(?: and \d+)* of \d+")
 """In the label of a model, e.g. of `pop, 22 of 30, tail 1`."""
 Model = Mapping[str, Any]
@@ -78,12 +82,15 @@ def panels_of(num: int, room_below: float = 0.0) -> tuple[Page, list[Axes]]:
 
 def _metric(axes: Axes, results: Mapping[str, Any], column: Column) -> None:
     """Perplexity is drawn as its ratio to full depth."""
-    for index, (name, points) in enumerate(series(results, column).items()):
+    all_series = series(results, column)
+    dodge = min(DODGE, MOST / len(all_series))
+    for index, (name, points) in enumerate(all_series.items()):
         if not points:
             continue
         layers, values, errors = zip(*sorted(points), strict=True)
-        places = [layer + DODGE * index for layer in layers]
-        axes.errorbar(places, values, yerr=errors, color=f"C{index}", label=name, **LINE)
+        places = [layer + dodge * (index - (len(all_series) - 1) / 2) for layer in layers]
+        marker = MARKERS[index // NUM_COLORS % len(MARKERS)]
+        axes.errorbar(places, values, yerr=errors, color=f"C{index}", marker=marker, label=name, **LINE)
     for model in results["models"]:
         estimate = estimate_of(model, column.task, column.metric)
         if layers_of(model) is None and estimate is not None:
@@ -94,6 +101,9 @@ def _metric(axes: Axes, results: Mapping[str, Any], column: Column) -> None:
     axes.set_xlabel("prefill layers", fontsize=8)
     cutoffs = sorted({each for model in results["models"] if (each := layers_of(model)) is not None})
     axes.set(xticks=cutoffs, xlim=(cutoffs[0] - 1, cutoffs[-1] + 1))
+    if is_perplexity and axes.get_ylim()[1] > WIDE:
+        axes.set_yscale("log", base=2)
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     if not is_perplexity:
         axes.yaxis.set_major_formatter(PercentFormatter(1))
 
