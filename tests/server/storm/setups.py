@@ -28,7 +28,9 @@ FILES = (
 )
 STORE_VARIABLE = "SGLANG_HICACHE_FILE_BACKEND_STORAGE_DIR"
 FASTKV = {"prefill_layers": 4, "policy": "fastkv", "select_ratio": 0.2}
-DRAFTS = ("--speculative-algorithm", "NGRAM", "--speculative-num-draft-tokens", "4")
+SMALL_TABLE = ("--speculative-ngram-capacity", "16384")
+"""Full before memory is compared: SGLang's table of drafts grows until then, by default to ten million entries."""
+DRAFTS = ("--speculative-algorithm", "NGRAM", "--speculative-num-draft-tokens", "4", *SMALL_TABLE)
 FLAGS = ("--dtype", "float32", "--enable-metrics", "--enable-cache-report", "--max-running-requests", "24")
 
 
