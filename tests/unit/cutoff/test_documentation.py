@@ -17,10 +17,14 @@ NO_CONTEXT_ROW = "not seen"
 def rows_in_docs() -> list[list[str]]:
     lines = (ROOT / "docs/cutoff.md").read_text(encoding="utf-8").splitlines()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
-    return [row for row in rows if row[0] != "prefill layers"]
+    return [row for row in rows if row[0] not in ("prefill layers", "policy")]
 
 
-@pytest.mark.parametrize("row", rows_in_docs(), ids=lambda row: row[0])
+CUTOFFS = [row for row in rows_in_docs() if not row[0].startswith("`")]
+SETTINGS = [row for row in rows_in_docs() if row[0].startswith("`")]
+
+
+@pytest.mark.parametrize("row", CUTOFFS, ids=lambda row: row[0])
 def test_a_line_of_the_table_is_in_the_results(row: list[str]) -> None:
     cutoff = 0 if row[0] == NO_CONTEXT_ROW else int(row[0].split(",")[0])
     figures = BY_CUTOFF[cutoff]
@@ -34,7 +38,22 @@ def test_a_line_of_the_table_is_in_the_results(row: list[str]) -> None:
     ]
 
 
+@pytest.mark.parametrize("row", SETTINGS, ids=lambda row: f"{row[0]} {row[1]}")
+def test_a_line_of_another_policy_is_in_the_results(row: list[str]) -> None:
+    (figures,) = [
+        one
+        for one in RESULTS["settings"]
+        if (f"`{one['series']}`", str(one["speed"]["prefill_layers"])) == (row[0], row[1])
+    ]
+    worst = max(figures["divergence_by_kind"].values(), key=lambda kind: kind["value"])
+    assert row[2:] == [
+        *(f"{figures[name]:.2f}x" for name in ("at_rest", "ttft")),
+        *(f"{each['value']:.3f} ± {each['error']:.3f}" for each in (figures["divergence"], worst)),
+        f"{figures['agreement']['value']:.1%}",
+    ]
+
+
 def test_the_table_names_the_recommendation() -> None:
-    marked = {name: int(first.split(",")[0]) for first, *_ in rows_in_docs() for name in first.split(", ")[1:]}
+    marked = {name: int(first.split(",")[0]) for first, *_ in CUTOFFS for name in first.split(", ")[1:]}
     advice = RESULTS["recommendation"]
     assert marked == {"without training": advice["untrained"], "with training": advice["trained"]}
