@@ -12,7 +12,7 @@ import requests
 from sglang_speed.errors import ConfigError
 from sglang_speed.lab.common.local_server import ServerFailed
 
-CONCURRENCY = 16
+CONCURRENCY = 64
 TIMEOUT_SECONDS = 90
 GENERATION_SECONDS = 3600
 

@@ -47,6 +47,14 @@ def test_items_depend_on_the_seed_alone(task: Task) -> None:
 
 
 @pytest.mark.parametrize("task", ALL, ids=lambda task: task.name)
+def test_no_item_of_thousands_comes_again_among_independent_ones(task: Task) -> None:
+    """Errors would be too small otherwise."""
+    asked = [repr((item.opening, item.turns)) for item in task.items(0, 2400)]
+    groups = [frozenset(asked[first : first + task.drawn_together]) for first in range(0, 2400, task.drawn_together)]
+    assert sum(map(len, groups)) == len(frozenset().union(*groups))
+
+
+@pytest.mark.parametrize("task", ALL, ids=lambda task: task.name)
 def test_right_answers_are_right_and_silence_is_not(task: Task) -> None:
     for item in task.items(0, NUM_ITEMS):
         best = {metric: float(metric not in task.faults) for metric in task.metrics}

@@ -1,6 +1,7 @@
 """Instruction following: a request with one rule that a program can check.
 
 An example of the same rule, with another word if it has one, comes first, so that a small model can follow it too.
+No request comes twice with a rule before each has come once, so that thousands of items are distinct.
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ from collections.abc import Sequence
 
 from sglang_speed.lab.evaluation.tasks.base import Item, Task, assistant, user
 from sglang_speed.lab.evaluation.tasks.rules import RULES, words_of
-from sglang_speed.lab.evaluation.tasks.words import TOPICS
+from sglang_speed.lab.evaluation.tasks.words import ANIMALS, COLOURS, TOPICS
 
-REQUESTS = ("Write about {topic}.", "Tell me something about {topic}.", "What can you say about {topic}?")
+_SUBJECTS = (*TOPICS, *(f"the {colour} {animal}" for colour in COLOURS for animal in ANIMALS))
+_WORDINGS = ("Write about {}.", "Tell me something about {}.", "What can you say about {}?")
+REQUESTS = tuple(wording.format(subject) for wording in _WORDINGS for subject in _SUBJECTS)
 EXAMPLE = "Tell me something about a cup of tea."
 FEWEST_WORDS = 3
 
@@ -22,10 +25,12 @@ class Instructions(Task):
     max_new_tokens = 64
 
     def item(self, seed: int, index: int) -> Item:
+        round_, place = divmod(index, len(RULES))
+        rule = list(RULES.values())[place]
+        requests = self.random(seed, place).sample(REQUESTS, len(REQUESTS))
+        request = requests[round_ % len(requests)]
         random = self.random(seed, index)
-        rule = list(RULES.values())[index % len(RULES)]
         shown, word = random.sample(rule.words, 2) if len(rule.words) > 1 else (rule.words[0], rule.words[0])
-        request = random.choice(REQUESTS).format(topic=random.choice(TOPICS))
         opening = (user(f"{EXAMPLE} {rule.wording.format(word=shown)}"), assistant(rule.example.format(word=shown)))
         wanted = {"rule": rule.name, "word": word}
         return Item(opening, (f"{request} {rule.wording.format(word=word)}",), wanted, {"rule": rule.name})
