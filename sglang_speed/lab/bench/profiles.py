@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, replace
-from itertools import accumulate
-from statistics import mean
+from itertools import accumulate, islice
 from typing import TypeVar
 
 from sglang_speed.config import SpeedConfig
@@ -66,8 +65,8 @@ class AgentSizes:
     """Agents that call tools, each in a conversation of its own behind a common system prompt.
 
     system_tokens: of the system prompt with its tools. task_tokens: what a user asks. result_tokens, num_turns: least
-    and most. answer_tokens: a call of a tool, or what is said in the end. at_once: agents that act at the same time;
-    when one ends, the next begins.
+    and most. answer_tokens: a call of a tool, or what is said in the end. at_once: numbers of agents that act at the
+    same time; when one ends, the next begins.
     """
 
     system_tokens: int
@@ -76,7 +75,7 @@ class AgentSizes:
     answer_tokens: int
     num_turns: tuple[int, int]
     num_agents: int
-    at_once: int
+    at_once: tuple[int, ...]
 
     @property
     def results(self) -> list[list[int]]:
@@ -93,11 +92,16 @@ class AgentSizes:
         first, answer = self.system_tokens + self.task_tokens, self.answer_tokens
         return [list(accumulate((answer + result for result in results), initial=first)) for results in self.results]
 
-    @property
-    def working_set(self) -> float:
-        """Tokens of the conversations that are open at once, at their mean length; the system prompt counts once."""
-        own = [length - self.system_tokens for prompts in self.prompts for length in prompts]
-        return self.system_tokens + self.at_once * mean(own)
+    def working_set(self, at_once: int) -> int:
+        """The most tokens of conversations that are open at once, if all take turns; the system prompt counts once."""
+        waiting = iter([[length - self.system_tokens for length in prompts] for prompts in self.prompts])
+        acting: list[list[int]] = list(islice(waiting, at_once))
+        most = 0
+        while acting:
+            most = max(most, sum(own for own, *_ in acting))
+            acting = [later for _, *later in acting if later]
+            acting += islice(waiting, at_once - len(acting))
+        return self.system_tokens + most
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,7 +200,9 @@ CPU = Profile(
     chat=ChatSizes(first_prompt=640, user_tokens=48, answer_tokens=4, num_turns=3, working_sets=(1.2,)),
     tree=TreeSizes(system_tokens=1024, observation_tokens=96, action_tokens=16, num_branches=4, num_steps=2),
     # a quarter of what agents have: longer ones take a CPU hours
-    agents=AgentSizes(2048, 48, result_tokens=(125, 1000), answer_tokens=25, num_turns=(6, 8), num_agents=8, at_once=4),
+    agents=AgentSizes(
+        2048, 48, result_tokens=(125, 1000), answer_tokens=25, num_turns=(6, 8), num_agents=8, at_once=(2, 3, 4)
+    ),
     agents_pool=Pool(tokens=8192, deep_tokens=576, running=8, context=8192),
     long_pool=Pool(tokens=48 * 1024, deep_tokens=1024, running=8, context=4 * 8192),
     cache_pool=Pool(tokens=6144, deep_tokens=576, running=32),
@@ -225,7 +231,7 @@ GPU = Profile(
     chat=ChatSizes(first_prompt=8192, user_tokens=512, answer_tokens=128, num_turns=4, working_sets=(0.8, 1.2, 1.6)),
     tree=TreeSizes(system_tokens=16384, observation_tokens=1024, action_tokens=128, num_branches=16, num_steps=4),
     agents=AgentSizes(
-        2048, 192, result_tokens=(500, 4000), answer_tokens=100, num_turns=(10, 30), num_agents=24, at_once=8
+        2048, 192, result_tokens=(500, 4000), answer_tokens=100, num_turns=(10, 30), num_agents=24, at_once=(4, 6, 8)
     ),
     agents_pool=Pool(tokens=163840, deep_tokens=8192, running=64, context=163840),
     long_pool=Pool(tokens=2 * (122880 + 1024), deep_tokens=4096, running=8, context=2 * 122880),
@@ -253,7 +259,7 @@ REHEARSAL = Profile(
     capacity_tokens=8,
     chat=ChatSizes(first_prompt=96, user_tokens=16, answer_tokens=8, num_turns=3, working_sets=(0.8, 1.2)),
     tree=TreeSizes(system_tokens=64, observation_tokens=16, action_tokens=8, num_branches=2, num_steps=2),
-    agents=AgentSizes(64, 16, result_tokens=(16, 64), answer_tokens=8, num_turns=(3, 4), num_agents=8, at_once=4),
+    agents=AgentSizes(64, 16, result_tokens=(16, 64), answer_tokens=8, num_turns=(3, 4), num_agents=8, at_once=(4,)),
     agents_pool=Pool(tokens=288, deep_tokens=128, running=8, context=288),
     long_pool=Pool(tokens=2 * (256 + 64), deep_tokens=128, running=4, context=2 * 256),
     cache_pool=Pool(tokens=1024, deep_tokens=256, running=16),

@@ -13,7 +13,7 @@ import pytest
 from sglang_speed.config import SpeedConfig
 from sglang_speed.lab.bench.load import Answer, Load, Prompts
 from sglang_speed.lab.bench.models import Contender, Model, with_bare
-from sglang_speed.lab.bench.profiles import CPU, REHEARSAL, Profile
+from sglang_speed.lab.bench.profiles import CPU, REHEARSAL, AgentSizes, Profile
 from sglang_speed.lab.bench.results import Figure, Point, Reading, Row, rows
 from sglang_speed.lab.bench.rivals import rivals_of
 from sglang_speed.lab.bench.scenarios import SCENARIOS, Setting, agents, capacity
@@ -229,16 +229,36 @@ def test_agents_share_their_system_prompt() -> None:
 def test_agents_act_a_few_at_once_and_send_what_they_were_answered() -> None:
     table, points, setting = play("agents")
     sizes = CPU.agents
-    assert sizes.working_set > setting.clients["stock"].server.prompt_tokens
-    ttft = table["mean TTFT, 4 agents at once"]
-    assert (ttft.figure.target, ttft.figure.is_headline) == (2.0, True)
-    assert ttft.figure.ceiling > 2  # type: ignore[operator]
-    assert ttft.ratio > 1  # type: ignore[operator]
-    assert table["p95 of TTFT, 4 agents at once"].stock > ttft.stock
-    assert 1 <= max(table["requests at once, of 4"].rival) <= 4
-    assert 0.5 < table["hit rate"].rival[0] < 1
+    for at_once in sizes.at_once:
+        assert sizes.working_set(at_once) > setting.clients["stock"].server.prompt_tokens
+        ttft = table[f"mean TTFT, {at_once} agents at once"]
+        assert (ttft.figure.target, ttft.figure.is_headline) == (2.0, True)
+        assert ttft.figure.ceiling > 2  # type: ignore[operator]
+        assert ttft.ratio > 1  # type: ignore[operator]
+        assert table[f"p95 of TTFT, {at_once} agents at once"].stock > ttft.stock
+        assert 1 <= max(table[f"requests at once, of {at_once}"].rival) <= at_once
+        assert 0.5 < table[f"hit rate, {at_once} agents at once"].rival[0] < 1
     asked = sorted(length for prompts in sizes.prompts for length in prompts)
     assert sorted(point.x for point in points if point.side == "speed") == asked
+
+
+def test_agents_that_fit_in_stocks_pool_have_the_ceiling_of_the_layers_and_no_target() -> None:
+    tokens = CPU.agents.working_set(2)
+    table, _, _ = play("agents", replace(CPU, agents_pool=replace(CPU.agents_pool, tokens=tokens)))
+    fits, does_not = (table[f"mean TTFT, {at_once} agents at once"].figure for at_once in (2, 3))
+    assert fits.target is None
+    assert 1 < fits.ceiling < 4 / 3 < 2 < does_not.ceiling  # type: ignore[operator]
+    assert does_not.target == 2.0
+
+
+def test_the_working_set_of_agents_is_the_most_that_is_open_in_any_round() -> None:
+    """Own tokens by round, two at once: 10, 40, 70 and 10, 80; then 10, 20 beside what is left of the first."""
+
+    class Sizes(AgentSizes):
+        prompts = [[110, 140, 170], [110, 180], [110, 120]]  # noqa: RUF012
+
+    sizes = Sizes(100, 10, (0, 0), 10, (0, 0), num_agents=3, at_once=(1, 2, 3))
+    assert [sizes.working_set(at_once) for at_once in (1, 2, 3)] == [180, 220, 240]
 
 
 def test_messages_of_agents_begin_as_the_checkpoint_says() -> None:

@@ -27,28 +27,31 @@ class Agents(Scenario):
     pool_name = "agents_pool"
 
     async def run(self, setting: Setting) -> AsyncIterator[Measurement]:
-        makers = (self.mean_ttft, self.p95_ttft, self.hits, self.time, self.at_once)
-        figures = [setting.per_rival(partial(make, setting)) for make in makers]
-        for repeat in range(setting.profile.repeats):
-            for side in alternating(self.sides(setting.model), repeat):
-                client = setting.clients[side]
-                client.flush()
-                start = time.perf_counter()
-                answers, most = await self.play(setting, client)
-                ttfts = [answer.ttft for answer in answers]
-                seconds = time.perf_counter() - start
-                values = (mean(ttfts), quantiles(ttfts, n=20)[-1], hit_rate(answers), seconds, most)
-                for figure, value in zip(figures, values, strict=True):
-                    yield Reading(figure, side, value)
-                for answer in answers if repeat == 0 else ():
-                    yield Point("TTFT of agents by context", side, answer.prompt_len, answer.ttft)
+        for at_once in setting.profile.agents.at_once:
+            makers = (self.mean_ttft, self.p95_ttft, self.hits, self.time, self.running)
+            figures = [setting.per_rival(partial(make, setting, at_once)) for make in makers]
+            for repeat in range(setting.profile.repeats):
+                for side in alternating(self.sides(setting.model), repeat):
+                    client = setting.clients[side]
+                    client.flush()
+                    start = time.perf_counter()
+                    answers, most = await self.play(setting, client, at_once)
+                    ttfts = [answer.ttft for answer in answers]
+                    seconds = time.perf_counter() - start
+                    values = (mean(ttfts), quantiles(ttfts, n=20)[-1], hit_rate(answers), seconds, most)
+                    for figure, value in zip(figures, values, strict=True):
+                        yield Reading(figure, side, value)
+                    for answer in answers if (repeat, at_once) == (0, setting.profile.agents.at_once[-1]) else ():
+                        yield Point("TTFT of agents by context", side, answer.prompt_len, answer.ttft)
 
-    async def play(self, setting: Setting, client: LoadClient) -> tuple[list[Answer], int]:
+    async def play(self, setting: Setting, client: LoadClient, at_once: int) -> tuple[list[Answer], int]:
         """The answers, and the most requests that ran at once."""
-        agents = setting.profile.agents
-        room = asyncio.Semaphore(agents.at_once)
+        room = asyncio.Semaphore(at_once)
         acting = asyncio.gather(
-            *(self.act(setting, client, room, number, results) for number, results in enumerate(agents.results))
+            *(
+                self.act(setting, client, room, number, results)
+                for number, results in enumerate(setting.profile.agents.results)
+            )
         )
         most = 0
         while not acting.done():
@@ -78,33 +81,29 @@ class Agents(Scenario):
         begin = setting.prompts.message
         return [*begin, *setting.prompts.tokens(name, number, length - 2 * len(begin)), *begin]
 
-    def mean_ttft(self, setting: Setting, rival: str) -> Figure:
-        """The ceiling assumes that a side finds all that it has seen if the working set fits in its pool, and stock
-        only the system prompt otherwise; None if it does not fit in the rival's."""
+    def mean_ttft(self, setting: Setting, at_once: int, rival: str) -> Figure:
+        """The ceiling assumes that a rival finds all that it has seen, and stock too if it has room for what is open at
+        once; the system prompt only otherwise."""
         agents = setting.profile.agents
-        fits = {side: self.fits(setting, side) for side in (STOCK, rival)}
+        has_room = agents.working_set(at_once) <= setting.clients[STOCK].server.prompt_tokens
         stock, ours = (
-            mean(setting.ttft_floor(side, length, cached) for length, cached in self.turns(agents, fits[side]))
-            for side in (STOCK, rival)
+            mean(setting.ttft_floor(side, length, cached) for length, cached in self.turns(agents, finds_all))
+            for side, finds_all in ((STOCK, has_room), (rival, True))
         )
-        target = TARGET if fits[rival] and not fits[STOCK] else None
-        name = f"mean TTFT, {agents.at_once} agents at once"
-        return Figure(self.name, name, "s", stock / ours if fits[rival] else None, target, is_headline=True)
+        name = f"mean TTFT, {at_once} agents at once"
+        return Figure(self.name, name, "s", stock / ours, None if has_room else TARGET, is_headline=True)
 
-    def p95_ttft(self, setting: Setting, _: str) -> Figure:
-        return Figure(self.name, f"p95 of TTFT, {setting.profile.agents.at_once} agents at once", "s")
+    def p95_ttft(self, _: Setting, at_once: int, __: str) -> Figure:
+        return Figure(self.name, f"p95 of TTFT, {at_once} agents at once", "s")
 
-    def hits(self, _: Setting, __: str) -> Figure:
-        return Figure(self.name, "hit rate", "share", better="higher")
+    def hits(self, _: Setting, at_once: int, __: str) -> Figure:
+        return Figure(self.name, f"hit rate, {at_once} agents at once", "share", better="higher")
 
-    def time(self, _: Setting, __: str) -> Figure:
-        return Figure(self.name, "time until all are done", "s")
+    def time(self, _: Setting, at_once: int, __: str) -> Figure:
+        return Figure(self.name, f"time until all are done, {at_once} agents at once", "s")
 
-    def at_once(self, setting: Setting, _: str) -> Figure:
-        return Figure(self.name, f"requests at once, of {setting.profile.agents.at_once}", "requests", better="higher")
-
-    def fits(self, setting: Setting, side: str) -> bool:
-        return setting.profile.agents.working_set <= setting.clients[side].server.prompt_tokens
+    def running(self, _: Setting, at_once: int, __: str) -> Figure:
+        return Figure(self.name, f"requests at once, of {at_once}", "requests", better="higher")
 
     def turns(self, agents: AgentSizes, finds_all: bool) -> list[tuple[int, int]]:
         """Tokens of each prompt, and how many of them are cached."""
