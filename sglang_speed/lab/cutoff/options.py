@@ -25,7 +25,7 @@ class CutoffOptions:
         ),
     ] = None
     samples: Annotated[
-        int, typer.Option(help="Answers to measure; each takes SmolLM2-135M about 20 s of one core.")
+        int, typer.Option(help="Answers to measure; each takes SmolLM2-135M about 26 s of one core.")
     ] = 64
     seed: Annotated[int, typer.Option(help="Random seed.")] = 0
     cutoff: Annotated[
