@@ -153,7 +153,7 @@ def kv_budget_of(memory: int, mem_fraction: float, weights: int, num_gpus: int) 
     budget = int(memory * mem_fraction - weights / num_gpus)
     if budget <= 0:
         raise ConfigError(
-            f"the weights take {weights / 2**30:.1f} GiB, and {num_gpus} x {memory / 2**30:.0f} GiB x {mem_fraction} "
+            f"the weights take {weights / 2**30:.1f} GiB, and {num_gpus} x {memory / 2**30:g} GiB x {mem_fraction} "
             "leave nothing for KV: give more --gpus or --memory, or name quantized weights"
         )
     return budget
