@@ -43,7 +43,7 @@ class Training(StrEnum):
     TRAINED = "trained for this cutoff"
     UNTRAINED = "not trained for this cutoff"
     FULL_DEPTH = "full depth, where there is no cutoff"
-    NOT_NEEDED = "not needed: this policy was published for weights as they are"
+    NOT_NEEDED = "none: published for weights as they are; what it costs this model, `sglang-speed eval` says"
 
 
 def training_of(directory: Path) -> Training:

@@ -21,6 +21,7 @@ from sglang_speed.checkpoints.delimiters import delimiters_of
 from sglang_speed.checkpoints.manifest import MANIFEST_NAME
 from sglang_speed.checkpoints.servable import (
     CONFIG_NAME,
+    NOT_FOUND,
     require_servable,
 )
 from sglang_speed.checkpoints.weights import INDEX_NAME, read_weights, require_layers
@@ -143,10 +144,8 @@ def read_source_config(source: Path) -> dict[str, Any]:
     """config.json of a stock or SPEED checkpoint; ConfigError if no server would serve it."""
     config = read_model_config(source)
     if config is None:
-        problem = "has no config.json" if source.is_dir() else "is neither a directory nor a model in the hub's cache"
-        raise ConfigError(
-            f"{source} {problem}: nothing is downloaded here; fetch a model first, with `hf download NAME`"
-        )
+        problem = "has no config.json: it is no checkpoint" if source.is_dir() else NOT_FOUND
+        raise ConfigError(f"{source} {problem}")
     require_servable(config, source)
     return config
 

@@ -105,6 +105,8 @@ def _rebuild(directory: Path, damage: str) -> None:
     if directory.exists():
         print(f"sglang-speed: {directory} is damaged ({damage}), building it again", file=sys.stderr)
         discard(directory)
+    else:
+        print(f"sglang-speed: building {DEFAULT_MODEL} in {directory}, once: up to a minute", file=sys.stderr)
     remove_leftovers(directory)
     _require_space(directory.parent)
     with _progress() as progress, new_directory(directory) as partial:

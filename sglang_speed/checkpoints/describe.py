@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sglang_speed.checkpoints.adapter import PROVENANCE_NAME, UNTRAINED_COST, UNTRAINED_NEXT, Training, training_of
 from sglang_speed.checkpoints.card import described_choice
-from sglang_speed.checkpoints.servable import require_servable
+from sglang_speed.checkpoints.servable import NOT_FOUND, require_servable
 from sglang_speed.checkpoints.weights import Weights, read_weights, require_layers
 from sglang_speed.config import SpeedConfig, decoder_config, is_speed_model, read_model_config
 from sglang_speed.errors import ConfigError
@@ -134,10 +134,9 @@ def describe(directory: Path) -> Description:
     """Describe the SPEED checkpoint in `directory`; ConfigError where it is none or is not complete."""
     config = read_model_config(directory)
     if config is None or not is_speed_model(config):
-        problem = "is not a directory" if not directory.is_dir() else "is not a SPEED checkpoint"
-        raise ConfigError(
-            f"{directory} {problem}: make one with `sglang-speed convert SOURCE DESTINATION --prefill-layers N`"
-        )
+        convert = "make one with `sglang-speed convert SOURCE DESTINATION --prefill-layers N`"
+        problem = f"is not a SPEED checkpoint: {convert}" if directory.is_dir() else NOT_FOUND
+        raise ConfigError(f"{directory} {problem}")
     require_servable(config, directory)
     weights = read_weights(directory)
     require_layers(weights, config, directory)

@@ -36,6 +36,12 @@ _SIZES = (
 )
 _NEEDED = _SIZES[:4]
 
+NOT_FOUND = (
+    "is neither a directory nor a model in the hub's cache: nothing is downloaded here; fetch a model first, with "
+    "`hf download NAME`"
+)
+"""What to say of a name that `local_checkpoint` finds nothing for."""
+
 
 def require_servable(config: Mapping[str, Any], directory: Path) -> None:
     """ConfigError if a stock or SPEED checkpoint asks for something that is not served. Weights are not read."""

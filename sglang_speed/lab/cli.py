@@ -22,6 +22,10 @@ from sglang_speed.lab.plan.options import PlanOptions
 from sglang_speed.lab.serve import ServeOptions
 from sglang_speed.lab.training.options import TrainOptions
 
+USAGE_ERROR = 2
+TAKE_FLAGS = (["serve"], ["bench"], ["eval"])
+"""Commands that start servers."""
+
 app = typer.Typer(
     name="sglang-speed",
     help="SPEED for SGLang: prompt tokens pass the lower layers only, generated tokens pass all.",
@@ -37,6 +41,12 @@ def main() -> None:
     """
     try:
         app()
+    except SystemExit as ended:
+        if ended.code == USAGE_ERROR and sys.argv[1:2] in TAKE_FLAGS and "--" not in sys.argv:
+            print(
+                f"SGLang's own flags stand behind `--`: sglang-speed {sys.argv[1]} ... -- --port 30001", file=sys.stderr
+            )
+        raise
     except KeyboardInterrupt:
         sys.exit(130)
     except (ConfigError, ServerFailed, OSError) as error:

@@ -87,9 +87,15 @@ def _num_changes_in_place() -> int:
 
 
 def _model_findings(model: str) -> Iterator[Finding]:
+    from sglang_speed.checkpoints.hub import local_checkpoint
+    from sglang_speed.checkpoints.servable import NOT_FOUND
     from sglang_speed.host.adapter import HOST
     from sglang_speed.served import speed_of
 
+    path = local_checkpoint(model)
+    if not path.is_dir():
+        yield Finding(model, NOT_FOUND, False)
+        return
     try:
         args = HOST.resolve(model_path=model)
     except (ConfigError, HostMismatch) as error:

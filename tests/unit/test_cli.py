@@ -57,6 +57,24 @@ def test_an_unknown_profile_is_refused_before_anything_is_imported() -> None:
 
 
 @pytest.mark.parametrize(
+    ("arguments", "is_hinted"),
+    [
+        (["serve", "model", "--port", "31777"], True),
+        (["bench", "--tp-size", "2"], True),
+        (["serve", "model", "--frobnicate", "--", "--port", "31777"], False),
+        (["convert", "model", "--port", "31777"], False),
+    ],
+)
+def test_a_flag_of_sglang_in_the_wrong_place_is_told_its_place(
+    arguments: list[str], is_hinted: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["sglang-speed", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert (ended.value.code, "stand behind `--`" in capsys.readouterr().err) == (2, is_hinted)
+
+
+@pytest.mark.parametrize(
     ("error", "status", "words"),
     [
         (ConfigError("--flag 3 is wrong"), 2, "sglang-speed: --flag 3 is wrong\n"),

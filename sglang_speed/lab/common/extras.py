@@ -11,4 +11,6 @@ def require_extra(extra: str, *modules: str) -> None:
     """Raise ConfigError if a module of an extra is not installed."""
     for name in modules:
         if find_spec(name) is None:
-            raise ConfigError(f"{name} is not installed: `pip install sglang-speed[{extra}]`")
+            raise ConfigError(
+                f"{name} is not installed: `pip install 'sglang-speed[{extra}]'`, or '.[{extra}]' in a clone"
+            )

@@ -76,7 +76,7 @@ def test_sizes_left_out_of_a_config_are_those_of_transformers() -> None:
 def test_a_plain_llama_is_pointed_to_convert(llama: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"is not a SPEED checkpoint: .*sglang-speed convert"):
         describe(llama)
-    with pytest.raises(ConfigError, match="nowhere is not a directory"):
+    with pytest.raises(ConfigError, match="nowhere is neither a directory nor a model in the hub's cache"):
         describe(tmp_path / "nowhere")
 
 

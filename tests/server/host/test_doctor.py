@@ -48,6 +48,11 @@ def test_a_model_that_is_refused_does_not_fit(tmp_path: Path) -> None:
     assert (last.fits, "mlp_bias" in last.found) == (False, True)
 
 
+def test_a_model_that_is_not_there_is_said_to_be_missing(tmp_path: Path) -> None:
+    last = list(findings(str(tmp_path / "nowhere")))[-1]
+    assert (last.fits, "neither a directory nor a model" in last.found) == (False, True)
+
+
 def test_another_version_ends_the_examination(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(versions, "installed_version", lambda: "0.5.20")
     found = list(findings("speed-llama"))
