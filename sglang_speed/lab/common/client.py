@@ -75,10 +75,12 @@ class Client:
         last = len(response)
         return Score(tuple(entry[0] for entry in own[-last:]), tuple(entries[0][1] for entries in best[-last:]))
 
-    def each(self, ask: Callable[[Item], Answer], items: Iterable[Item]) -> Generator[Answer, None, None]:
-        """`ask(item)` for every item, concurrently; results in the order of the items. When it is given up, it does not
-        wait for what runs."""
-        pool = ThreadPoolExecutor(self.concurrency)
+    def each(
+        self, ask: Callable[[Item], Answer], items: Iterable[Item], at_once: int | None = None
+    ) -> Generator[Answer, None, None]:
+        """`ask(item)` for every item, `at_once` or `concurrency` at a time; results in the order of the items. When it
+        is given up, it does not wait for what runs."""
+        pool = ThreadPoolExecutor(at_once or self.concurrency)
         try:
             yield from pool.map(ask, items)
         finally:

@@ -66,7 +66,7 @@ class Answers:
             return [self._ask(client, item) for item in items if not is_given_up.is_set()]
 
         try:
-            for answered in client.each(answer, together):
+            for answered in client.each(answer, together, self.task.at_once):
                 yield from answered
         finally:
             is_given_up.set()

@@ -229,6 +229,7 @@ def test_agents_share_their_system_prompt() -> None:
 def test_agents_act_a_few_at_once_and_send_what_they_were_answered() -> None:
     table, points, setting = play("agents")
     sizes = CPU.agents
+    assert sorted(sizes.at_once) == [2, 3, 4]
     for at_once in sizes.at_once:
         assert sizes.working_set(at_once) > setting.clients["stock"].server.prompt_tokens
         ttft = table[f"mean TTFT, {at_once} agents at once"]
@@ -249,6 +250,12 @@ def test_agents_that_fit_in_stocks_pool_have_the_ceiling_of_the_layers_and_no_ta
     assert fits.target is None
     assert 1 < fits.ceiling < 4 / 3 < 2 < does_not.ceiling  # type: ignore[operator]
     assert does_not.target == 2.0
+
+
+def test_a_policy_whose_pool_is_not_larger_than_stocks_has_no_target_with_agents() -> None:
+    table, _, _ = play("agents", replace(CPU, rivals=rivals_of(["pop"])))
+    targets = [table[f"mean TTFT, {at_once} agents at once"].figure.target for at_once in CPU.agents.at_once]
+    assert targets == [None, None, None]
 
 
 def test_the_working_set_of_agents_is_the_most_that_is_open_in_any_round() -> None:

@@ -41,7 +41,7 @@ class Agents(Scenario):
                     values = (mean(ttfts), quantiles(ttfts, n=20)[-1], hit_rate(answers), seconds, most)
                     for figure, value in zip(figures, values, strict=True):
                         yield Reading(figure, side, value)
-                    for answer in answers if (repeat, at_once) == (0, setting.profile.agents.at_once[-1]) else ():
+                    for answer in answers if (repeat, at_once) == (0, setting.profile.agents.at_once[0]) else ():
                         yield Point("TTFT of agents by context", side, answer.prompt_len, answer.ttft)
 
     async def play(self, setting: Setting, client: LoadClient, at_once: int) -> tuple[list[Answer], int]:
@@ -83,15 +83,17 @@ class Agents(Scenario):
 
     def mean_ttft(self, setting: Setting, at_once: int, rival: str) -> Figure:
         """The ceiling assumes that a rival finds all that it has seen, and stock too if it has room for what is open at
-        once; the system prompt only otherwise."""
+        once; the system prompt only otherwise. A rival with a larger pool has a target where stock has no room."""
         agents = setting.profile.agents
-        has_room = agents.working_set(at_once) <= setting.clients[STOCK].server.prompt_tokens
+        room, rivals_room = (setting.clients[side].server.prompt_tokens for side in (STOCK, rival))
+        has_room = agents.working_set(at_once) <= room
         stock, ours = (
             mean(setting.ttft_floor(side, length, cached) for length, cached in self.turns(agents, finds_all))
             for side, finds_all in ((STOCK, has_room), (rival, True))
         )
+        target = TARGET if rivals_room > room and not has_room else None
         name = f"mean TTFT, {at_once} agents at once"
-        return Figure(self.name, name, "s", stock / ours, None if has_room else TARGET, is_headline=True)
+        return Figure(self.name, name, "s", stock / ours, target, is_headline=True)
 
     def p95_ttft(self, _: Setting, at_once: int, __: str) -> Figure:
         return Figure(self.name, f"p95 of TTFT, {at_once} agents at once", "s")
@@ -107,8 +109,9 @@ class Agents(Scenario):
 
     def turns(self, agents: AgentSizes, finds_all: bool) -> list[tuple[int, int]]:
         """Tokens of each prompt, and how many of them are cached."""
-        first = [(prompts[0], 0) for prompts in agents.prompts]
-        return first + [
+        first, *others = agents.prompts
+        begun = [(first[0], 0), *((prompts[0], agents.system_tokens) for prompts in others)]
+        return begun + [
             (length, before + agents.answer_tokens - 1 if finds_all else agents.system_tokens)
             for prompts in agents.prompts
             for before, length in pairwise(prompts)

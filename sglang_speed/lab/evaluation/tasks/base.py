@@ -38,13 +38,16 @@ class Item:
 
 class Task(ABC):
     """metrics: keys of `grade`, whose values are from 0 to 1; the first is the task's headline. faults: metrics where
-    lower is better. drawn_together: number of neighbouring items that share a part and so are not independent."""
+    lower is better. drawn_together: number of neighbouring items that share a part and so are not independent.
+    at_once: how many such groups are asked at a time, where not as many as the client can: what
+    each shares should stay in the radix tree."""
 
     name: ClassVar[str]
     metrics: ClassVar[tuple[str, ...]]
     faults: ClassVar[tuple[str, ...]] = ()
     max_new_tokens: ClassVar[int]
     drawn_together: ClassVar[int] = 1
+    at_once: ClassVar[int | None] = None
 
     def items(self, seed: int, num_items: int) -> list[Item]:
         return [self.item(seed, index) for index in range(num_items)]

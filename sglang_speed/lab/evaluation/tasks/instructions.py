@@ -27,7 +27,7 @@ class Instructions(Task):
     def item(self, seed: int, index: int) -> Item:
         round_, place = divmod(index, len(RULES))
         rule = list(RULES.values())[place]
-        requests = self.random(seed, place).sample(REQUESTS, len(REQUESTS))
+        requests = self.random(seed, place, -1).sample(REQUESTS, len(REQUESTS))
         request = requests[round_ % len(requests)]
         random = self.random(seed, index)
         shown, word = random.sample(rule.words, 2) if len(rule.words) > 1 else (rule.words[0], rule.words[0])

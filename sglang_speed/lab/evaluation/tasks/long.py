@@ -24,6 +24,7 @@ class Long(Task):
     metrics = ("answered",)
     max_new_tokens = 24
     drawn_together = 2 * NUM_OF_KIND
+    at_once = 8  # 8 texts of 7K tokens take as much as 64 short ones
 
     def item(self, seed: int, index: int) -> Item:
         """Neighbours ask about one text."""

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from sglang_speed.lab.evaluation.tasks.words import ANIMALS, NAMES, PLACES, THINGS
+from sglang_speed.lab.evaluation.tasks.words import NAMES, PLACES, THINGS
 
 Check = Callable[[str, str], bool]
 
@@ -69,7 +69,7 @@ _ALL = (
         "Use the word {word}.",
         "A cup of tea stands beside the {word}. It warms the hands.",
         has_word,
-        (*THINGS, *ANIMALS),
+        THINGS,  # none is in a request
     ),
     Rule(
         "ending",
