@@ -45,7 +45,7 @@ demo: $(INSTALLED)  ## start a server, hold a chat of several turns, write build
 serve: $(INSTALLED)  ## serve MODEL (speed-llama) on 127.0.0.1:30000
 	$(BIN)/python -m sglang.launch_server --model $(MODEL) --host 127.0.0.1 --port 30000
 
-bench: $(INSTALLED)  ## stock SGLang and SPEED side by side, ten minutes on two cores: build/bench.json, .html, pictures
+bench: $(INSTALLED)  ## stock SGLang and SPEED side by side, over half an hour on two cores: build/bench.json, .html, pictures
 	$(BIN)/sglang-speed bench --profile cpu --json build/bench.json --plot build/bench --html build/bench.html
 
 quick: $(INSTALLED)  ## format, lint, types and the unit tests: a minute on two idle cores

@@ -39,6 +39,7 @@ PAGE = ROOT / "docs" / "benchmark.md"
 SIDE_BY_SIDE = {
     "benchmarks/results/bench_cpu_policies.json": PAGE,
     "benchmarks/results/bench_cpu_agents.json": PAGE,
+    "benchmarks/results/bench_cpu_agents_at_once.json": PAGE,
     "benchmarks/results/bench_cpu_lora.json": ROOT / "docs" / "lora.md",
 }
 """Results with a column for each rival, and the page that shows them."""

@@ -1,4 +1,4 @@
-"""Sizes of a run: one profile for two CPU cores and ten minutes, one for a GPU, one to try the code."""
+"""Sizes of a run: one profile for two CPU cores and half an hour, one for a GPU, one to try the code."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ QUESTIONS = {
     "capacity": "what fits in the same bytes of KV",
     "chat": "several users in multi-turn chats",
     "tree": "concurrent agents with a common system prompt",
-    "agents": "agents that call tools, in more conversations than stock's pool holds",
+    "agents": "agents that call tools, each in a conversation of its own",
     "step": "scheduler and kernel launches, with a model of four tiny layers",
 }
 NO_GAINS = ("overhead", "step")

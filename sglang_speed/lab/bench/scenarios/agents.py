@@ -1,4 +1,4 @@
-"""Agents that call tools: long results between short messages, in more conversations than stock's pool holds."""
+"""Agents that call tools: long results between short messages, in several conversations at once."""
 
 from __future__ import annotations
 
