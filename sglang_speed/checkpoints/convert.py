@@ -144,7 +144,8 @@ def read_source_config(source: Path) -> dict[str, Any]:
     """config.json of a stock or SPEED checkpoint; ConfigError if no server would serve it."""
     config = read_model_config(source)
     if config is None:
-        problem = "has no config.json: it is no checkpoint" if source.is_dir() else NOT_FOUND
+        incomplete = "has no config.json: fetch a whole model first, with `hf download NAME`"
+        problem = incomplete if source.is_dir() else NOT_FOUND
         raise ConfigError(f"{source} {problem}")
     require_servable(config, source)
     return config
