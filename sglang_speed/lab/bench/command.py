@@ -18,7 +18,7 @@ from sglang_speed.lab.bench.facts import REHEARSAL, described_bands, described_r
 from sglang_speed.lab.bench.models import Model, model_of, random_model, with_bare
 from sglang_speed.lab.bench.options import BenchOptions
 from sglang_speed.lab.bench.plots import draw
-from sglang_speed.lab.bench.profiles import PROFILES, Profile, of_architecture, of_dtype
+from sglang_speed.lab.bench.profiles import PROFILES, QUESTION_TOKENS, Profile, of_architecture, of_dtype
 from sglang_speed.lab.bench.rates import measure_rates
 from sglang_speed.lab.bench.report import html_report, terminal_table
 from sglang_speed.lab.bench.results import Reading, missed
@@ -46,7 +46,10 @@ def bench(options: BenchOptions) -> None:
     dtype = "bfloat16" if has_fast_bfloat16() else "float32"
     sizes = of_dtype(of_architecture(PROFILES[name], options.arch or "llama"), dtype)
     sizes = replace(sizes, rivals=rivals_of(options.policy or ()))
-    sizes = with_lengths(sizes, options.length) if options.length else sizes
+    if options.length:
+        sizes = with_lengths(sizes, options.length)
+    elif models:
+        sizes = within_context(sizes, context_of(models[0]))
     refuse_own_flags(flags)
     outputs = Outputs(options.json, options.plot, options.html)
     outputs.require_writable()
@@ -87,13 +90,28 @@ def with_lengths(profile: Profile, lengths: Sequence[int]) -> Profile:
     )
 
 
+def within_context(profile: Profile, context_len: int) -> Profile:
+    """The profile without the prompts that a model's context is too short for; as it is if it is for all."""
+    room = context_len - max(QUESTION_TOKENS, profile.decode_tokens)
+    fitting = [length for length in profile.prompt_lens if length <= room]
+    if not fitting or len(fitting) == len(profile.prompt_lens):
+        return profile
+    console.print(f"the model's context is {context_len} tokens: prompts of at most {fitting[-1]} are measured")
+    return with_lengths(profile, fitting)
+
+
+def context_of(model: Path) -> int:
+    """The most tokens of a request."""
+    return int(decoder_config(read_source_config(model)).get("max_position_embeddings", 2048))
+
+
 def prepare(
     models: Sequence[Path], full_depth: Path | None, profile: Profile, scenarios: Sequence[str], directory: Path
 ) -> Model:
     """The checkpoints. Raises ConfigError if the model's context is too short for a scenario."""
     if not models:
         return random_model(profile, directory)
-    context_len = decoder_config(read_source_config(models[0])).get("max_position_embeddings", 2048)
+    context_len = context_of(models[0])
     needed = {name: profile.longest_requests.get(name, 0) for name in scenarios}
     if max(needed.values()) > context_len:
         too_long = [f"{name} asks for {length}" for name, length in needed.items() if length > context_len]

@@ -16,7 +16,7 @@ from sglang_speed.config import SpeedConfig
 from sglang_speed.errors import ConfigError
 from sglang_speed.lab.bench import ARCH_NAMES
 from sglang_speed.lab.bench.adapter import with_adapter
-from sglang_speed.lab.bench.command import check_names, prepare, with_lengths
+from sglang_speed.lab.bench.command import check_names, prepare, with_lengths, within_context
 from sglang_speed.lab.bench.models import model_of, random_model, tiny_model, with_bare
 from sglang_speed.lab.bench.profiles import CPU, PROFILES, REHEARSAL, of_architecture
 from sglang_speed.lab.bench.rivals import MESSAGE_ID, rivals_of
@@ -62,6 +62,19 @@ def test_other_lengths_make_a_pool_for_the_longest() -> None:
     assert sizes.long_pool.tokens >= max(CPU.batch_sizes) * (2048 + 2 * CPU.decode_tokens)
     with pytest.raises(ConfigError, match="--length 10 is below 64"):
         with_lengths(CPU, [10])
+
+
+@pytest.mark.parametrize(
+    ("context_len", "measured"),
+    [(131072, (1024, 4096, 8192)), (8256, (1024, 4096, 8192)), (8192, (1024, 4096)), (512, (1024, 4096, 8192))],
+)
+def test_prompts_that_a_models_context_is_too_short_for_are_left_out(
+    context_len: int, measured: tuple[int, ...]
+) -> None:
+    sizes = within_context(CPU, context_len)
+    assert sizes.prompt_lens == measured
+    if len(measured) < len(CPU.prompt_lens):
+        assert max(sizes.longest_requests[name] for name in ("prefill", "decode")) <= context_len
 
 
 def test_a_model_with_a_short_context_is_refused_with_lengths_that_fit(speed: Path, tmp_path: Path) -> None:
