@@ -18,6 +18,7 @@ from sglang_speed.checkpoints.convert import (
     read_source_config,
     speed_model_config,
 )
+from sglang_speed.checkpoints.default_model import DEFAULT_MODEL, default_model_directory
 from sglang_speed.checkpoints.describe import model_shape
 from sglang_speed.checkpoints.weights import read_weights
 from sglang_speed.config import SpeedConfig, decoder_config, is_speed_model
@@ -113,7 +114,9 @@ def with_bare(model: Model) -> Model:
 
 
 def _side_of(checkpoint: Path) -> str:
-    return checkpoint.absolute().name
+    """The name of the folder; of the default model, what its user calls it."""
+    path = checkpoint.absolute()
+    return DEFAULT_MODEL if path == default_model_directory() else path.name
 
 
 def _require_rival(checkpoint: Path) -> SpeedConfig:

@@ -102,6 +102,13 @@ def test_several_checkpoints_of_one_model_are_compared_under_the_names_of_their_
         model_of([pop, pop], None, tmp_path / "again")
 
 
+def test_the_default_model_has_the_name_that_its_user_gave(
+    speed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sglang_speed.lab.bench.models.default_model_directory", lambda: speed)
+    assert list(model_of([speed], None, tmp_path / "made").rivals) == ["speed-llama"]
+
+
 @pytest.mark.parametrize(
     ("written", "message"),
     [
