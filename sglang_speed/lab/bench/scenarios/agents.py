@@ -28,21 +28,26 @@ class Agents(Scenario):
 
     async def run(self, setting: Setting) -> AsyncIterator[Measurement]:
         for at_once in setting.profile.agents.at_once:
-            makers = (self.mean_ttft, self.p95_ttft, self.hits, self.time, self.running)
-            figures = [setting.per_rival(partial(make, setting, at_once)) for make in makers]
-            for repeat in range(setting.profile.repeats):
-                for side in alternating(self.sides(setting.model), repeat):
-                    client = setting.clients[side]
-                    client.flush()
-                    start = time.perf_counter()
-                    answers, most = await self.play(setting, client, at_once)
-                    ttfts = [answer.ttft for answer in answers]
-                    seconds = time.perf_counter() - start
-                    values = (mean(ttfts), quantiles(ttfts, n=20)[-1], hit_rate(answers), seconds, most)
-                    for figure, value in zip(figures, values, strict=True):
-                        yield Reading(figure, side, value)
-                    for answer in answers if (repeat, at_once) == (0, setting.profile.agents.at_once[0]) else ():
-                        yield Point("TTFT of agents by context", side, answer.prompt_len, answer.ttft)
+            async for measured in self.measure(setting, at_once):
+                yield measured
+
+    async def measure(self, setting: Setting, at_once: int) -> AsyncIterator[Measurement]:
+        makers = (self.mean_ttft, self.p95_ttft, self.hits, self.time, self.running)
+        figures = [setting.per_rival(partial(make, setting, at_once)) for make in makers]
+        is_headline = at_once == setting.profile.agents.at_once[0]
+        for repeat in range(setting.profile.repeats):
+            for side in alternating(self.sides(setting.model), repeat):
+                client = setting.clients[side]
+                client.flush()
+                start = time.perf_counter()
+                answers, most = await self.play(setting, client, at_once)
+                ttfts = [answer.ttft for answer in answers]
+                seconds = time.perf_counter() - start
+                values = (mean(ttfts), quantiles(ttfts, n=20)[-1], hit_rate(answers), seconds, most)
+                for figure, value in zip(figures, values, strict=True):
+                    yield Reading(figure, side, value)
+                for answer in answers if is_headline and repeat == 0 else ():
+                    yield Point("TTFT of agents by context", side, answer.prompt_len, answer.ttft)
 
     async def play(self, setting: Setting, client: LoadClient, at_once: int) -> tuple[list[Answer], int]:
         """The answers, and the most requests that ran at once."""
